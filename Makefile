@@ -1,0 +1,54 @@
+# One command each. A fresh machine needs Python 3.11 and make; everything else goes into .venv.
+# make quickstart ARGS=--fast, make test ARGS="-k ijepa": ARGS is passed on.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+ARGS :=
+
+.PHONY: help quickstart test check bench clean
+
+help:
+	@echo "make quickstart   a small comparison from end to end (ARGS=--fast: smaller still)"
+	@echo "make test         all tests"
+	@echo "make check        ruff, formatting, types"
+	@echo "make bench        every method x seed x protocol, resumable: ssl-bench compare"
+	@echo "make clean        remove .venv, caches and dist (never runs)"
+
+quickstart: $(STAMP)
+	$(BIN)/ssl-bench quickstart $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/ssl-bench compare $(ARGS)
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# python3.11 comes first: the versions in constraints.txt were tested together on it.
+$(BIN)/python:
+	@for python in python3.11 python3 python3.12 python3.13; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "$$python -m venv $(VENV)"; \
+			$$python -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); \
+			echo "make: '$$python -m venv' failed (above). On Debian and Ubuntu: apt install python3-venv" >&2; \
+			exit 1; \
+		fi; \
+	done; \
+	echo "make: ssl-bench needs Python 3.11 or newer, and neither python3.11 nor python3 is one. Install it first." >&2; \
+	exit 1
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
+	PATH="$$PATH:$(BIN)" uv pip install --python $(BIN)/python --constraints constraints.txt \
+		--build-constraints constraints.txt --editable ".[dev,tensorboard]"
+	@touch $@

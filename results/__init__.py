@@ -1,0 +1,1 @@
+"""Records of evaluations, statistics on them, and the tables and the page made from them."""

@@ -1,0 +1,1 @@
+"""Runs on a SLURM cluster: launcher, cluster profiles, requeue, a one-machine test cluster."""

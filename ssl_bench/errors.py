@@ -1,0 +1,17 @@
+"""The one error a user meets: a sentence that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Wrong input. `cli.py` prints the sentence without a traceback and exits with code 2."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint such as `Did you mean 'ijepa'?`, or the list of valid names where none is close."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else f"Valid: {', '.join(names)}."
