@@ -1,0 +1,222 @@
+"""I-JEPA: predict the latent tokens of large target blocks from one context block.
+
+Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", CVPR 2023,
+arXiv 2301.08243. The ablations people argue about are plain settings of this file.
+
+The target encoder (EMA) sees the whole image; blocks are cut from its output. Targets get a second LayerNorm without
+parameters; the loss is smooth-L1 as in the official code (the paper says L2). Each block is predicted by itself.
+Evaluated: the target encoder, mean of the patch tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_bench import budgets, masks
+from ssl_bench.augment import AugmentConfig, augment
+from ssl_bench.backbone import LayerNorm, ViT, block_flops, blocks, gather, init_weights, patchify, sincos_2d
+from ssl_bench.config import Config, OptimConfig, ViTConfig
+from ssl_bench.errors import UserError
+from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy, linear
+from ssl_bench.rng import Rng
+
+
+@dataclass(frozen=True)
+class IJEPAConfig:
+    """Defaults are the paper's."""
+
+    augment: AugmentConfig = AugmentConfig(crop_scale=(0.3, 1.0), flip=0.0)  # crop only: every official config turns flip, jitter and blur off
+    masking: Literal["multiblock", "block", "raster", "random"] = "multiblock"  # Table 6: 54.2 / 20.2 / 15.5 / 17.6
+    targets: int = 4  # target blocks per image; Table 9: 1 / 2 / 3 / 4 give 9.0 / 22.0 / 48.5 / 54.2
+    target_scale: tuple[float, float] = (0.15, 0.2)  # share of the image per target block
+    target_aspect: tuple[float, float] = (0.75, 1.5)  # height / width of a target block
+    context_scale: tuple[float, float] = (0.85, 1.0)  # share of the image in the context block, before targets are cut out
+    target: Literal["latent", "pixels"] = "latent"  # Table 7: 66.9 / 40.7
+    target_view: Literal["full", "cut"] = "full"  # what the target encoder sees; Table 11: 67.3 / 56.1
+    target_norm: bool = True  # LayerNorm without parameters on targets (official train.py)
+    teacher: Literal["ema", "copy", "trained"] = "ema"  # copy: stop-gradient only; trained: no stop-gradient
+    momentum: float = 0.996  # EMA at the start, linear to 1 at the end
+    predictor_depth: int = 6  # 6 for ViT-B, 12 for L and H; 0: no predictor, the mean context token is the prediction
+    predictor_dim: int = 384  # narrow beats encoder width: 70.7 / 68.4 (Table 12)
+    predictor_heads: int = 12  # official: the encoder's
+
+    def check(self) -> None:
+        self.augment.check()
+        defaults = IJEPAConfig()
+        if self.masking != "multiblock":
+            for name in ("targets", "target_scale", "target_aspect", "context_scale"):
+                if getattr(self, name) != getattr(defaults, name):
+                    raise UserError(f"objective.{name} has no effect with objective.masking={self.masking}.")
+        if self.teacher != "ema" and self.momentum != defaults.momentum:
+            raise UserError(f"objective.momentum has no effect with objective.teacher={self.teacher}.")
+        if self.target == "pixels" and (self.teacher != "ema" or self.target_view != "full"):
+            raise UserError("objective.teacher and objective.target_view have no effect with objective.target=pixels.")
+        if self.predictor_depth and self.predictor_dim % self.predictor_heads:
+            raise UserError(f"objective.predictor_dim={self.predictor_dim} must be divisible by predictor_heads={self.predictor_heads}.")
+
+
+def jepa_loss(predicted: Tensor, target: Tensor, normalise: bool = True) -> Tensor:
+    """Smooth-L1 (beta 1), mean over everything, against LayerNormed targets [..., D] (official train.py, loss_fn)."""
+    if normalise:
+        target = F.layer_norm(target, target.shape[-1:])
+    return F.smooth_l1_loss(predicted, target)
+
+
+class Predictor(nn.Module):
+    """A narrow ViT over context tokens and one mask token per target position."""
+
+    def __init__(self, vit: ViT, dim: int, depth: int, heads: int, out: int | None = None) -> None:
+        super().__init__()
+        width = vit.config.embed_dim
+        self.depth = depth
+        self.embed = nn.Linear(width, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(sincos_2d(dim, vit.grid).unsqueeze(0), requires_grad=False)
+        self.blocks = blocks(dim, depth, heads)
+        self.norm = LayerNorm(dim)
+        self.head = nn.Linear(dim, out or width)
+        init_weights(self)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, context: Tensor, keep: Tensor, targets: Tensor) -> Tensor:
+        """context [B, n, D] at positions keep [B, n] -> [B, T, m, D] at positions targets [B, T, m].
+
+        Blocks are laid along the batch: no block attends to another.
+        """
+        b, t, m = targets.shape
+        pos = self.pos_embed.expand(b, -1, -1)
+        x = self.embed(context) + gather(pos, keep)
+        x = x.repeat_interleave(t, dim=0)
+        queries = self.mask_token + gather(pos, targets.flatten(1)).reshape(b * t, m, -1)
+        x = torch.cat([x, queries.to(x.dtype)], 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, -m:])).reshape(b, t, m, -1)
+
+    def flops(self, context: float, targets: int, size: float) -> float:
+        """Forward FLOPs per image."""
+        dim, tokens = self.embed.out_features, int(context + size)
+        projections = 2.0 * dim * (context * self.embed.in_features + targets * size * self.head.out_features)
+        return projections + targets * block_flops(tokens, dim, self.depth)
+
+
+class IJEPA(Method):
+    """Context encoder, EMA target encoder, predictor."""
+
+    family, paper = "JEPA", "I-JEPA, Assran et al. 2023, arXiv 2301.08243"
+    sees, evaluated, pooling = "1 crop, context + 4 target blocks", "target encoder (EMA)", "mean"
+    objective: IJEPAConfig
+
+    def __init__(self, config: Config, info: DataInfo) -> None:
+        super().__init__(config, info)
+        self.objective = o = config.objective
+        self.student = self.make_vit()
+        out = self.student.patch_embed.proj.weight[0].numel() if o.target == "pixels" else None
+        if o.predictor_depth:
+            self.predictor = Predictor(self.student, o.predictor_dim, o.predictor_depth, o.predictor_heads, out)
+        elif o.target == "pixels":
+            raise UserError("objective.predictor_depth=0 needs objective.target=latent: a mean token cannot be pixels.")
+        if o.target == "pixels":
+            self.encoder = self.student
+        else:
+            self.encoder = frozen_copy(self.student).requires_grad_(o.teacher == "trained")
+        self.grid = self.student.grid
+
+    def masks(self, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Context positions [B, n] and target positions [B, T, m], disjoint."""
+        o = self.objective
+        if o.masking == "multiblock":
+            return masks.multiblock(rng, self.grid, o.targets, o.target_scale, o.target_aspect, o.context_scale)
+        return {"block": masks.block, "raster": masks.raster, "random": masks.random}[o.masking](rng, self.grid)
+
+    def views(self, images: Tensor, rng: Rng, at: float) -> Views:
+        context, targets = self.masks(rng)
+        crop = augment(images, rng, self.info.image_size, self.objective.augment, self.mean, self.std)
+        return {"images": crop, "context": context, "targets": targets}
+
+    def targets(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Target tokens [B, T, m, D] (or pixels) at positions [B, T, m]."""
+        o, flat = self.objective, positions.flatten(1)
+        if o.target == "pixels":
+            return gather(patchify(images, self.student.config.patch_size), flat).unflatten(1, positions.shape[1:])
+        with torch.set_grad_enabled(o.teacher == "trained"):
+            if o.target_view == "cut":  # every block is encoded by itself
+                whole = [self.encoder(images, keep)[:, self.encoder.num_prefix :] for keep in positions.unbind(1)]
+                return torch.stack(whole, 1)
+            tokens = self.encoder(images)[:, self.encoder.num_prefix :]
+            return gather(tokens, flat).unflatten(1, positions.shape[1:])
+
+    def forward(self, views: Views, at: float) -> dict[str, Tensor]:
+        images, keep, positions = views["images"], views["context"], views["targets"]
+        target = self.targets(images, positions)
+        context = self.student(images, keep)[:, self.student.num_prefix :]
+        if self.objective.predictor_depth:
+            predicted = self.predictor(context, keep, positions)
+        else:
+            predicted = context.mean(1)[:, None, None].expand_as(target)
+        loss = jepa_loss(predicted.float(), target.float(), self.objective.target_norm)
+        return {"loss": loss, "target_std": target.detach().float().flatten(0, -2).std(0).mean()}
+
+    def after_step(self, at: float) -> None:
+        if self.objective.target == "latent" and self.objective.teacher != "trained":
+            momentum = linear(at, self.objective.momentum, 1.0) if self.objective.teacher == "ema" else 0.0
+            ema(self.encoder, self.student, momentum)
+
+    def flops(self) -> float:
+        o = self.objective
+        context, targets = self.masks(Rng(0, 64, device=self.mean.device))  # the mean context of a sample of masks
+        n, (t, m) = context.shape[1], targets.shape[1:]
+        total = 3 * self.student.flops(n)
+        if o.predictor_depth:
+            total += 3 * self.predictor.flops(n, t, m)
+        if o.target == "latent":
+            teacher = self.student.flops() if o.target_view == "full" else t * self.student.flops(m)
+            total += teacher * (3 if o.teacher == "trained" else 1)
+        return total
+
+
+def paper(backbone: str = "vit_huge_patch14", **changes: Any) -> Config:
+    """ViT-H/14, ImageNet-1k, 300 epochs: linear 79.3 (paper Table 1), under 72 h on 16 A100.
+
+    ssl-bench pretrain --method ijepa --recipe paper data.name=folder:/data/imagenet
+    """
+    optim = OptimConfig(
+        lr=1e-3,  # absolute at batch 2048: I-JEPA has no batch rule
+        lr_start=2e-4,
+        lr_end=1e-6,
+        warmup=40 / 300,
+        weight_decay=0.04,
+        weight_decay_end=0.4,
+    )
+    shape = ViTConfig(class_token=False)
+    config = budgets.imagenet("ijepa", IJEPAConfig(predictor_depth=12, predictor_heads=16), optim, backbone, 2048, 300, **changes)
+    from dataclasses import replace
+
+    return replace(config, backbone=replace(config.backbone, class_token=shape.class_token))
+
+
+def small(**changes: Any) -> Config:
+    """28-64 px. ssl-bench pretrain --method ijepa"""
+    return budgets.small("ijepa", _small(), _optim(), **changes)
+
+
+def quick(**changes: Any) -> Config:
+    """The quickstart's run: ssl-bench pretrain --method ijepa --recipe quick"""
+    return budgets.quick("ijepa", _small(), _optim(), **changes)
+
+
+def _small() -> IJEPAConfig:
+    return IJEPAConfig(
+        predictor_depth=2,
+        predictor_dim=64,
+        predictor_heads=4,
+    )
+
+
+def _optim() -> OptimConfig:
+    return OptimConfig(lr=1e-3, lr_start=2e-4, lr_end=1e-6, warmup=0.1, weight_decay=0.05)

@@ -1,0 +1,69 @@
+"""What a run costs: FLOPs, seconds, images/s, peak memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+from typing import Any
+
+import torch
+
+from ssl_bench.config import BudgetConfig, Config
+
+
+def steps(budget: BudgetConfig, num_images: int, flops_per_image: float) -> int:
+    """Optimizer steps that spend the budget, at least one."""
+    if budget.steps:
+        return budget.steps
+    if budget.epochs:
+        return max(1, math.ceil(budget.epochs * num_images / budget.batch_size))
+    if budget.images:
+        return max(1, round(budget.images / budget.batch_size))
+    return max(1, round(budget.flops / (flops_per_image * budget.batch_size)))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one."""
+    from ssl_bench.errors import UserError
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"Unknown device '{name}'. Write auto, cpu, cuda or cuda:1.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device=cuda, but torch sees no GPU here. Use run.device=cpu.")
+    return device
+
+
+def device_label(device: torch.device) -> str:
+    """For example `cpu (AMD EPYC, 1 thread)` or `NVIDIA H200`."""
+    from ssl_bench.runs import processor
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    n = torch.get_num_threads()
+    return f"{device.type} ({processor()}, {n} thread{'s' if n > 1 else ''})"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: allocated on the GPU, or resident in the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def report(config: Config, device: torch.device, total_steps: int, seconds: float, flops_per_image: float) -> dict[str, Any]:
+    """What compute.json holds. `seconds` is time in training, summed over restarts, start-up left out."""
+    images = total_steps * config.budget.batch_size
+    return {
+        "flops": flops_per_image * images,
+        "flops_per_image": flops_per_image,
+        "seconds": round(seconds, 3),
+        "device": device_label(device),
+        "images": images,
+        "images_per_second": round(images / max(seconds, 1e-9), 2),
+        "peak_memory_bytes": peak_memory(device),
+        "steps": total_steps,
+    }

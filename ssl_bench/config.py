@@ -1,0 +1,288 @@
+"""One frozen config says everything about a run: dataclasses, typed `key.sub=value` overrides, identity.
+
+A field's trailing comment is its documentation: `ssl-bench show` prints it as the reason for the value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from ssl_bench.errors import UserError, nearest
+
+SIZES = {  # embed_dim, depth, num_heads, mlp_ratio: timm's names
+    "toy": (64, 2, 2, 4.0),
+    "micro": (96, 4, 4, 4.0),
+    "mini": (192, 6, 3, 4.0),
+    "vit_tiny": (192, 12, 3, 4.0),
+    "vit_small": (384, 12, 6, 4.0),
+    "vit_base": (768, 12, 12, 4.0),
+    "vit_large": (1024, 24, 16, 4.0),
+    "vit_huge": (1280, 32, 16, 4.0),
+    "vit_giant": (1408, 40, 16, 48 / 11),
+    "vit_gigantic": (1664, 48, 16, 64 / 13),
+}
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The shared backbone."""
+
+    embed_dim: int = 192  # width of a token
+    depth: int = 12  # number of transformer blocks
+    num_heads: int = 3  # attention heads per block; must divide embed_dim
+    mlp_ratio: float = 4.0  # hidden width of a block's MLP / embed_dim
+    patch_size: int = 16  # pixels per patch side; must divide data.image_size
+    class_token: bool = True  # prepend a learned CLS token
+    reg_tokens: int = 0  # learned register tokens after CLS (Darcet et al. 2024)
+    pos_embed: Literal["sincos", "learned"] = "sincos"  # fixed 2-D sin-cos, or learned from trunc-normal 0.02
+    drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0
+    layer_scale: float = 0.0  # initial LayerScale; 0 means none
+
+    def check(self) -> None:
+        if self.embed_dim % self.num_heads or self.embed_dim % 4:
+            raise UserError(
+                f"backbone.embed_dim={self.embed_dim} must be divisible by backbone.num_heads={self.num_heads} "
+                "and, for 2-D sin-cos positions, by 4."
+            )
+
+
+def vit(name: str, **changes: Any) -> ViTConfig:
+    """The config of a timm-style name: `vit("vit_small_patch4")`, sizes as in `SIZES`."""
+    size, _, patch = name.partition("_patch")
+    if size not in SIZES or (patch and not patch.isdigit()):
+        raise UserError(f"Unknown backbone '{name}'. {nearest(size, SIZES)} Write it as e.g. vit_small_patch4.")
+    dim, depth, heads, ratio = SIZES[size]
+    if patch:
+        changes = {**changes, "patch_size": int(patch)}
+    return ViTConfig(embed_dim=dim, depth=depth, num_heads=heads, mlp_ratio=ratio, **changes)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images."""
+
+    name: str = "clothing48"  # an embedded name, folder:PATH or parquet:PATH
+    image_size: int = 48  # pixels per side of the stored square images
+    val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
+
+    def check(self) -> None:
+        if not 0 < self.val_fraction < 0.5:
+            raise UserError(f"data.val_fraction={self.val_fraction} must lie between 0 and 0.5.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, and every schedule as a function of the fraction of training done."""
+
+    lr: float = 1e-3  # peak learning rate, absolute (recipes apply their paper's batch rule)
+    lr_start: float = 0.0  # learning rate at the start of the warm-up
+    lr_end: float = 0.0  # learning rate at the end of the cosine
+    warmup: float = 0.05  # share of training spent in linear warm-up
+    weight_decay: float = 0.05  # AdamW's decoupled decay, none on biases, norms and other 1-D tensors
+    weight_decay_end: float | None = None  # cosine from weight_decay to here; none: constant
+    decay_all: bool = False  # also decay biases and norms (MoCo v3 does)
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.999  # AdamW; masked prediction often uses 0.95
+    clip: float = 0.0  # gradient clipping norm; 0 means none
+    clip_mode: Literal["global", "tensor"] = "global"  # one norm for all, or per parameter tensor (DINO, iBOT)
+
+    def check(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"optim.warmup={self.warmup} is a share of training and must lie in [0, 1).")
+        if self.lr <= 0:
+            raise UserError(f"optim.lr={self.lr} must be positive.")
+        if self.clip == 0 and self.clip_mode != "global":
+            raise UserError("optim.clip_mode has no effect while optim.clip is 0: set optim.clip, or leave it.")
+
+
+BUDGETS = ("steps", "epochs", "images", "flops")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How much training. Give exactly one of steps, epochs, images and flops; the others stay 0."""
+
+    batch_size: int = 128  # images per optimizer step, over all processes
+    steps: int = 0  # optimizer steps
+    epochs: float = 0  # passes over the training part
+    images: float = 0  # images drawn, each counted once per step however many views are cut from it
+    flops: float = 0  # training FLOPs by the method's own count, 2 per multiply-add
+    accumulate: int = 1  # micro-batches per step; losses over a batch (contrastive ones) see only their micro-batch
+
+    def check(self) -> None:
+        given = [k for k in BUDGETS if getattr(self, k) != 0]
+        if len(given) != 1:
+            raise UserError(f"The budget needs exactly one of steps, epochs, images, flops; it has {given or 'none'}.")
+        if getattr(self, given[0]) < 0:
+            raise UserError(f"budget.{given[0]}={getattr(self, given[0]):g} must be positive.")
+        if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise UserError(
+                f"budget.batch_size={self.batch_size} must be positive and a multiple of accumulate={self.accumulate}."
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What must not change the result: never part of the identity."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    threads: int = 0  # CPU threads of the process; 0: all cores it may use
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    checkpoint_minutes: float = 5.0  # minutes between checkpoints
+    checkpoint_steps: int = 0  # steps between checkpoints; 0: by time only
+    tensorboard: bool = False  # also write TensorBoard event files (needs the extra `tensorboard`)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one pretraining run. `objective` is the method's own dataclass."""
+
+    method: str
+    objective: Any
+    recipe: str = ""  # where the values started from
+    seed: int = 0  # initialisation, order, augmentation, masks and dropout all derive from it
+    precision: Literal["bf16", "fp32"] = "bf16"  # autocast of the forward pass; weights stay fp32
+    monitor_points: int = 10  # collapse and quality checks over the run
+    backbone: ViTConfig = field(default_factory=ViTConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def check(self) -> Config:
+        """Raise `UserError` where the values cannot work together; return self."""
+        for part in (self.backbone, self.data, self.optim, self.budget, self.objective):
+            if hasattr(part, "check"):
+                part.check()
+        if self.data.image_size % self.backbone.patch_size:
+            raise UserError(
+                f"data.image_size={self.data.image_size} is not divisible by "
+                f"backbone.patch_size={self.backbone.patch_size}. "
+                f"Choose one of {_divisors(self.data.image_size)} as patch size, or another image size."
+            )
+        return self
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(2, n // 2 + 1) if n % d == 0]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, JSON-ready."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type, values: dict[str, Any], objective: type | None = None) -> Any:
+    """The inverse of `to_dict`; `objective` is the dataclass of `Config.objective`. Unknown keys are errors."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    out = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"Unknown setting '{key}' in {cls.__name__}. {nearest(key, known)}")
+        kind = objective if key == "objective" and objective else hints[key]
+        if is_dataclass(kind) and isinstance(value, dict):
+            out[key] = from_dict(typing.cast(type, kind), value)
+        else:
+            out[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**out)
+
+
+def identity(config: Config) -> str:
+    """Twelve hex digits over every field that changes the result (all but `run` and the recipe's name)."""
+    values = to_dict(config)
+    del values["run"], values["recipe"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def resolve(config: Config, assignments: Sequence[str]) -> Config:
+    """A recipe's config with the user's settings, checked. A budget given by the user replaces the recipe's kind."""
+    kinds = {f"budget.{k}" for k in BUDGETS}
+    if kinds & {text.partition("=")[0] for text in assignments}:
+        config = replace(config, budget=replace(config.budget, **dict.fromkeys(BUDGETS, 0)))
+    return override(config, assignments).check()
+
+
+def override(config: Any, assignments: Sequence[str]) -> Any:
+    """Apply `key.sub=value` texts to a frozen dataclass, typed by its annotations."""
+    seen = set()
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"'{text}' is not a setting: write key=value, for example optim.lr=1e-3.")
+        if key in seen:
+            raise UserError(f"'{key}' is set twice: the first value would be ignored.")
+        seen.add(key)
+        config = _set(config, key, "", value)
+    return config
+
+
+def _set(config: Any, key: str, prefix: str, text: str) -> Any:
+    """`config` with `key` (below `prefix`) set to `text`."""
+    known = {f.name for f in fields(config)}
+    head, _, rest = key.partition(".")
+    name = prefix + head
+    if head not in known:
+        raise UserError(f"Unknown setting '{prefix}{key}'. {_where(config, head, prefix)}")
+    if head in ("method", "recipe"):
+        raise UserError(f"'{name}' is chosen by --{head}, not by a setting.")
+    value = getattr(config, head)
+    if rest:
+        if not is_dataclass(value):
+            raise UserError(f"'{prefix}{key}': '{name}' has no settings below it.")
+        return replace(config, **{head: _set(value, rest, f"{name}.", text)})
+    if isinstance(value, ViTConfig):  # backbone=vit_small_patch4 changes size and patch and keeps the rest
+        named = vit(text, patch_size=value.patch_size)
+        size = {k: getattr(named, k) for k in ("embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size")}
+        return replace(config, **{head: replace(value, **size)})
+    if is_dataclass(value):
+        raise UserError(f"'{name}' is a group: set one of {', '.join(f'{name}.{f.name}' for f in fields(value))}.")
+    return replace(config, **{head: parse(text, typing.get_type_hints(type(config))[head], name)})
+
+
+def _where(config: Any, head: str, prefix: str) -> str:
+    """The nearest name here, or the same name in another group: `lr` is `optim.lr`."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value) and head in {g.name for g in fields(value)}:
+            return f"Did you mean '{prefix}{f.name}.{head}'?"
+    return nearest(prefix + head, [prefix + f.name for f in fields(config)])
+
+
+def parse(text: str, kind: Any, name: str) -> Any:
+    """A typed value from text; `kind` is an annotation: int, float, bool, str, Literal, tuple or a union with None."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() in ("none", "null"):
+            return None
+        return parse(text, next(a for a in args if a is not type(None)), name)
+    if origin is Literal:
+        if text not in args:
+            raise UserError(f"{name}='{text}' is not a choice. {nearest(text, args)}")
+        return text
+    if origin is tuple:
+        parts = [p for p in text.strip("()[] ").split(",") if p.strip()]
+        kinds = [args[0]] * len(parts) if args[-1] is Ellipsis else list(args)
+        if len(parts) != len(kinds):
+            raise UserError(f"{name}={text} needs {len(kinds)} comma-separated values, for example {name}=0.3,1.")
+        return tuple(parse(p.strip(), k, name) for p, k in zip(parts, kinds, strict=True))
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise UserError(f"{name}='{text}' must be true or false.")
+        return text.lower() in ("true", "1", "yes")
+    if kind in (int, float):
+        try:
+            number = float(text)
+            if kind is int and number != int(number):
+                raise ValueError
+            return int(number) if kind is int else number
+        except (ValueError, OverflowError):
+            raise UserError(f"{name}='{text}' must be {'a whole' if kind is int else 'a'} number.") from None
+    return text

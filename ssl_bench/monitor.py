@@ -1,0 +1,94 @@
+"""Collapse and quality signals while training, on held-out training images and never on test images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_bench.backbone import ViT
+from ssl_bench.data import Dataset
+
+BANK, QUERIES = 500, 300  # images: enough to see a trend at under 3 % of a run
+
+
+def rankme(z: Tensor, eps: float = 1e-7) -> float:
+    """RankMe [N, D] -> effective rank (Garrido et al. 2023, arXiv 2210.02885): exp of the singular values' entropy."""
+    s = torch.linalg.svdvals(z.double())
+    p = s / s.sum() + eps
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def feature_std(z: Tensor) -> float:
+    """Std over the batch of L2-normalised features, mean over dimensions, times sqrt(D): 1 isotropic, 0 collapsed."""
+    return float(F.normalize(z.double(), dim=-1).std(0).mean() * math.sqrt(z.shape[-1]))
+
+
+def mean_cosine(z: Tensor) -> float:
+    """Mean cosine between distinct images: 1 when all features point the same way."""
+    z = F.normalize(z.double(), dim=-1)
+    n = len(z)
+    return float((z.sum(0).square().sum() - n) / (n * (n - 1)))
+
+
+def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, k: int = 20, t: float = 0.07) -> float:
+    """DINO's weighted k-NN, top-1 as a fraction."""
+    sims = F.normalize(queries, dim=-1) @ F.normalize(bank, dim=-1).T
+    top, index = sims.topk(min(k, bank.shape[0]))
+    votes = torch.zeros(len(queries), int(max(labels.max(), truth.max())) + 1)
+    votes.scatter_add_(1, labels[index], ((top - 1) / t).exp())
+    return float((votes.argmax(1) == truth).float().mean())
+
+
+class Monitor:
+    """Looks at the evaluated encoder a few times per run; says when its features collapse."""
+
+    def __init__(self, data: Dataset, pooling: str, mean: Tensor, std: Tensor) -> None:
+        self.pooling, self.mean, self.std = pooling, mean, std
+        bank = torch.linspace(0, len(data.train) - 1, min(BANK, len(data.train))).long().numpy()
+        queries = torch.linspace(0, len(data.val) - 1, min(QUERIES, len(data.val))).long().numpy()
+        self.bank, self.bank_labels = data.train.batch(bank), data.train.labels[bank]
+        self.queries, self.query_labels = data.val.batch(queries), data.val.labels[queries]
+        self.start_spread: float | None = None
+
+    @torch.no_grad()
+    def features(self, encoder: ViT, images: Tensor) -> Tensor:
+        """Pooled features [N, D] of uint8 images, fp32 on the CPU."""
+        device = self.mean.device
+        chunks = [(chunk.to(device).float() / 255 - self.mean) / self.std for chunk in images.split(250)]
+        return torch.cat([encoder.pool(encoder(x), self.pooling).float().cpu() for x in chunks])
+
+    def __call__(self, encoder: ViT) -> dict[str, float]:
+        """std, RankMe (raw and centred), mean cosine, online k-NN, and `collapsed` (0 or 1)."""
+        training = encoder.training
+        encoder.eval()
+        bank, queries = self.features(encoder, self.bank), self.features(encoder, self.queries)
+        encoder.train(training)
+        if not torch.isfinite(queries).all():
+            return {"collapsed": 1.0}
+        centred = queries - queries.mean(0)
+        values = {
+            "std": feature_std(queries),
+            "rankme": rankme(queries),
+            "rankme_centred": rankme(centred),
+            "cosine": mean_cosine(queries),
+            "knn": knn_accuracy(bank, self.bank_labels, queries, self.query_labels),
+        }
+        values["collapsed"] = float(collapse_reason(values, queries.shape[1]) != "")
+        return values
+
+
+def collapse_reason(values: dict[str, float], dim: int) -> str:
+    """Why these features count as collapsed, or "".
+
+    Complete collapse: the spread between images is a hundredth of their common direction. Dimensional collapse:
+    what spread there is lies in fewer than three directions. An untrained ViT has neither (its spread is small
+    but full of directions), so a run that has just begun is not flagged.
+    """
+    if values["std"] < 0.02:
+        return f"all images map to nearly one vector (normalised std {values['std']:.3f}, isotropic is 1)"
+    if values["rankme_centred"] < min(3.0, 0.5 * dim):
+        return f"features vary in {values['rankme_centred']:.1f} of {dim} directions only (centred RankMe)"
+    return ""
