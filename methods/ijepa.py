@@ -10,7 +10,7 @@ Evaluated: the target encoder, mean of the patch tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ssl_bench import budgets, masks
 from ssl_bench.augment import AugmentConfig, augment
 from ssl_bench.backbone import LayerNorm, ViT, block_flops, blocks, gather, init_weights, patchify, sincos_2d
-from ssl_bench.config import Config, OptimConfig, ViTConfig
+from ssl_bench.config import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy, linear
 from ssl_bench.rng import Rng
@@ -30,12 +30,12 @@ from ssl_bench.rng import Rng
 class IJEPAConfig:
     """Defaults are the paper's."""
 
-    augment: AugmentConfig = AugmentConfig(crop_scale=(0.3, 1.0), flip=0.0)  # crop only: every official config turns flip, jitter and blur off
+    augment: AugmentConfig = AugmentConfig(crop_scale=(0.3, 1.0), flip=0.0)  # crop only, in every official config
     masking: Literal["multiblock", "block", "raster", "random"] = "multiblock"  # Table 6: 54.2 / 20.2 / 15.5 / 17.6
     targets: int = 4  # target blocks per image; Table 9: 1 / 2 / 3 / 4 give 9.0 / 22.0 / 48.5 / 54.2
     target_scale: tuple[float, float] = (0.15, 0.2)  # share of the image per target block
     target_aspect: tuple[float, float] = (0.75, 1.5)  # height / width of a target block
-    context_scale: tuple[float, float] = (0.85, 1.0)  # share of the image in the context block, before targets are cut out
+    context_scale: tuple[float, float] = (0.85, 1.0)  # share of the image in the context, before targets are cut out
     target: Literal["latent", "pixels"] = "latent"  # Table 7: 66.9 / 40.7
     target_view: Literal["full", "cut"] = "full"  # what the target encoder sees; Table 11: 67.3 / 56.1
     target_norm: bool = True  # LayerNorm without parameters on targets (official train.py)
@@ -57,7 +57,10 @@ class IJEPAConfig:
         if self.target == "pixels" and (self.teacher != "ema" or self.target_view != "full"):
             raise UserError("objective.teacher and objective.target_view have no effect with objective.target=pixels.")
         if self.predictor_depth and self.predictor_dim % self.predictor_heads:
-            raise UserError(f"objective.predictor_dim={self.predictor_dim} must be divisible by predictor_heads={self.predictor_heads}.")
+            raise UserError(
+                f"objective.predictor_dim={self.predictor_dim} must be divisible by "
+                f"objective.predictor_heads={self.predictor_heads}."
+            )
 
 
 def jepa_loss(predicted: Tensor, target: Tensor, normalise: bool = True) -> Tensor:
@@ -83,20 +86,25 @@ class Predictor(nn.Module):
         init_weights(self)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, context: Tensor, keep: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None) -> Tensor:
         """context [B, n, D] at positions keep [B, n] -> [B, T, m, D] at positions targets [B, T, m].
 
         Blocks are laid along the batch: no block attends to another.
         """
+        return self.head(self.norm(self.tokens(context, keep, targets, condition)[:, :, -targets.shape[2] :]))
+
+    def tokens(self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Context, then target tokens [B, T, n + m, dim] after the blocks; `condition` [B, dim] joins the queries."""
         b, t, m = targets.shape
         pos = self.pos_embed.expand(b, -1, -1)
         x = self.embed(context) + gather(pos, keep)
         x = x.repeat_interleave(t, dim=0)
-        queries = self.mask_token + gather(pos, targets.flatten(1)).reshape(b * t, m, -1)
+        token = self.mask_token if condition is None else self.mask_token + condition[:, None].repeat_interleave(t, 0)
+        queries = token + gather(pos, targets.flatten(1)).reshape(b * t, m, -1)
         x = torch.cat([x, queries.to(x.dtype)], 1)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x[:, -m:])).reshape(b, t, m, -1)
+        return x.unflatten(0, (b, t))
 
     def flops(self, context: float, targets: int, size: float) -> float:
         """Forward FLOPs per image."""
@@ -154,13 +162,21 @@ class IJEPA(Method):
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         images, keep, positions = views["images"], views["context"], views["targets"]
         target = self.targets(images, positions)
-        context = self.student(images, keep)[:, self.student.num_prefix :]
+        context = self.student(views.get("source", images), keep)[:, self.student.num_prefix :]
         if self.objective.predictor_depth:
-            predicted = self.predictor(context, keep, positions)
+            predicted = self.predict(context, views)
         else:
             predicted = context.mean(1)[:, None, None].expand_as(target)
-        loss = jepa_loss(predicted.float(), target.float(), self.objective.target_norm)
-        return {"loss": loss, "target_std": target.detach().float().flatten(0, -2).std(0).mean()}
+        spread = target.detach().float().flatten(0, -2).std(0).mean()
+        return {**self.losses(predicted.float(), target.float()), "target_std": spread}
+
+    def predict(self, context: Tensor, views: Views) -> Tensor:
+        """Predicted target tokens [B, T, m, D]. Variants condition it."""
+        return self.predictor(context, views["context"], views["targets"])
+
+    def losses(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The loss of predicted and target tokens [B, T, m, D]. Variants add terms."""
+        return {"loss": jepa_loss(predicted, target, self.objective.target_norm)}
 
     def after_step(self, at: float) -> None:
         if self.objective.target == "latent" and self.objective.teacher != "trained":
@@ -193,11 +209,10 @@ def paper(backbone: str = "vit_huge_patch14", **changes: Any) -> Config:
         weight_decay=0.04,
         weight_decay_end=0.4,
     )
-    shape = ViTConfig(class_token=False)
-    config = budgets.imagenet("ijepa", IJEPAConfig(predictor_depth=12, predictor_heads=16), optim, backbone, 2048, 300, **changes)
-    from dataclasses import replace
-
-    return replace(config, backbone=replace(config.backbone, class_token=shape.class_token))
+    config = budgets.imagenet(
+        "ijepa", IJEPAConfig(predictor_depth=12, predictor_heads=16), optim, backbone, 2048, 300, **changes
+    )
+    return replace(config, backbone=replace(config.backbone, class_token=False))
 
 
 def small(**changes: Any) -> Config:
@@ -215,8 +230,9 @@ def _small() -> IJEPAConfig:
         predictor_depth=2,
         predictor_dim=64,
         predictor_heads=4,
+        momentum=0.98,  # a teacher at 0.996 hardly moves in a few thousand steps
     )
 
 
 def _optim() -> OptimConfig:
-    return OptimConfig(lr=1e-3, lr_start=2e-4, lr_end=1e-6, warmup=0.1, weight_decay=0.05)
+    return OptimConfig(lr=2e-3, lr_start=2e-4, lr_end=1e-6, warmup=0.1, weight_decay=0.05)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ssl_bench import budgets, masks
 from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.backbone import LayerNorm, ViT, block_flops, blocks, gather, init_weights, patchify, sincos_2d
+from ssl_bench.backbone import LayerNorm, ViT, block_flops, blocks, init_weights, patchify, sincos_2d
 from ssl_bench.config import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.method import DataInfo, Method, Views
@@ -40,7 +40,9 @@ class MAEConfig:
         if not 0 < self.mask_ratio < 1:
             raise UserError(f"objective.mask_ratio={self.mask_ratio} must lie between 0 and 1.")
         if self.decoder_dim % self.decoder_heads:
-            raise UserError(f"objective.decoder_dim={self.decoder_dim} must be divisible by decoder_heads={self.decoder_heads}.")
+            raise UserError(
+                f"objective.decoder_dim={self.decoder_dim} must be divisible by decoder_heads={self.decoder_heads}."
+            )
 
 
 def mae_loss(predicted: Tensor, patches: Tensor, mask: Tensor, norm_pix: bool = True) -> Tensor:

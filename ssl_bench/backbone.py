@@ -41,7 +41,9 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // patch) * (w // patch), c * patch * patch)
 
 
-def blocks(dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, **kwargs: Any) -> nn.ModuleList:
+def blocks(
+    dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, **kwargs: Any
+) -> nn.ModuleList:
     """`depth` of timm's pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path`."""
     rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
     make = partial(Block, dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, **kwargs)

@@ -17,9 +17,9 @@ FAST_FLOPS = 0.6e12
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
     """A first look at the embedded photographs: the same ViT and the same training FLOPs for every method."""
     base = {
-        "backbone": vit("micro_patch8"),
+        "backbone": vit("micro_patch6"),
         "data": DataConfig("clothing48", image_size=48),
-        "budget": BudgetConfig(batch_size=64, flops=QUICK_FLOPS),
+        "budget": BudgetConfig(batch_size=32, flops=QUICK_FLOPS),
     }
     return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
 
@@ -34,7 +34,9 @@ def small(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Co
     return Config(method=method, objective=objective, recipe="small", optim=optim, **(base | changes))
 
 
-def imagenet(method: str, objective: Any, optim: OptimConfig, backbone: str, batch_size: int, epochs: float, **changes: Any) -> Config:
+def imagenet(
+    method: str, objective: Any, optim: OptimConfig, backbone: str, batch_size: int, epochs: float, **changes: Any
+) -> Config:
     """ImageNet-1k at 224 px, to be run with data.name=folder:PATH on GPUs."""
     base = {
         "backbone": vit(backbone),

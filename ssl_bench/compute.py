@@ -54,7 +54,9 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def report(config: Config, device: torch.device, total_steps: int, seconds: float, flops_per_image: float) -> dict[str, Any]:
+def report(
+    config: Config, device: torch.device, total_steps: int, seconds: float, flops_per_image: float
+) -> dict[str, Any]:
     """What compute.json holds. `seconds` is time in training, summed over restarts, start-up left out."""
     images = total_steps * config.budget.batch_size
     return {

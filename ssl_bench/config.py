@@ -18,7 +18,7 @@ from ssl_bench.errors import UserError, nearest
 
 SIZES = {  # embed_dim, depth, num_heads, mlp_ratio: timm's names
     "toy": (64, 2, 2, 4.0),
-    "micro": (96, 4, 4, 4.0),
+    "micro": (64, 4, 2, 4.0),
     "mini": (192, 6, 3, 4.0),
     "vit_tiny": (192, 12, 3, 4.0),
     "vit_small": (384, 12, 6, 4.0),

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +138,9 @@ def _build(folder: Path, items: Iterable[Item], config: DataConfig) -> None:
     lines = [f"{place if isinstance(place, Path) else 'row'}: {why}" for place, why in bad]
     if len(bad) > BAD_LIMIT * len(items):
         shown = "; ".join(lines[:5])
-        raise UserError(f"{len(bad)} of {len(items)} images of '{config.name}' cannot be read: {shown}. Mend or remove them.")
+        raise UserError(
+            f"{len(bad)} of {len(items)} images of '{config.name}' cannot be read: {shown}. Mend or remove them."
+        )
     classes = sorted({name for _, name, _ in items})
     rows = [
         (hashlib.sha256(f"{name}\0".encode() + image.tobytes()).hexdigest(), image, classes.index(name), split)
@@ -199,7 +200,7 @@ def _decode(source: bytes | Path, size: int) -> np.ndarray | str:
             image: Any = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16-bit greys: PIL would clip, not scale
-                image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).astype(np.uint8))
+                image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
             image = image.convert("RGB")
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
@@ -218,7 +219,9 @@ def _source(name: str) -> tuple[Path, Callable[[Path], Iterator[Item]]]:
     location = Path(rest).expanduser()
     pattern = kind == "parquet" and any(c in rest for c in "*?[")
     if not (pattern or location.exists()):
-        raise UserError(f"No such path: {location}. Give an existing {'folder' if kind == 'folder' else 'file or folder'}.")
+        raise UserError(
+            f"No such path: {location}. Give an existing {'folder' if kind == 'folder' else 'file or folder'}."
+        )
     if kind == "folder" and not location.is_dir():
         raise UserError(f"{location} is a file: folder: needs a folder with one sub-folder per class.")
     return location, _folder if kind == "folder" else _parquet
@@ -262,11 +265,19 @@ def _parquet(location: Path) -> Iterator[Item]:
             raise UserError(f"{path} is not a readable parquet file: {str(error)[:120]}") from error
         missing = {"image", "label"} - set(table.column_names)
         if missing:
-            raise UserError(f"{path} has no column {sorted(missing)}; it has {table.column_names}. image and label are needed.")
+            raise UserError(
+                f"{path} has no column {sorted(missing)}; it has {table.column_names}. image and label are needed."
+            )
         names = _class_names(table.schema.metadata or {})
         split = "test" if path.name.startswith(("test", "val")) else "train"
         for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            name = names[label] if names and isinstance(label, int) else f"{label:05d}" if isinstance(label, int) else label
+            name = (
+                names[label]
+                if names and isinstance(label, int)
+                else f"{label:05d}"
+                if isinstance(label, int)
+                else label
+            )
             yield (image["bytes"] if isinstance(image, dict) else image), str(name), split
 
 
@@ -275,5 +286,3 @@ def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
     own = json.loads(metadata.get(b"dataset_info", b"{}"))
     hub = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get("label", {})
     return own.get("classes") or own.get("class_names") or hub.get("names") or []
-
-

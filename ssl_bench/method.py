@@ -83,7 +83,7 @@ class Method(nn.Module):
         ]
 
     def flops(self) -> float:
-        """Training FLOPs per image and step, forward and backward, teacher and predictor included; 2 per multiply-add."""
+        """Training FLOPs per image and step, forward and backward, teacher included; 2 per multiply-add."""
         raise NotImplementedError
 
 

@@ -26,9 +26,7 @@ class Rng:
     global batch and cut to this process' rows. `shared` draws one set for all images of all processes.
     """
 
-    def __init__(
-        self, seed: int, batch: int, rows: slice | None = None, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, seed: int, batch: int, rows: slice | None = None, device: torch.device | str = "cpu") -> None:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.device = torch.device(device)
         self.batch = batch

@@ -1,4 +1,4 @@
-"""The run folder: resolved config, provenance, metrics, status, weights. One run = one folder, named by its identity."""
+"""The run folder: resolved config, provenance, metrics, status, weights. Its name carries the identity."""
 
 from __future__ import annotations
 
@@ -100,8 +100,12 @@ def find_run(root: Path, name: str | None = None) -> Run:
     if len(hits) == 1 or any(run.name == name for run in hits):
         return next((run for run in hits if run.name == name), hits[0])
     if hits:
-        raise UserError(f"'{name}' fits {len(hits)} runs: {', '.join(run.name for run in hits[:4])}. Give more of the name.")
-    raise UserError(f"No run '{name}' in {root}. {nearest(name, [run.name for run in runs]) if runs else 'It has no runs.'}")
+        raise UserError(
+            f"'{name}' fits {len(hits)} runs: {', '.join(run.name for run in hits[:4])}. Give more of the name."
+        )
+    raise UserError(
+        f"No run '{name}' in {root}. {nearest(name, [run.name for run in runs]) if runs else 'It has no runs.'}"
+    )
 
 
 def start(root: Path, config: Config) -> Run:
@@ -110,7 +114,9 @@ def start(root: Path, config: Config) -> Run:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"Cannot make the run folder {run.folder} ({error.strerror}). Choose another with --root.") from error
+        raise UserError(
+            f"Cannot make the run folder {run.folder} ({error.strerror}). Choose another with --root."
+        ) from error
     if not (run.folder / "config.json").exists():
         write_json(run.folder / "config.json", to_dict(config))
         return run

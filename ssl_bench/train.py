@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,13 +16,12 @@ from ssl_bench import checkpoint, compute, find, runs
 from ssl_bench.backbone import explicit_attention
 from ssl_bench.checkpoint import write_atomic
 from ssl_bench.config import Config, to_dict
-from ssl_bench.data import Dataset, Split, open_data
+from ssl_bench.data import Dataset, open_data
 from ssl_bench.errors import UserError
+from ssl_bench.journal import Journal, Observer
 from ssl_bench.method import DataInfo, Method, cosine, warmup_cosine
-from ssl_bench.monitor import Monitor, collapse_reason
+from ssl_bench.monitor import collapse_reason
 from ssl_bench.rng import Rng, mix
-
-Observer = Callable[[dict[str, Any]], None]
 
 
 class Order:
@@ -198,112 +194,46 @@ def pretrain(config: Config, root: Path, observe: Observer = lambda state: None)
 
 def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None:
     device = compute.pick_device(config.run.device)
-    data = open_data(config.data)
-    trainer = Trainer(config, data, device)
+    trainer = Trainer(config, open_data(config.data), device)
     state, remarks = checkpoint.load(run.folder)
     if state is not None:
         trainer.restore(state)
-    for name in ("metrics", "timing"):
-        _truncate(run.folder / f"{name}.jsonl", trainer.step)
-    runs.write_json(run.folder / "provenance.json", runs.provenance({
-        "data": {"name": data.name, "fingerprint": data.fingerprint}, "device": compute.device_label(device),
-        "resumed_at": trainer.step, "remarks": remarks,
-    }))  # fmt: skip
+    data = {"name": trainer.data.name, "fingerprint": trainer.data.fingerprint}
+    facts = {"data": data, "device": compute.device_label(device), "resumed_at": trainer.step, "remarks": remarks}
+    runs.write_json(run.folder / "provenance.json", runs.provenance(facts))
     observe({"step": trainer.step, "steps": trainer.steps, "remarks": remarks, "run": run.name})
-    _loop(trainer, run, stop, observe)
+    journal = Journal(trainer, run, observe)
+    while trainer.step < trainer.steps and not stop.asked:
+        try:
+            journal.record(trainer.train_step())
+        except FloatingPointError as error:
+            raise UserError(_non_finite(trainer, run, error)) from error
+        if journal.checkpoint_due() or stop.asked:
+            checkpoint.save(run.folder, trainer.state())
     if stop.asked:
         raise KeyboardInterrupt("stopped by a signal; the checkpoint is written")
     _finish(trainer, run)
 
 
-def _loop(trainer: Trainer, run: runs.Run, stop: Stop, observe: Observer) -> None:
-    config, method = trainer.config, trainer.method
-    monitor = Monitor(trainer.data, method.pooling, method.mean, method.std) if config.monitor_points else None
-    watched = {round(trainer.steps * (i + 1) / config.monitor_points) for i in range(config.monitor_points)}
-    last_save = last_status = clock = time.monotonic()
-    base = trainer.seconds
-    began, signals = trainer.step, {}
-    while trainer.step < trainer.steps and not stop.asked:
-        try:
-            logs = trainer.train_step()
-        except FloatingPointError as error:
-            indices = trainer.order(trainer.step).tolist()
-            kept = "last.ckpt is the last good state" if (run.folder / "last.ckpt").exists() else "no checkpoint yet"
-            raise UserError(f"Non-finite {error}; batch {indices[:8]}...; {kept}. Try a lower optim.lr or optim.clip=1.") from error
-        for key, value in logs.items():
-            trainer.window[key] = trainer.window.get(key, 0.0) + float(value)
-        trainer.window["count"] = trainer.window.get("count", 0) + 1
-        row: dict[str, Any] = {}
-        if trainer.step % config.run.log_every == 0 or trainer.step == trainer.steps:
-            row = _averages(trainer)
-        if monitor and trainer.step in watched:
-            signals = monitor(method.encoder)
-            row |= {f"monitor_{k}": v for k, v in signals.items()}
-        now = time.monotonic()
-        trainer.seconds = base + now - clock
-        rate = (trainer.step - began) * config.budget.batch_size / max(now - clock, 1e-9)
-        if row:
-            _append(run.folder / "metrics.jsonl", {"step": trainer.step, **row})
-            _append(run.folder / "timing.jsonl", {"step": trainer.step, "seconds": trainer.seconds, "images_per_second": rate})
-        if now - last_status > 0.5 or row:
-            last_status = now
-            seen = {"step": trainer.step, "steps": trainer.steps, "loss": float(logs["loss"]), "images_per_second": rate}
-            seen |= {"seconds_left": (trainer.steps - trainer.step) * config.budget.batch_size / rate}
-            seen |= {k: signals[k] for k in ("knn", "rankme", "std") if k in signals}
-            seen["collapse"] = collapse_reason(signals, config.backbone.embed_dim) if "std" in signals else ""
-            runs.set_status(run, state="running", **seen)
-            observe({"run": run.name, **seen})
-        due = config.run.checkpoint_steps and trainer.step % config.run.checkpoint_steps == 0
-        if due or now - last_save > 60 * config.run.checkpoint_minutes or stop.asked:
-            checkpoint.save(run.folder, trainer.state())
-            last_save = time.monotonic()
-
-
-def _averages(trainer: Trainer) -> dict[str, float]:
-    """Means since the last row; the sums are part of the checkpoint, so a restart writes the same row."""
-    count = trainer.window.pop("count")
-    means = {key: total / count for key, total in trainer.window.items()}
-    trainer.window = {}
-    return means | {key: trainer.optimizer.param_groups[0][key] for key in ("lr", "weight_decay")}
+def _non_finite(trainer: Trainer, run: runs.Run, error: Exception) -> str:
+    indices = ", ".join(map(str, trainer.order(trainer.step)[:8]))
+    kept = "last.ckpt is the last good state" if (run.folder / "last.ckpt").exists() else "there is no checkpoint yet"
+    return f"Non-finite {error}; batch {indices}, ...; {kept}. Try a lower optim.lr, or optim.clip=1."
 
 
 def _finish(trainer: Trainer, run: runs.Run) -> None:
     checkpoint.save(run.folder, trainer.state())
-    method, config = trainer.method, trainer.config
-    weights = {k: v.detach().cpu().contiguous() for k, v in method.encoder.state_dict().items()}
-    payload = save(weights)
+    method, info = trainer.method, trainer.info
+    payload = save({k: v.detach().cpu().contiguous() for k, v in method.encoder.state_dict().items()})
     write_atomic(run.folder / "encoder.safetensors", payload)
-    runs.write_json(run.folder / "encoder.json", {
-        "backbone": to_dict(method.encoder.config), "image_size": trainer.info.image_size,
-        "channels": trainer.info.channels, "pooling": method.pooling, "mean": trainer.info.mean,
-        "std": trainer.info.std, "evaluated": method.evaluated, "weights_sha256": checkpoint.sha256(payload),
-    })  # fmt: skip
-    cost = compute.report(config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
+    meta = {"backbone": to_dict(method.encoder.config), "image_size": info.image_size, "channels": info.channels}
+    meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
+    runs.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
+    cost = compute.report(trainer.config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
     runs.write_json(run.folder / "compute.json", cost)
-    last = [row for row in run.metrics() if "monitor_collapsed" in row][-1:]
-    values = {k.removeprefix("monitor_"): v for row in last for k, v in row.items() if k.startswith("monitor_")}
-    reason = collapse_reason(values, config.backbone.embed_dim) if "std" in values else ""
-    reason = reason or ("non-finite features" if values.get("collapsed") else "")
-    runs.set_status(run, state="finished", step=trainer.step, steps=trainer.steps, collapsed=bool(reason), collapse_reason=reason)
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _truncate(path: Path, step: int) -> None:
-    """Drop rows after the checkpoint (and a line cut short by a kill): they will be written again, the same."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            break
-    write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-__all__ = ["Order", "Split", "Trainer", "clip_gradients", "pretrain", "set_schedules"]
+    watched = [row for row in run.metrics() if "monitor_collapsed" in row][-1:]
+    signals = {k.removeprefix("monitor_"): v for row in watched for k, v in row.items() if k.startswith("monitor_")}
+    reason = collapse_reason(signals)
+    runs.set_status(
+        run, state="finished", step=trainer.step, steps=trainer.steps, collapsed=bool(reason), collapse_reason=reason
+    )

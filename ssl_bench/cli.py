@@ -1,0 +1,301 @@
+"""The command line: parse, resolve, call. Imports that cost time happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssl_bench import __version__
+from ssl_bench.errors import UserError, nearest
+
+ROOT = click.option(
+    "--root", type=click.Path(path_type=Path), default="runs", show_default=True, envvar="SSL_BENCH_ROOT",
+    help="Folder of runs and records.",
+)  # fmt: skip
+SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+
+
+class Group(click.Group):
+    """Nearest-name errors for commands; commands in the order they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise click.UsageError(f"No command '{args[0]}'. {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ssl-bench")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Which self-supervised objective gives the better representation, for your data and your budget?
+
+    \b
+    ssl-bench quickstart                       a comparison on real photographs, in minutes
+    ssl-bench pretrain --method ijepa          one run
+    ssl-bench eval --protocol linear           evaluate the newest finished run
+    ssl-bench report                           the table of all records
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@cli.command()
+@click.option("--fast", is_flag=True, help="A tenth of the budget: two minutes, for a first look.")
+@click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
+@ROOT
+def quickstart(fast: bool, jobs: int, root: Path) -> None:
+    """Compare I-JEPA, MAE and DINO on the embedded photographs.
+
+    \b
+    Two seeds each, the same ViT, data and training FLOPs; k-NN and linear evaluation; reference rows.
+    Example: ssl-bench quickstart --fast
+    """
+    from ssl_bench import budgets
+
+    settings = [f"budget.flops={budgets.FAST_FLOPS:g}"] if fast else []
+    _compare(["ijepa", "mae", "dino", "supervised"], ["knn", "linear"], 2, "quick", settings, root, jobs)
+    say = _screen().say
+    say("Next:", "bold")
+    say("  ssl-bench report --format markdown          this table, to paste")
+    say("  ssl-bench show ijepa --recipe quick         every setting, and why")
+    say(
+        "  ssl-bench compare --methods ijepa,mae,dino --seeds 3 --recipe quick data.name=folder:PATH    your own images"
+    )
+
+
+@cli.command()
+@click.option("--method", required=True, help="A name from `ssl-bench list methods`, or your own module: my_lab.idea.")
+@click.option("--recipe", default="small", show_default=True, help="A recipe of the method: `ssl-bench list recipes`.")
+@click.option("--seed", type=int, default=None, help="Same as seed=N.")
+@ROOT
+@SETTINGS
+def pretrain(method: str, recipe: str, seed: int | None, root: Path, settings: tuple[str, ...]) -> None:
+    """Pretrain one run; the same command again goes on where it stopped.
+
+    \b
+    Settings are typed KEY=VALUE pairs: see `ssl-bench show METHOD` for all of them.
+    Example: ssl-bench pretrain --method mae optim.lr=1e-3 budget.epochs=50 data.name=folder:photos
+    """
+    from ssl_bench import compare, screen
+    from ssl_bench.config import resolve
+    from ssl_bench.train import pretrain as run_pretraining
+
+    changes = [*settings, *([] if seed is None else [f"seed={seed}"])]
+    config = resolve(compare.recipe(method, recipe)(), changes)
+    with screen.RunDisplay() as display:
+        run = run_pretraining(config, root, display)
+    cost, status = run.compute(), run.status()
+    screen.say(f"finished {run.name}", "bold green")
+    screen.say(
+        f"  {cost['steps']:,} steps, {cost['images']:,} images, {screen.clock(cost['seconds'])} on {cost['device']}, "
+        f"{cost['images_per_second']:.0f} images/s, {screen.quantity(cost['flops'], 'FLOP')}, "
+        f"peak memory {screen.quantity(cost['peak_memory_bytes'], 'B')}"
+    )
+    if status.get("collapsed"):
+        screen.say(f"  COLLAPSED: {status['collapse_reason']}. Its numbers will carry a flag.", "bold red")
+    screen.say(f"  next: ssl-bench eval {run.name} --protocol knn --protocol linear" + _root(root))
+
+
+@cli.command()
+@click.argument("source", required=False)
+@click.option(
+    "--protocol", "protocols", multiple=True, required=True, help="A name from `ssl-bench list protocols`; repeatable."
+)
+@click.option("--data", default=None, help="Data to evaluate on; default: what the run was pretrained on.")
+@click.option("--image-size", type=int, default=None, help="Pixels per side of the evaluated images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the protocol; repeatable.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--threads", type=int, default=0, help="CPU threads; 0: all.")
+@ROOT
+def eval(
+    source: str | None, protocols: tuple[str, ...], data: str | None, image_size: int | None, seed: int,
+    settings: tuple[str, ...], device: str, threads: int, root: Path,
+) -> None:  # fmt: skip
+    """Evaluate a run (default: the newest finished one), `random:RUN`, `pixels`, ...
+
+    \b
+    Example: ssl-bench eval --protocol linear
+    """
+    import torch
+
+    from ssl_bench import screen
+    from ssl_bench.evaluate import data_of, evaluate_all
+
+    if threads:
+        torch.set_num_threads(threads)
+    if source is None:
+        from ssl_bench import runs
+
+        source = runs.find_run(root).name
+        screen.say(f"newest finished run: {source}")
+    names = [name for entry in protocols for name in entry.split(",")]
+    where = data_of(source, root, data, image_size)
+    for record in evaluate_all(
+        source, names, where, root, seed, settings, device, tell=lambda p: screen.say(f"{p} ...")
+    ):
+        name = record.protocol + (f":{record.variant}" if record.variant else "")
+        gap = record.optimism
+        screen.say(f"{name} of {record.method}: {record.headline} {record.metrics[record.headline]:.2f}", "bold")
+        for key, value in record.selected.items():
+            screen.say(f"  chosen on validation: {key} = {value}")
+        if gap:
+            usual, more = gap["usual"], gap["usual"] - gap["honest"]
+            screen.say(f"  picking the best of {gap['candidates']} on the test images would print {usual:.2f} ({more:+.2f})")
+        cost = record.compute["eval"]
+        screen.say(f"  {cost['seconds']:.1f} s, features {cost['feature_seconds']:.1f} s, on {cost['device']}")
+    screen.say("next: ssl-bench report" + _root(root))
+
+
+@cli.command()
+@click.option(
+    "--methods", default="ijepa,mae,dino", show_default=True, help="Comma-separated; METHOD:RECIPE for one of its own."
+)
+@click.option("--protocols", default="knn,linear", show_default=True, help="Comma-separated.")
+@click.option("--seeds", type=int, default=3, show_default=True, help="Pretraining seeds 0, 1, ...")
+@click.option("--recipe", default="small", show_default=True)
+@click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
+@click.option("--no-references", is_flag=True, help="Leave out the rows `random` and `pixels`.")
+@ROOT
+@SETTINGS
+def compare(
+    methods: str, protocols: str, seeds: int, recipe: str, jobs: int, no_references: bool, root: Path,
+    settings: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run methods x seeds x protocols; skips what is there, goes on after an interruption.
+
+    \b
+    Example: ssl-bench compare --methods ijepa,mae,dino --protocols knn,linear --seeds 3 --recipe quick
+    """
+    _compare(methods.split(","), protocols.split(","), seeds, recipe, list(settings), root, jobs, not no_references)
+
+
+def _compare(
+    methods: list[str], protocols: list[str], seeds: int, recipe: str, settings: list[str], root: Path, jobs: int,
+    references: bool = True,
+) -> None:  # fmt: skip
+    import os
+
+    from ssl_bench import compare, report, screen
+
+    rows = compare.plan(methods, protocols, seeds, recipe, settings, root, references)
+    there = sum(row.state == "done" for row in rows)
+    screen.say(
+        f"{len(rows)} rows x {len(protocols)} protocols in {root}" + (f"; {there} are there already" if there else "")
+    )
+    matrix = compare.Matrix(rows, root, jobs or min(len(os.sched_getaffinity(0)), 8))
+    watched = screen.interactive()
+    with screen.live(watched) as update:
+        import time
+
+        matrix.run(
+            lambda m: (
+                update(screen.matrix([r.view() for r in m.rows], time.monotonic() - m.began, m.seconds_left()))
+                if watched
+                else None
+            ),
+            lambda text: (
+                None
+                if watched and " failed " not in text
+                else screen.say(f"{screen.clock(time.monotonic() - matrix.began)}  {text}")
+            ),
+        )
+    screen.console.print(report.show(report.load(root)))
+    failed = [row.label for row in rows if row.state == "failed"]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}. The same command tries them again."
+        )
+
+
+@cli.command()
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["terminal", "markdown", "csv", "latex", "json"]),
+    default="terminal",
+    show_default=True,
+)
+@ROOT
+def report(fmt: str, root: Path) -> None:
+    """The table of all records.
+
+    \b
+    Example: ssl-bench report --format markdown > table.md
+    """
+    from ssl_bench import report as reporting
+    from ssl_bench import screen
+
+    records = reporting.load(root)
+    if fmt == "terminal":
+        screen.console.print(reporting.show(records))
+    else:
+        click.echo(reporting.report(records, fmt))
+
+
+@cli.command(name="list")
+@click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes"]))
+def list_(what: str) -> None:
+    """What there is: methods, protocols, datasets, recipes.
+
+    \b
+    Example: ssl-bench list methods
+    """
+    from ssl_bench import listing
+
+    listing.show(what)
+
+
+@cli.command()
+@click.argument("method")
+@click.option("--recipe", default="small", show_default=True)
+@SETTINGS
+def show(method: str, recipe: str, settings: tuple[str, ...]) -> None:
+    """Every setting of a method's recipe with its reason or source.
+
+    \b
+    Example: ssl-bench show ijepa --recipe quick
+    """
+    from ssl_bench import listing
+
+    listing.explain_recipe(method, recipe, settings)
+
+
+def _screen() -> Any:
+    from ssl_bench import screen
+
+    return screen
+
+
+def _root(root: Path) -> str:
+    return "" if str(root) == "runs" else f" --root {root}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: a `UserError` is one sentence and exit code 2."""
+    run: Callable[..., Any] = cli.main
+    try:
+        run(args=arguments, prog_name="ssl-bench", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nstopped. The same command goes on from the last checkpoint.", err=True)
+        sys.exit(130)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

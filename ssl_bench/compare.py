@@ -1,0 +1,201 @@
+"""The matrix: methods x seeds x protocols. Skips what is there, goes on after an interruption, survives a failed cell.
+
+Every cell runs in a process of its own through the same commands a user would type.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ssl_bench import find, runs
+from ssl_bench.config import Config, resolve
+from ssl_bench.errors import UserError, nearest
+
+
+@dataclass
+class Row:
+    """One encoder on its way: pretrained (unless it is a reference), then evaluated."""
+
+    label: str
+    source: str  # what `ssl-bench eval` gets
+    run: runs.Run | None  # None for references
+    pretrain: list[str]  # arguments of `ssl-bench pretrain`, [] for references
+    seed: int
+    missing: list[str] = field(default_factory=list)  # protocols still to run
+    state: str = "waiting"
+    where: list[str] = field(default_factory=list)  # --data and --image-size, where the source does not tell
+    recorded: str = ""  # how records name the encoder of a reference
+    process: subprocess.Popen[bytes] | None = None
+    log: Path | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+
+    def view(self) -> dict[str, Any]:
+        """What the live table shows."""
+        return {"label": self.label, "state": self.state, "status": self.run.status() if self.run else {}}
+
+
+def recipe(method: str, name: str) -> Callable[..., Config]:
+    """The recipe function of a method by name."""
+    known = find.recipes(find.module("methods", method))
+    if name not in known:
+        raise UserError(f"Method '{method}' has no recipe '{name}'. {nearest(name, known)}")
+    return known[name]
+
+
+def plan(
+    methods: Sequence[str],
+    protocols: Sequence[str],
+    seeds: int,
+    recipe_name: str,
+    overrides: Sequence[str],
+    root: Path,
+    references: bool = True,
+) -> list[Row]:
+    """Every row, checked before anything starts. A method may carry its own recipe: `ijepa:paper`."""
+    for protocol in protocols:
+        find.module("protocols", protocol.partition(":")[0])
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: at least one seed is needed, and two or more for an interval.")
+    rows: list[Row] = []
+    for method in methods:
+        base, _, own = method.partition(":")
+        function = recipe(base, own or recipe_name)
+        for seed in range(seeds):
+            config = resolve(function(), [*overrides, f"seed={seed}"])
+            run = runs.start(root, config)
+            arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
+            rows.append(Row(f"{method} seed {seed}", run.name, run, arguments, seed))
+    if references:
+        rows += _references(rows, seeds)
+    for row in rows:
+        row.missing = [p for p in protocols if not _has_record(root, row, p)]
+        if not row.missing and (row.run is None or row.run.status().get("state") == "finished"):
+            row.state = "done"
+    return rows
+
+
+def _references(rows: list[Row], seeds: int) -> list[Row]:
+    """`random` for every backbone in the plan and seed, and `pixels`, on the data of the first run."""
+    from ssl_bench.encoders import random_source
+
+    out, seen = [], set()
+    for row in rows:
+        assert row.run is not None
+        config = row.run.config()
+        name = random_source(config.backbone, config.data.image_size)
+        if (name, row.seed) not in seen:
+            seen.add((name, row.seed))
+            out.append(Row(f"random seed {row.seed}", f"random:{row.source}", None, [], row.seed, recorded=name))
+    assert rows[0].run is not None
+    data = rows[0].run.config().data
+    where = ["--data", data.name, "--image-size", str(data.image_size)]
+    return [*out, Row("pixels", "pixels", None, [], 0, where=where, recorded="pixels")]
+
+
+def _has_record(root: Path, row: Row, protocol: str) -> bool:
+    """Whether the number is there already, made by the protocol's present version."""
+    from results.records import read
+    from ssl_bench.protocol import Protocol
+
+    base, _, variant = protocol.partition(":")
+    version = find.defined(find.module("protocols", base), Protocol).version  # type: ignore[type-abstract]
+    folder = root / "records"
+    return folder.is_dir() and any(
+        (r.protocol, r.variant, r.protocol_version) == (base, variant, version)
+        and (
+            r.run == row.source
+            if row.run
+            else r.encoder["source"] == row.recorded and r.seeds["pretrain"] in (row.seed, None)
+        )
+        for r in read(folder)
+    )
+
+
+class Matrix:
+    """Runs the rows, `jobs` at a time."""
+
+    def __init__(self, rows: list[Row], root: Path, jobs: int) -> None:
+        self.rows, self.root, self.jobs = rows, root, max(1, jobs)
+        cores = len(os.sched_getaffinity(0))
+        self.threads = max(1, cores // self.jobs)
+        self.began = time.monotonic()
+        (root / "logs").mkdir(parents=True, exist_ok=True)
+
+    def run(self, draw: Callable[[Matrix], None], event: Callable[[str], None]) -> None:
+        """Until every row is done or has failed. On Ctrl-C the children checkpoint and end by themselves."""
+        try:
+            while True:
+                for row in self.rows:
+                    if row.process and row.process.poll() is not None:
+                        self._advance(row, row.process.returncode, event)
+                free = self.jobs - sum(row.process is not None for row in self.rows)
+                for row in [row for row in self.rows if row.state == "waiting"][:free]:
+                    self._advance(row, 0, event)
+                draw(self)
+                if all(row.state in ("done", "failed") for row in self.rows):
+                    return
+                time.sleep(0.25)
+        except KeyboardInterrupt:
+            for row in self.rows:
+                if row.process:
+                    row.process.wait()
+            raise
+
+    def _advance(self, row: Row, code: int, event: Callable[[str], None]) -> None:
+        """Start what comes next for a row: pretraining, evaluation, the end."""
+        row.process = None
+        if code:
+            row.state = "failed"
+            doing = "evaluating" if self._pretrained(row) else "pretraining"
+            event(f"{row.label} failed while {doing}: {_last_line(row.log)} (log: {row.log})")
+            return
+        if not self._pretrained(row):
+            row.state, row.started = "pretraining", time.monotonic()
+            self._start(row, ["pretrain", *row.pretrain, f"run.threads={self.threads}"])
+        elif row.missing and row.state != "evaluating":
+            row.state, row.started = "evaluating", row.started or time.monotonic()
+            protocols = [argument for p in row.missing for argument in ("--protocol", p)]
+            self._start(
+                row,
+                ["eval", row.source, *protocols, "--seed", str(row.seed), "--threads", str(self.threads), *row.where],
+            )
+        else:
+            row.state, row.seconds = "done", time.monotonic() - row.started
+        event(f"{row.label}: {row.state}")
+
+    def _pretrained(self, row: Row) -> bool:
+        return row.run is None or row.run.status().get("state") == "finished"
+
+    def _start(self, row: Row, arguments: list[str]) -> None:
+        row.log = self.root / "logs" / f"{row.label.replace(' ', '-').replace('/', '-')}.log"
+        with open(row.log, "ab") as log:
+            row.process = self._spawn(arguments, log)
+
+    def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "ssl_bench", *arguments, "--root", str(self.root)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def seconds_left(self) -> float | None:
+        """From the mean time of finished rows and of running ones by their own estimate."""
+        done = [row.seconds for row in self.rows if row.state == "done" and row.seconds and row.run]
+        running = [row.run.status().get("seconds_left") for row in self.rows if row.run and row.state == "pretraining"]
+        known = [s for s in running if s is not None]
+        waiting = sum(row.state == "waiting" and row.run is not None for row in self.rows)
+        if not done and not known:
+            return None
+        each = sum(done) / len(done) if done else max(known)
+        return (sum(known) + waiting * each) / min(self.jobs, max(1, waiting + len(known)))
+
+
+def _last_line(path: Path | None) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() if path and path.exists() else []
+    return lines[-1].strip()[:300] if lines else "no output"

@@ -1,0 +1,121 @@
+"""Encode once: pooled features and tokens of one part, kept on disk under a key of everything that decides them.
+
+The key holds the weights' hash, the images' fingerprint and part, the transform, layers, pooling and dtype. Two
+encoders, or one encoder with another crop, never share a file. Labels are never written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssl_bench.data import Split
+from ssl_bench.encoders import Encoder
+from ssl_bench.protocol import Features, Rows
+
+VERSION = 1  # raised when the same key could hold other numbers
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tokens held in memory or mapped from a file."""
+
+    tokens: Tensor  # fp32 [N, T, D]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, indices: np.ndarray) -> Tensor:
+        return self.tokens[torch.as_tensor(indices)]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Tokens that do not fit memory: computed each time they are asked for."""
+
+    encoder: Encoder
+    images: Split
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @torch.no_grad()
+    def batch(self, indices: np.ndarray) -> Tensor:
+        return self.encoder.encode(self.images.batch(indices), 1, want_tokens=True)["tokens"]
+
+
+def memory_limit() -> int:
+    """Bytes this process may use: the machine's, or the container's if that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if os.path.exists(name):
+            text = Path(name).read_text().strip()
+            limits += [int(text)] if text.isdigit() else []
+    return min(limits)
+
+
+def cache_key(encoder: Encoder, split: Split, fingerprint: str) -> str:
+    """Sixteen hex digits over everything that decides a feature."""
+    rows = hashlib.sha256(np.ascontiguousarray(split.index).tobytes() + str(split.store.shape).encode()).hexdigest()
+    entry = {k: v for k, v in encoder.entry.items() if k not in ("source", "evaluated")}
+    facts = {"version": VERSION, "entry": entry, "data": fingerprint, "rows": rows, "dtype": "float32"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def extract(
+    encoder: Encoder, split: Split, part: str, fingerprint: str, num_classes: int, root: Path, tokens: bool = False
+) -> Features:
+    """One part as `Features`, from the cache in `root/features` or by one pass over the images."""
+    key = cache_key(encoder, split, f"{fingerprint}/{part}")
+    folder = root / "features"
+    held = tokens and token_bytes(encoder, split) <= memory_limit() // 2
+    files = {name: folder / f"{key}.{name}.safetensors" for name in (["pooled", "tokens"] if held else ["pooled"])}
+    if all(path.exists() for path in files.values()):
+        found = {name: load_file(path) for name, path in files.items()}
+    else:
+        found = encode(encoder, split, held)
+        for name, path in files.items():
+            _write(path, found[name])
+    bare = replace(split, labels=split.labels[:0])
+    rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
+    images = Rows.of(bare)
+    return Features(split.labels, num_classes, encoder.pooling, found["pooled"], images, rows, encoder)
+
+
+def token_bytes(encoder: Encoder, split: Split) -> int:
+    """What the part's tokens would take, from the shape of one image's."""
+    with torch.no_grad():
+        one = encoder.encode(split.batch(np.arange(1)), 1, want_tokens=True)["tokens"]
+    return one.numel() * 4 * len(split)
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, split: Split, tokens: bool) -> dict[str, dict[str, Tensor]]:
+    """One pass in fp32, without augmentation: {"pooled": {"mean", "cls"}, "tokens": {"tokens"}}."""
+    out: dict[str, Tensor] = {}
+    for start in range(0, len(split), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(split)))
+        for name, value in encoder.encode(split.batch(rows), want_tokens=tokens).items():
+            if name not in out:
+                out[name] = torch.empty(len(split), *value.shape[1:])
+            out[name][start : start + len(rows)] = value.float().cpu()
+    kept: dict[str, Any] = {"pooled": {k: v for k, v in out.items() if k != "tokens"}}
+    return {**kept, "tokens": {"tokens": out["tokens"]}} if tokens else kept
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Aside and renamed: two processes may write the same key at once, both the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)

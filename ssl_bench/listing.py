@@ -1,0 +1,108 @@
+"""What `ssl-bench list` and `ssl-bench show` print: read from the modules themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from ssl_bench import compare, explain, find, screen
+from ssl_bench.config import resolve
+
+
+def show(what: str) -> None:
+    """The table of methods, protocols, datasets or recipes."""
+    screen.console.print({"methods": methods, "protocols": protocols, "datasets": datasets, "recipes": recipes}[what]())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+def methods() -> Table:
+    """Name, family, views, evaluated network, paper."""
+    from ssl_bench.method import Method
+
+    table = _table("method", "family", "sees", "evaluated", "paper")
+    for name in find.names("methods"):
+        cls = find.defined(find.module("methods", name), Method)
+        table.add_row(name, cls.family, cls.sees, f"{cls.evaluated}, {cls.pooling}", cls.paper)
+    return table
+
+
+def protocols() -> Table:
+    """Name, version, input, variants, first line of the docstring."""
+    from ssl_bench.protocol import Protocol, variants
+
+    table = _table("protocol", "version", "input", "variants", "what")
+    for name in find.names("protocols"):
+        module = find.module("protocols", name)
+        cls = find.defined(module, Protocol)  # type: ignore[type-abstract]
+        table.add_row(name, str(cls.version), cls.input, ", ".join(variants(module)), _first_line(module))
+    return table
+
+
+def datasets() -> Table:
+    """Embedded sets and the ways to name one's own."""
+    table = _table("data.name", "what", "licence")
+    table.add_row(
+        "clothing48", "2,782 + 999 colour photographs of clothes, 10 classes, 48 px (embedded, the default)", "CC0 1.0"
+    )
+    table.add_row("folder:PATH", "PATH/<class>/*.jpg, or PATH/train/<class>/* and PATH/test/<class>/*", "yours")
+    table.add_row(
+        "parquet:PATH",
+        "a file, a folder or a glob; columns image (bytes) and label; files named test* are the test split",
+        "yours",
+    )
+    return table
+
+
+def recipes() -> Table:
+    """Every recipe of every method, with its backbone, budget and first line."""
+    table = _table("method", "recipe", "backbone", "px", "batch", "budget", "what")
+    for name in find.names("methods"):
+        for recipe, function in find.recipes(find.module("methods", name)).items():
+            c = function()
+            b, v = c.budget, c.backbone
+            kind = next(k for k in ("steps", "epochs", "images", "flops") if getattr(b, k))
+            shape = f"{v.embed_dim} x {v.depth}, patch {v.patch_size}"
+            row = (
+                shape,
+                str(c.data.image_size),
+                str(b.batch_size),
+                f"{getattr(b, kind):g} {kind}",
+                _first_line(function),
+            )
+            table.add_row(name, recipe, *row)
+    return table
+
+
+def explain_recipe(method: str, recipe: str, settings: Sequence[str]) -> None:
+    """Every setting, its value, and why."""
+    function = compare.recipe(method, recipe)
+    config = resolve(function(), settings)
+    changed = {text.partition("=")[0] for text in settings}
+    table = _table("setting", "value", "meaning and source")
+    for key, value, reason in explain.explain(config, function):
+        table.add_row(
+            key, value, f"{reason} (set by you)" if key in changed else reason, style="bold" if key in changed else ""
+        )
+    screen.say(inspect.getdoc(function) or "")
+    screen.console.print(table)
+    screen.say(f"run name: {_run_name(config)}")
+
+
+def _run_name(config: object) -> str:
+    from ssl_bench.config import Config
+    from ssl_bench.runs import run_name
+
+    assert isinstance(config, Config)
+    return run_name(config)

@@ -1,0 +1,123 @@
+"""What a user sees while things run: live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False)
+
+
+def clock(seconds: float | None) -> str:
+    """1:05, or 2:03:04."""
+    if seconds is None:
+        return "-:--"
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """1.23 T, 456 M, 78."""
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}{unit}"
+    return f"{value:.3g}{' ' if unit else ''}{unit}"
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for the user, wrapped to the terminal; brackets in it are no markup."""
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+
+
+class RunDisplay:
+    """One pretraining: a bar with step, images/s, loss and time left, or a line every few seconds."""
+
+    def __init__(self, live: bool | None = None) -> None:
+        self.live = console.is_terminal if live is None else live
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
+            TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[knn]}"),
+            TimeRemainingColumn(), console=console,
+        )  # fmt: skip
+        self.task = self.progress.add_task("starting", total=None, rate="", loss="", knn="") if self.live else None
+        self.last_line, self.warned = 0.0, ""
+
+    def __enter__(self) -> RunDisplay:
+        if self.live:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.progress.stop()
+
+    def __call__(self, state: dict[str, Any]) -> None:
+        """An observation from the loop."""
+        for remark in state.get("remarks", []):
+            say(f"note: {remark}", "yellow")
+        if state.get("remarks") is not None and state["step"]:
+            say(f"going on at step {state['step']} of {state['steps']}")
+        loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
+        knn = f"val k-NN {100 * state['knn']:.1f} %" if "knn" in state else ""
+        rate = f"{state['images_per_second']:.0f} images/s" if "images_per_second" in state else ""
+        if state.get("collapse") and state["collapse"] != self.warned:
+            self.warned = state["collapse"]
+            say(f"warning: {state['run']} collapses: {self.warned}", "bold red")
+        if self.task is not None:
+            self.progress.update(
+                self.task, description=state["run"], completed=state["step"], total=state["steps"],
+                rate=rate, loss=loss, knn=knn,
+            )  # fmt: skip
+        elif rate and (time.monotonic() - self.last_line > 5 or state["step"] == state["steps"]):
+            self.last_line = time.monotonic()
+            left = f"{clock(state.get('seconds_left'))} left"
+            say(f"step {state['step']}/{state['steps']}  {rate}  {loss}  {knn}  {left}")
+
+
+def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None) -> Table:
+    """The live table of `compare`: one row per run, and the whole below."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "state", "step", "images/s", "loss", "val k-NN", "left"):
+        table.add_column(name, justify="left" if name in ("run", "state") else "right", no_wrap=True)
+    for row in rows:
+        status, state = row["status"], row["state"]
+        done = f"{status['step']}/{status['steps']}" if status.get("steps") and state != "waiting" else ""
+        style = {"done": "green", "waiting": "dim", "failed": "bold red"}.get(state, "")
+        if status.get("collapse") or status.get("collapsed"):
+            state, style = f"{state}, COLLAPSED", "bold red"
+        shown = (
+            f"{status['images_per_second']:.0f}" if "images_per_second" in status else "",
+            f"{status['loss']:.3f}" if "loss" in status else "",
+            f"{100 * status['knn']:.1f}" if "knn" in status else "",
+            clock(status.get("seconds_left")) if state == "pretraining" and "seconds_left" in status else "",
+        )
+        table.add_row(row["label"], state, done, *shown, style=style)
+    finished = sum(row["state"] == "done" for row in rows)
+    table.caption = f"{finished} of {len(rows)} rows done, {clock(elapsed)} elapsed, about {clock(left)} left"
+    table.caption_justify = "left"
+    return table
+
+
+@contextmanager
+def live(enabled: bool) -> Iterator[Any]:
+    """A function that redraws a renderable; does nothing when not on a terminal."""
+    if not enabled:
+        yield lambda _: None
+        return
+    with Live(console=console, refresh_per_second=4, transient=False) as view:
+        yield view.update
+
+
+def interactive() -> bool:
+    """Whether a person watches."""
+    return console.is_terminal and sys.stdout.isatty()

@@ -1,0 +1,65 @@
+"""What the tests share: small data on disk, a tiny config of every method, one thread."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_bench import find
+from ssl_bench.config import BudgetConfig, Config, ViTConfig
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Stores go to a temporary folder, also in the processes that tests start."""
+    os.environ["SSL_BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """folder: layout, 3 classes that differ in colour, 40 train + 12 test images each, 24 px."""
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+def make_photos(root: Path) -> Path:
+    """The same pixels every time: stored losses depend on them."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("red", "green", "blue")):
+        for split, count in (("train", 40), ("test", 12)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(0, 120, (24, 24, 3))
+                image[..., label] += 100
+                Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def tiny(method: str, data: str, steps: int = 6, **changes: object) -> Config:
+    """The method's quick recipe on a toy backbone: 24 px, 6 px patches, 12 images per step."""
+    config = find.recipes(find.module("methods", method))["quick"]()
+    shape = ViTConfig(embed_dim=32, depth=2, num_heads=2, patch_size=6, class_token=config.backbone.class_token)
+    objective = config.objective
+    for name, size in (("global_size", 24), ("local_size", 12), ("crop_size", 24)):
+        if hasattr(objective, name):
+            objective = replace(objective, **{name: size})
+    base = {
+        "backbone": replace(
+            config.backbone, **{k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads", "patch_size")}
+        ),
+        "data": replace(config.data, name=data, image_size=24, val_fraction=0.2),
+        "budget": BudgetConfig(batch_size=12, steps=steps),
+        "objective": objective,
+        "monitor_points": 2,
+        "run": replace(config.run, log_every=1, device="cpu", checkpoint_minutes=1e9),
+    }
+    return replace(config, **(base | changes))

@@ -1,0 +1,158 @@
+"""The command line as a user meets it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+IDEA = '''
+"""Idea: make two flips of an image agree with a frozen random network (a scratch method)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ssl_bench import budgets
+from ssl_bench.config import Config, OptimConfig
+from ssl_bench.method import Method, frozen_copy
+
+
+@dataclass(frozen=True)
+class IdeaConfig:
+    scale: float = 1.0  # of the loss
+
+
+def idea_loss(prediction, target, scale):
+    return scale * (1 - F.cosine_similarity(prediction, target, dim=-1)).mean()
+
+
+class Idea(Method):
+    family, paper, sees = "scratch", "unpublished", "1 image and its mirror"
+    objective: IdeaConfig
+
+    def __init__(self, config, info):
+        super().__init__(config, info)
+        self.objective = config.objective
+        self.encoder = self.make_vit()
+        self.target = frozen_copy(self.encoder)
+
+    def views(self, images, rng, at):
+        x = (images.float() / 255 - self.mean) / self.std
+        return {"images": x, "mirror": x.flip(-1)}
+
+    def forward(self, views, at):
+        with torch.no_grad():
+            target = self.target(views["mirror"]).mean(1)
+        return {"loss": idea_loss(self.encoder(views["images"]).mean(1), target, self.objective.scale)}
+
+    def flops(self):
+        return 4 * self.encoder.flops()
+
+
+def small() -> Config:
+    """28-64 px."""
+    return budgets.small(NAME, IdeaConfig(), OptimConfig(lr=1e-3))
+
+
+def quick() -> Config:
+    """A first look."""
+    return budgets.quick(NAME, IdeaConfig(), OptimConfig(lr=1e-3))
+'''
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ssl_bench", *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+def tiny(photos: Path, root: Path) -> list[str]:
+    data = [f"data.name=folder:{photos}", "data.image_size=24", "data.val_fraction=0.2"]
+    shape = ["backbone.embed_dim=32", "backbone.depth=2", "backbone.num_heads=2", "backbone.patch_size=6"]
+    return ["--root", str(root), *data, *shape, "budget.steps=4", "budget.batch_size=12", "run.threads=1"]
+
+
+def test_pretrain_eval_report(photos: Path, tmp_path: Path) -> None:
+    done = run("pretrain", "--method", "mae", "--recipe", "quick", *tiny(photos, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "finished mae-quick-s0-" in done.stdout
+    assert "next: ssl-bench eval" in done.stdout
+    evaluated = run("eval", "--protocol", "knn", "--root", str(tmp_path), "--threads", "1")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "newest finished run: mae-quick-s0-" in evaluated.stdout
+    for form in ("terminal", "markdown", "csv", "latex", "json"):
+        table = run("report", "--format", form, "--root", str(tmp_path))
+        assert table.returncode == 0, table.stderr
+        assert "mae" in table.stdout
+    record = json.loads(next((tmp_path / "records").glob("*.json")).read_text())
+    assert record["method"] == "mae" and record["data"]["num_test"] == 36 and record["compute"]["pretrain"]["flops"] > 0
+
+
+def test_compare_skips_what_is_there_and_a_scratch_method_needs_one_file(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "idea.py").write_text(IDEA.replace("NAME", '"my_lab.idea"'))
+    assert len(IDEA.strip().splitlines()) < 60
+    line = ["compare", "--methods", "my_lab.idea,mae", "--protocols", "knn", "--seeds", "2", "--recipe", "quick"]
+    first = run(*line, *tiny(photos, tmp_path / "runs"), cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    for name in ("my_lab.idea", "mae", "random", "pixels"):
+        assert name in first.stdout
+    again = run(*line, *tiny(photos, tmp_path / "runs"), cwd=tmp_path)
+    assert "7 are there already" in again.stdout
+    assert len(list((tmp_path / "runs" / "records").glob("*.json"))) == 7
+
+
+def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_lab").mkdir()
+    broken = IDEA.replace("NAME", '"my_lab.idea"').replace('x.flip(-1)}', 'x.flip(-1) / 0 * 0}')
+    (tmp_path / "my_lab" / "idea.py").write_text(broken)
+    line = ["compare", "--methods", "my_lab.idea,mae", "--protocols", "knn", "--seeds", "1", "--recipe", "quick"]
+    done = run(*line, *tiny(photos, tmp_path / "runs"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "my_lab.idea seed 0 failed while pretraining: error: Non-finite loss" in done.stdout
+    assert "mae seed 0: done" in done.stdout
+    assert "1 of 4 rows failed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("pretrain --method ijpea", "Unknown method 'ijpea'. Did you mean 'ijepa'?"),
+        ("pretrain --method mae --recipe tiny", "Method 'mae' has no recipe 'tiny'. Valid: paper, quick, small."),
+        ("pretrain --method mae optim.rl=1", "Unknown setting 'optim.rl'. Did you mean 'optim.lr'?"),
+        ("pretrain --method mae optim.lr=high", "optim.lr='high' must be a number."),
+        ("pretrain --method mae data.name=folder:/not/here", "No such path: /not/here."),
+        ("pretrain --method mae data.name=folder:EMPTY", "No images in"),
+        ("pretrain --method mae budget.steps=-3", "budget.steps=-3 must be positive."),
+        ("pretrain --method mae data.image_size=50", "data.image_size=50 is not divisible by"),
+        ("eval --protocol lineal", "Unknown protocol 'lineal'. Did you mean 'linear'?"),
+        ("eval --protocol knn", "No finished run in"),
+        ("eval nothing --protocol knn", "No run 'nothing'"),
+        ("report", "There are no records in"),
+        ("pretend", "No command 'pretend'. Did you mean 'pretrain'?"),
+        ("compare --methods mae --seeds 0", "at least one seed"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: str, sentence: str, tmp_path: Path) -> None:
+    words = arguments.replace("EMPTY", str(tmp_path)).split()
+    root = [] if words[0] == "pretend" else ["--root", str(tmp_path / "runs")]
+    done = run(words[0], *words[1:], *root, cwd=tmp_path)
+    assert done.returncode == 2
+    assert sentence in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_lists_and_show() -> None:
+    listed = run("list", "methods")
+    assert all(name in listed.stdout for name in ("ijepa", "mae", "dino", "supervised"))
+    assert "clothing48" in run("list", "datasets").stdout
+    assert "knn" in run("list", "protocols").stdout
+    assert "quick" in run("list", "recipes").stdout
+    shown = run("show", "ijepa", "--recipe", "paper", "optim.lr=0.1")
+    assert "optim.lr" in shown.stdout and "0.1" in shown.stdout
