@@ -1,0 +1,106 @@
+"""`clustering`: do clusters found without labels agree with the classes?
+
+Definition: k-means (Lloyd, k-means++ start) with K = number of classes on the L2-normalised features of the training
+split (last layer, the encoder's own pooling); test images go to the nearest centre. ACC under the best one-to-one
+matching of clusters to classes (Hungarian), NMI (arithmetic) and ARI, as in ibot/evaluation/unsupervised/unsup_cls.py.
+Mean and standard deviation over ten restarts: a single or the best restart would be a lottery.
+
+Changes: 1 first version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from torch import Tensor
+
+from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.rng import mix
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    restarts: int = 10
+    iterations: int = 300  # at most, of Lloyd's algorithm
+    clusters: int = 0  # 0: as many as there are classes
+
+
+def kmeans(x: Tensor, k: int, restarts: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Centres [R, k, D] of all restarts for x [N, D]: one matrix product for all of them per iteration."""
+    norms = x.square().sum(1, keepdim=True)
+    first = x[torch.randint(len(x), (restarts,), generator=generator)]
+    centres = first[:, None]
+    nearest = torch.full((len(x), restarts), torch.inf)
+    for _ in range(k - 1):  # k-means++: far images are likelier
+        newest = centres[:, -1]
+        nearest = torch.minimum(nearest, (norms - 2 * x @ newest.T + newest.square().sum(1)).clamp(min=1e-12))
+        chosen = torch.multinomial(nearest.T, 1, generator=generator)[:, 0]
+        centres = torch.cat([centres, x[chosen][:, None]], 1)
+    assigned = torch.full((len(x), restarts), -1)
+    for _ in range(iterations):
+        fresh = assign(x, centres)
+        if torch.equal(fresh, assigned):
+            break
+        assigned = fresh
+        member = torch.zeros(len(x), restarts, k).scatter_(2, assigned[..., None], 1.0)
+        counts = member.sum(0)[..., None]
+        sums = (member.view(len(x), -1).T @ x).view(restarts, k, -1)
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    return centres
+
+
+def assign(x: Tensor, centres: Tensor) -> Tensor:
+    """The nearest centre of each image in each restart [N, R]."""
+    scores = (x @ centres.flatten(0, 1).T).view(len(x), *centres.shape[:2]) - 0.5 * centres.square().sum(2)
+    return scores.argmax(2)
+
+
+def matched_accuracy(clusters: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose cluster is matched to their class, under the best one-to-one matching."""
+    size = max(clusters.max(), labels.max()) + 1
+    table = np.zeros((size, size), np.int64)
+    np.add.at(table, (clusters, labels), 1)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum() / len(labels))
+
+
+class Clusters(Predictor):
+    def __init__(self, x: Tensor, k: int, config: ClusteringConfig, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(mix("kmeans", seed))
+        self.centres = kmeans(x, k, config.restarts, config.iterations, generator)
+        self.selected = {"clusters": k}
+
+    def predict(self, x: Features) -> Tensor:
+        """Cluster of each image [restarts, N]."""
+        return assign(F.normalize(x.own, dim=1), self.centres).T
+
+
+class Clustering(Protocol):
+    version = 1
+    headline = "nmi"
+    config: ClusteringConfig
+
+    def fit(self, train: Features, val: Features, seed: int) -> Clusters:
+        both = train + val
+        return Clusters(F.normalize(both.own, dim=1), self.config.clusters or both.num_classes, self.config, seed)
+
+    def classes(self, output: Tensor) -> None:
+        return None
+
+    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
+        truth, metrics = labels.numpy(), {}
+        measures = {
+            "acc": matched_accuracy,
+            "nmi": lambda c, t: normalized_mutual_info_score(t, c),
+            "ari": lambda c, t: adjusted_rand_score(t, c),
+        }
+        for name, measure in measures.items():
+            found = [100 * float(measure(clusters.numpy(), truth)) for clusters in output]
+            metrics[name], metrics[f"{name}_std"] = float(np.mean(found)), float(np.std(found, ddof=len(found) > 1))
+        return metrics

@@ -1,0 +1,152 @@
+"""`linear`: the best of many linear classifiers on frozen features, chosen on held-out training images.
+
+Definition (default, ssl-bench's own): features without augmentation, standardised per dimension. Candidates are
+(a) heads trained by SGD in one pass, learning rate x weight decay x layers {last, last 4} x pooling {CLS, mean, both},
+every layer through the final norm (the grid of DINOv2's linear.py, arXiv 2304.07193, with fewer rates and with decay);
+(b) L2 logistic regression on the last layer in the encoder's own pooling, C = 10^linspace(-6, 5, 45) (DINOv2's
+log_regression.py). The winner has the highest accuracy on the validation part, the lower cross-entropy among equals.
+Everything is then fitted again on training and validation part, and the winner predicts. The other candidates are
+run on the test images only to show what choosing there would have printed.
+
+Variants train on random crops and flips through the frozen encoder, as published (see each recipe), with two
+differences: a head is chosen on the validation part, not on the test set, and it is the head of the last epoch.
+A batch is the whole training split where the published one is larger; learning rates follow the
+batch by the published rule.
+
+Changes: 1 first version.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_bench.errors import UserError
+from ssl_bench.heads import Group, HeadsConfig, augmented_batches, cached_batches, train
+from ssl_bench.logistic import Solution, logistic
+from ssl_bench.protocol import Features, Key, Predictor, Protocol
+from ssl_bench.rng import mix
+
+Scored = tuple[str, Tensor]  # a candidate's name and its logits [N, K]
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    layers: tuple[str, ...] = ("last", "last4")
+    pooling: tuple[str, ...] = ("cls", "mean", "both")  # those the encoder has
+    epochs: int = 20
+    batch_size: int = 256
+    logistic: bool = True  # also L2 logistic regression
+    strengths: int = 45  # values of C between 10^-6 and 10^5
+    augment: bool = False  # random crops and flips through the encoder, instead of cached features
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # of those crops
+    lr_per_256: bool = False  # learning rates are for 256 images and grow with the batch
+    tol: float = 1e-4  # largest entry of the gradient at which L-BFGS stops (scikit-learn's default)
+
+
+def mae() -> LinearConfig:
+    """MAE (main_linprobe.py, arXiv 2111.06377): CLS, BatchNorm without affine, LARS, lr 0.1 per 256, batch 16,384."""
+    heads = HeadsConfig((0.1,), (0.0,), "lars", warmup=10 / 90, norm="batch", init_std=0.01)
+    return LinearConfig(heads, ("last",), ("cls",), 90, 16_384, logistic=False, augment=True, lr_per_256=True)
+
+
+def dino() -> LinearConfig:
+    """DINO ViT-S (eval_linear.py, arXiv 2104.14294): CLS of the last 4 layers, SGD, lr 0.001 per 256, 100 epochs."""
+    heads = HeadsConfig((0.001,), (0.0,), norm="none", init_std=0.01)
+    return LinearConfig(heads, ("last4",), ("cls",), 100, 1024, logistic=False, augment=True, lr_per_256=True)
+
+
+def dinov2() -> LinearConfig:
+    """DINOv2 (eval/linear.py, arXiv 2304.07193): 13 rates x layers {1, 4} x {CLS, CLS and mean}: 52 heads, SGD."""
+    lrs = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+    heads = HeadsConfig(lrs, (0.0,), norm="none", init_std=0.01)
+    return LinearConfig(
+        heads, pooling=("cls", "both"), epochs=10, batch_size=1024, logistic=False, augment=True, lr_per_256=True
+    )
+
+
+def ijepa() -> LinearConfig:
+    """I-JEPA (arXiv 2301.08243, A.2): better of last and last-4 mean pools, LARS, 6 heads, / 10 every 15 of 50."""
+    heads = HeadsConfig((0.01, 0.05, 0.001), (0.0005, 0.0), "lars", schedule="step", norm="batch", init_std=0.01)
+    return LinearConfig(
+        heads, pooling=("mean",), epochs=50, batch_size=16_384, logistic=False, augment=True, lr_per_256=True
+    )
+
+
+class Linear(Protocol):
+    version = 1
+    config: LinearConfig
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__(config)
+        self.input = "images" if config.augment else "features"
+
+    def fit(self, train: Features, val: Features, seed: int) -> Heads:
+        probe, truth = Heads(self.config, train, seed), val.labels
+        scored = [(name, float((z.argmax(1) == truth).double().mean()), _loss(z, truth)) for name, z in probe.all(val)]
+        best = max(range(len(scored)), key=lambda i: (scored[i][1], -scored[i][2]))
+        final = Heads(self.config, train + val, seed, probe.regression)
+        final.chosen = best
+        name, accuracy, loss = scored[best]
+        final.selected = {"head": name, "val_top1": 100 * accuracy, "val_loss": loss, "candidates": len(scored)}
+        return final
+
+
+def _loss(logits: Tensor, labels: Tensor) -> float:
+    value = float(F.cross_entropy(logits, labels))
+    return value if value == value else float("inf")  # a diverged head never wins
+
+
+class Heads(Predictor):
+    """Every candidate, fitted on `x`."""
+
+    def __init__(self, config: LinearConfig, x: Features, seed: int, start: Solution | None = None) -> None:
+        super().__init__()
+        self.chosen, self.own = 0, ("last", x.pooling)
+        generator = torch.Generator().manual_seed(seed)
+        keys: list[Key] = [k for k in x.keys if k[0] in config.layers and k[1] in config.pooling]
+        if not keys:
+            raise UserError(f"This probe reads {config.layers} x {config.pooling}; the encoder has only {x.keys}.")
+        sweep, size = config.heads, min(config.batch_size, len(x))
+        if config.lr_per_256:
+            sweep = replace(sweep, lrs=tuple(lr * size / 256 for lr in sweep.lrs))
+        self.groups = [Group(k, x[k].shape[1], x.num_classes, sweep, generator) for k in keys]
+        for group in self.groups:
+            group.standardize(x[group.key])
+        order = torch.Generator().manual_seed(mix("order", seed))
+        if config.augment:
+            batches, steps = augmented_batches(x, size, config.epochs, config.crop_scale, order, seed)
+        else:
+            batches, steps = cached_batches(x, keys, size, config.epochs, order)
+        train(self.groups, batches, steps)
+        self.regression: Solution | None = None
+        if config.logistic:
+            self.mean, self.std = x.own.mean(0), x.own.std(0, unbiased=False)
+            self.std[self.std < 1e-6] = 1.0
+            self.strengths = 10 ** torch.linspace(-6, 5, config.strengths)
+            scaled = self._scaled(x)
+            self.regression = logistic(scaled, x.labels, x.num_classes, self.strengths, config.tol, start=start)
+
+    def _scaled(self, x: Features) -> Tensor:
+        return (x.own - self.mean) / self.std
+
+    def all(self, x: Features) -> Iterator[Scored]:
+        """Name and logits [N, K] of every candidate."""
+        for group in self.groups:
+            logits = group.logits(x[group.key])
+            yield from ((name, logits[:, i].nan_to_num(-1e9)) for i, name in enumerate(group.names))
+        if self.regression is not None:
+            for c, logits in zip(self.strengths.tolist(), self.regression.logits(self._scaled(x)), strict=True):
+                yield f"{'/'.join(self.own)}/C={c:.3g}", logits
+
+    def predict(self, x: Features) -> Tensor:
+        return next(itertools.islice(self.all(x), self.chosen, None))[1]
+
+    def candidates(self, x: Features) -> Iterator[Scored]:
+        yield from ((name, logits.argmax(1)) for name, logits in self.all(x))

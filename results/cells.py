@@ -1,0 +1,71 @@
+"""What a cell, a cost and a header say, the same in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from results.rows import Cost
+from results.tables import Cell, Table
+
+COSTS = ("FLOPs", "time", "images/s", "memory")
+LEGEND = (
+    "Mean ± half the 95 % t-interval over n pretraining seeds; [low, high] with n = 1: over test images. "
+    "Bold: the best and those not told apart from it (Holm over all pairs). ⚠: collapsed runs in the mean."
+)
+
+
+def clean(text: str) -> str:
+    """One line of printable characters: no newline, no terminal escape, no text direction tricks."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
+def number(cell: Cell) -> str:
+    """`41.2 ± 2.5 (3)` or, with one seed, `41.2 [38.2, 44.3] (1)`."""
+    flag = " ⚠" if cell.collapsed else ""
+    if cell.low is None or cell.high is None:
+        return f"{cell.mean:.1f} ({cell.n}){flag}"
+    if cell.over == "images":
+        return f"{cell.mean:.1f} [{cell.low:.1f}, {cell.high:.1f}] ({cell.n}){flag}"
+    return f"{cell.mean:.1f} ± {cell.high - cell.mean:.1f} ({cell.n}){flag}"
+
+
+def duration(hours: float) -> str:
+    seconds = hours * 3600
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if hours < 1 else f"{hours:,.1f} h"
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def costs(cost: Cost) -> list[str]:
+    """The compute cells of a row."""
+    device = " GPU" if "cuda" in cost.device.lower() else " CPU" if cost.device.lower().startswith("cpu") else ""
+    return [
+        "–" if cost.flops is None else f"{cost.flops:.2e}",
+        "–" if cost.hours is None else duration(cost.hours) + device,
+        "–" if cost.images_per_second is None else f"{cost.images_per_second:,.0f}",
+        "–" if cost.peak_memory_bytes is None else size(cost.peak_memory_bytes),
+    ]
+
+
+def headers(table: Table) -> list[str]:
+    units = [f"{c.label} ({c.headline})" if c.headline != "top1" else c.label for c in table.columns]
+    return ["method", *units, *COSTS]
+
+
+def published_lines(table: Table) -> Sequence[str]:
+    """Published numbers as lines of their own, never in the table's cells."""
+    if not table.published:
+        return []
+    lines = [
+        f"{p['method']} {p['architecture']}, {p['protocol']}, {p['data']}: {p['value']} ({p['source']})"
+        for p in table.published
+    ]
+    return ["Published by others, other protocols and budgets:", *lines]

@@ -1,0 +1,102 @@
+"""Folding record files into JSON lines, and the generated files in `results/` that must match them."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from results import render, tables
+from results.page import bundle, page
+from results.records import Record, dumps, read, sha, unique, write_atomic
+from results.rows import by_data
+
+FOLDER = Path(__file__).resolve().parent
+FORMATS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex, "json": render.to_json}
+
+
+def collect(source: Path, folder: Path = FOLDER) -> tuple[int, int]:
+    """Fold `source/*.json` into `folder/records/<data set>.jsonl`: (records now there, of them new).
+
+    Idempotent, and safe while jobs write into `source`: what is not whole yet is not there yet, and comes next time.
+    Nothing is deleted.
+    """
+    target = folder / "records"
+    with _alone(target):
+        before = read(target)
+        merged = unique([*before, *read(source)])
+        for name, members in sorted(by_data(merged).items()):
+            text = "".join(dumps(r) + "\n" for r in members)
+            path = target / f"{slug(name)}.jsonl"
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                write_atomic(path, text)
+    return len(merged), len(merged) - len(before)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One collector at a time; the kernel drops the lock of one that dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def generated(records: Sequence[Record]) -> dict[str, str]:
+    """Every generated file, by its path below `results/`: one table per data set in each format, and the page."""
+    out = {"report.html": page(records)} if records else {}
+    for name, members in sorted(by_data(records).items()):
+        table = tables.build(members)
+        for suffix, renderer in FORMATS.items():
+            out[f"tables/{slug(name)}.{suffix}"] = renderer(table)
+    return out
+
+
+def regenerate(folder: Path = FOLDER) -> list[Path]:
+    """Write every generated file from `folder/records`; those of data sets that are gone are removed."""
+    wanted = generated(read(folder / "records"))
+    for path in _there(folder):
+        if path.relative_to(folder).as_posix() not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        write_atomic(folder / name, text)
+    return [folder / name for name in wanted]
+
+
+def stale(folder: Path = FOLDER) -> list[str]:
+    """What in `folder` is not what its records give, in sentences. Empty: all fresh. Damaged records raise."""
+    wanted = generated(read(folder / "records")) if (folder / "records").exists() else {}
+    out = []
+    for name, text in wanted.items():
+        path = folder / name
+        if not path.exists():
+            out.append(f"{path} is missing.")
+            continue
+        found, text = (t.replace(bundle(), "") for t in (path.read_text(encoding="utf-8"), text))
+        if found != text:
+            out.append(f"{path} is stale: {_first_difference(found, text)}.")
+    extra = [p for p in _there(folder) if p.relative_to(folder).as_posix() not in wanted]
+    return out + [f"{path} comes from no record." for path in extra]
+
+
+def _there(folder: Path) -> list[Path]:
+    """Files that only `regenerate` writes."""
+    tables_ = [p for suffix in FORMATS for p in (folder / "tables").glob(f"*.{suffix}")]
+    return sorted([*tables_, *folder.glob("report.html")])
+
+
+def _first_difference(found: str, wanted: str) -> str:
+    for number, (a, b) in enumerate(zip(found.split("\n"), wanted.split("\n"), strict=False), 1):
+        if a != b:
+            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            start = max(0, at - 20)
+            return f"line {number} has '{a[start : at + 20]}', the records give '{b[start : at + 20]}'"
+    return "its length differs"
+
+
+def slug(name: str) -> str:
+    """A file name from any text."""
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:60]
+    return plain if plain == name else f"{plain or 'data'}-{sha(name)[:6]}"

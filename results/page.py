@@ -1,0 +1,250 @@
+"""The page: one self-contained HTML file, opened by a double click, no network. Every string is escaped by Jinja2."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup, escape
+
+from results import across, cells, charts, rows, selection, tables
+from results.records import Record, sha
+from results.rows import by_data
+from results.tables import Cell, Column, Table
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a run, made by `ssl_bench.pictures`."""
+
+    title: str
+    alt: str
+    webp: bytes
+
+    @property
+    def uri(self) -> str:
+        return "data:image/webp;base64," + base64.b64encode(self.webp).decode()
+
+
+def page(
+    records: Sequence[Record],
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    pictures: Mapping[str, Sequence[Picture]] | None = None,
+    published: Sequence[Mapping[str, Any]] = (),
+    title: str = "ssl-bench report",
+) -> str:
+    """The whole page. `curves` and `pictures` are by run name; without them their sections are left out."""
+    parts = [_data_set(name, members, curves or {}) for name, members in sorted(by_data(records).items())]
+    summaries = across.summaries({p["name"]: p["table"] for p in parts})
+    drawings = [_chart("across", s.protocol, charts.critical_difference(s.ranking)) for s in summaries]
+    specs = {chart["id"]: chart["spec"] for part in parts for chart in part["all_charts"]}
+    specs |= {chart["id"]: chart["spec"] for chart in drawings}
+    runs = _runs(records, curves or {}, pictures or {})
+    specs |= {chart["id"]: chart["spec"] for run in runs for chart in run["charts"]}
+    commits = sorted({f"{r.code['commit'][:12]}{' (changed)' if r.code['dirty'] else ''}" for r in records})
+    return _template().render(
+        title=title,
+        parts=parts,
+        summaries=list(zip(summaries, drawings, strict=True)),
+        runs=runs,
+        published=published,
+        legend=cells.LEGEND,
+        count=len(records),
+        commits=commits,
+        when=max(r.created for r in records),
+        specs=_json(specs),
+        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        bundle=Markup(bundle()),
+    )
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite and vega-embed in one script, from vl-convert: no network."""
+    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets the default
+    return str(script).replace("</script", "<\\/script")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, finalize=_printable,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["note"] = _note
+    return environment.get_template("page.html.j2")
+
+
+def _printable(value: Any) -> Any:
+    """No control character and no text direction trick reaches the page."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)
+
+
+def _note(text: str) -> Markup:
+    """Names in backticks become code; everything is escaped."""
+    parts = cells.clean(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(cells.clean(text))
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
+def _json(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def anchor(run: str) -> str:
+    return f"run-{sha(run)[:10]}"
+
+
+def run_name(r: Record) -> str:
+    """Runs by name; what was never trained by method and seed."""
+    seed = r.seeds["pretrain"]
+    return r.run or (r.method if seed is None else f"{r.method} seed {seed}")
+
+
+def _chart(kind: str, title: str, chart: Any) -> dict[str, Any]:
+    return {"id": f"c{sha(kind + title)[:10]}", "title": title, "spec": chart.to_dict(), "about": chart.description}
+
+
+def _data_set(name: str, records: Sequence[Record], curves: Mapping[str, Any]) -> dict[str, Any]:
+    table = tables.build(records)
+    labels = {i: row.label for row in table.rows for cell in row.cells if cell is not None for i in cell.records}
+    mine = [{**c, "label": label} for r, label in _labelled(records, labels) for c in curves.get(r, ())]
+    names = [*charts.methods(table), *[r.label for r in table.rows if r.method == "supervised" and any(r.cells)]]
+    groups = {
+        "compute": [_chart(f"{name}/compute", t, c) for t, c in charts.compute_charts(table).items()],
+        "curves": [_chart(f"{name}/curves", t, c) for t, c in charts.curve_charts(mine, names).items()],
+        "ranks": [_chart(f"{name}/ranks", "Rank per protocol", c)] if (c := charts.rank_chart(table)) else [],
+        "diagnostics": [
+            _chart(f"{name}/diagnostics", t, c) for t, c in charts.diagnostics_charts(records, labels, table).items()
+        ],
+    }
+    finals = _finals(curves, {run_name(r) for r in records})
+    keys = {c.key: c.label for c in table.columns if c.ranks}
+    return {
+        "name": name,
+        "id": f"data-{sha(name)[:8]}",
+        "table": table,
+        "budgets": len({r.budget for r in table.rows if r.budget}) > 1,
+        "rows": [_row(r, table) for r in table.rows],
+        "groups": groups,
+        "all_charts": [c for group in groups.values() for c in group],
+        "agreement": [(a, b, v) for (a, b), v in across.agreement(table).items()],
+        "selectors": selection.selectors(records, keys, finals),
+    }
+
+
+def _labelled(records: Sequence[Record], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    return sorted({(r.run, labels[r.id]) for r in records if r.run and r.id in labels})
+
+
+def _finals(curves: Mapping[str, Any], runs: set[str]) -> dict[str, dict[str, float]]:
+    """The last loss and online k-NN of every run, as selectors."""
+    out: dict[str, dict[str, float]] = {}
+    for run in sorted(runs & curves.keys()):
+        for key in ("loss", "knn"):
+            if values := [c[key] for c in curves[run] if isinstance(c.get(key), (int, float))]:
+                out.setdefault(key, {})[run] = float(values[-1])
+    return out
+
+
+def _row(row: tables.Row, table: Table) -> dict[str, Any]:
+    found = [None if c is None else _cell(c, table, i) for i, c in enumerate(row.cells)]
+    return {"row": row, "cells": found, "costs": list(zip(cells.costs(row.cost), _cost_values(row.cost), strict=True))}
+
+
+def _cost_values(cost: rows.Cost) -> list[float | None]:
+    return [cost.flops, cost.hours, cost.images_per_second, cost.peak_memory_bytes]
+
+
+def _cell(cell: Cell, table: Table, i: int) -> dict[str, Any]:
+    """Text, and the whisker in per cent of the column's range; ends outside the range are cut."""
+    means = [c.mean for r in table.rows if (c := r.cells[i]) is not None]
+    pad = 0.15 * (max(means) - min(means) or 1)
+    low, span = min(means) - pad, max(means) - min(means) + 2 * pad
+
+    def place(value: float) -> float:
+        return round(min(100, max(0, 100 * (value - low) / span)), 1)
+
+    ends = None if cell.low is None or cell.high is None else (place(cell.low), place(cell.high))
+    return {
+        "cell": cell,
+        "text": cells.number(cell),
+        "at": place(cell.mean),
+        "ends": ends,
+        "what": _about(cell, table.columns[i]),
+    }
+
+
+def _about(cell: Cell, column: Column) -> str:
+    seeds = ", ".join(f"{v:.2f}" for v in cell.values)
+    text = f"{column.label}: seeds {seeds}"
+    if cell.normalised is not None:
+        text += f"; {100 * cell.normalised:.0f} % of the way from chance to supervised"
+    if cell.optimism is not None:
+        text += f"; picking the best candidate on the test images would have added {cell.optimism:.2f} points"
+    return text
+
+
+def _runs(
+    records: Sequence[Record], curves: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]
+) -> list[dict[str, Any]]:
+    """One entry per run: config, provenance, results, curves and pictures."""
+    found: dict[str, list[Record]] = {}
+    for r in rows.newest(records):
+        found.setdefault(run_name(r), []).append(r)
+    out = []
+    for name, members in sorted(found.items()):
+        first = max(members, key=lambda r: (r.created, r.id))
+        mine = [{**c, "label": first.method} for c in curves.get(name, ())]
+        out.append(
+            {
+                "name": name,
+                "id": anchor(name),
+                "first": first,
+                "records": sorted(members, key=lambda r: (r.data["name"], r.protocol, r.variant, r.id)),
+                "config": sorted(rows.flat(first.config).items()),
+                "facts": _facts(first),
+                "charts": [_chart(f"run/{name}", t, c) for t, c in charts.curve_charts(mine, [first.method]).items()],
+                "pictures": list(pictures.get(name, ())),
+            }
+        )
+    return out
+
+
+def _facts(r: Record) -> list[tuple[str, str]]:
+    spent = r.compute["pretrain"]
+    facts = [
+        ("code", f"{r.code['commit']}{' with uncommitted changes' if r.code['dirty'] else ''}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in sorted(r.versions.items()))),
+        ("weights", r.encoder["weights_sha256"] or "none"),
+        ("evaluated network", str(r.encoder["evaluated"])),
+        ("token", f"{r.encoder['pooling']}, {r.encoder['norm']}"),
+        (
+            "pretraining data",
+            f"{r.pretrain_data.get('name', 'none')} {str(r.pretrain_data.get('fingerprint', ''))[:16]}",
+        ),
+        ("evaluation data", f"{r.data['name']} {str(r.data['fingerprint'])[:16]}"),
+        ("seeds", ", ".join(f"{k} {v}" for k, v in sorted(r.seeds.items()))),
+        (
+            "collapse",
+            (r.collapse["reason"] or "flagged") if r.collapse["flag"] else f"no (RankMe {r.collapse['rankme']})",
+        ),
+        ("device", str(spent.get("device", "")) or "none"),
+        ("evaluated at", r.created),
+    ]
+    names = ["FLOPs", "time", "images/s", "memory"]
+    return facts + [(n, v) for n, v in zip(names, cells.costs(rows.cost([r])), strict=True) if v != "–"]

@@ -1,0 +1,265 @@
+"""From records to rows, columns and cells: what belongs together, and under which name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from results.records import Record, sha
+from results.statistics import Sample
+
+REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
+LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank
+PERCENT = ("top1", "accuracy", "top5", "balanced_accuracy", "miou", "map")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One protocol on one data set."""
+
+    label: str
+    key: str
+    protocol: str
+    variant: str
+    version: int
+    data: str
+    headline: str
+    higher: bool
+    num_test: int
+    num_classes: int
+
+    @property
+    def ranks(self) -> bool:
+        return self.headline not in LABEL_FREE
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing, in percent."""
+        return 100 / self.num_classes if self.headline in ("top1", "accuracy") and self.num_classes else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Mean over the row's runs of what pretraining cost; None where nothing was trained or it is unknown."""
+
+    flops: float | None = None
+    hours: float | None = None
+    images_per_second: float | None = None
+    peak_memory_bytes: float | None = None
+    device: str = ""
+    eval_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The records of one row."""
+
+    label: str
+    method: str
+    recipe: str
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    records: tuple[Record, ...]
+
+    @property
+    def reference(self) -> bool:
+        return self.method in REFERENCES
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in names}
+
+
+def newest(records: Sequence[Record]) -> list[Record]:
+    """One record per run, protocol and seeds: a run trained again (same config and seed) replaces the old one."""
+    out: dict[str, Record] = {}
+    for r in sorted(records, key=lambda r: (r.created, r.id)):
+        who = r.identity or r.encoder["weights_sha256"]
+        out[_text([r.method, r.recipe, sorted(r.overrides), who, column_key(r), r.seeds, _reading(r)])] = r
+    return sorted(out.values(), key=lambda r: r.id)
+
+
+def column_key(r: Record) -> str:
+    """Numbers with different keys are not comparable: another data set, version or setting of the protocol."""
+    kind = [r.protocol, r.variant, r.protocol_version, r.protocol_config]
+    return _text([r.data["name"], *kind, r.data["fingerprint"], r.headline])
+
+
+def columns(records: Sequence[Record]) -> list[Column]:
+    """All columns, in a fixed order, with labels as short as can be told apart."""
+    first = {column_key(r): r for r in reversed(records)}
+    many = len({r.data["name"] for r in records}) > 1
+    long = {key: [_name(r, many), f"v{r.protocol_version}", r.headline, f"#{sha(key)[:4]}"] for key, r in first.items()}
+    labels = _shortest(long)
+    return [
+        Column(
+            *(labels[key], key, r.protocol, r.variant, r.protocol_version, r.data["name"], r.headline),
+            *(r.higher_is_better, r.data["num_test"], r.data["num_classes"]),
+        )
+        for key, r in sorted(first.items())
+    ]
+
+
+def _name(r: Record, many: bool) -> str:
+    return r.protocol + (f" {r.variant}" if r.variant else "") + (f" · {r.data['name']}" if many else "")
+
+
+def _shortest(parts: dict[str, list[str]]) -> dict[str, str]:
+    """For each key, its first part plus as many of the others as make it unique."""
+    out = {}
+    for key, mine in parts.items():
+        rivals = [other for k, other in parts.items() if k != key and other[0] == mine[0]]
+        label = [mine[0]]
+        for i in range(1, len(mine)):
+            if rivals and any(r[i] != mine[i] for r in rivals):
+                label.append(mine[i])
+                rivals = [r for r in rivals if r[i] == mine[i]]
+        out[key] = " ".join(x for x in label if x)
+    return out
+
+
+def groups(records: Sequence[Record]) -> list[Group]:
+    """All rows. Equal method, recipe, overrides and config (but for the seed); split where one encoder was read in
+    several ways (pooling, layers ...) under the same protocol.
+    """
+    found: dict[str, list[Record]] = {}
+    for r in records:
+        config = _without(r.config, "seed", "run")
+        data = r.pretrain_data.get("fingerprint", "")
+        found.setdefault(_text([r.method, r.recipe, sorted(r.overrides), config, data]), []).append(r)
+    split: dict[tuple[str, str], list[Record]] = {}
+    varied: dict[tuple[str, str], str] = {}
+    for key, members in found.items():
+        names = _varying(members)
+        for r in members:
+            reading = ", ".join(f"{n}={r.encoder.get(n)}" for n in names)
+            split.setdefault((key, reading), []).append(r)
+            varied[(key, reading)] = reading
+    families: dict[str, list[dict[str, str]]] = {}
+    for m in split.values():
+        families.setdefault(f"{m[0].method}/{m[0].recipe}", []).append(flat(m[0].config))
+    parts = {}
+    for pair, m in split.items():
+        about = [m[0].method, m[0].recipe, ", ".join(sorted(m[0].overrides)), varied[pair]]
+        settings = _differences(flat(m[0].config), families[f"{m[0].method}/{m[0].recipe}"])
+        parts[_text(pair)] = [*about, settings, f"#{sha(pair[0])[:4]}"]
+    labels = _shortest(parts)
+    return [
+        Group(
+            *(labels[_text(key)], m[0].method, m[0].recipe, tuple(sorted(m[0].overrides))),
+            *(_without(m[0].config, "seed", "run"), tuple(m)),
+        )
+        for key, m in sorted(split.items())
+    ]
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """`{"optim.lr": "0.001"}`, without what differs between seeds or changes nothing."""
+    out: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}.")
+        elif prefix + key not in ("seed", "recipe") and not prefix.startswith("run."):
+            out[prefix + key] = f"{value:g}" if isinstance(value, float) else str(value)
+    return out
+
+
+def _differences(mine: dict[str, str], others: Sequence[dict[str, str]]) -> str:
+    """The settings in which rows of one recipe differ, as overrides; at most three."""
+    names = sorted({k for c in others for k in c.keys() | mine.keys() if c.get(k) != mine.get(k)})
+    phrases = [f"{n}={mine[n]}" for n in names if n in mine and not n.startswith("backbone.")][:3]
+    if any(n.startswith("backbone.") for n in names):
+        get = {n: mine.get(f"backbone.{n}", "?") for n in ("depth", "embed_dim", "patch_size")}
+        phrases.insert(0, "ViT {depth}x{embed_dim}/{patch_size}".format(**get))
+    return ", ".join(phrases)
+
+
+def _reading(r: Record) -> dict[str, Any]:
+    """How the encoder was read: pooling, layers, norm, size ..."""
+    return _without(r.encoder, "source", "evaluated", "weights_sha256")
+
+
+def _varying(members: Sequence[Record]) -> list[str]:
+    """The encoder settings that differ between records of one column and seed set."""
+    seen: dict[str, list[dict[str, Any]]] = {}
+    for r in members:
+        seen.setdefault(_text([column_key(r), r.seeds]), []).append(_reading(r))
+    names = {n for many in seen.values() for s in many for n in s if any(o.get(n) != s[n] for o in many)}
+    return sorted(names)
+
+
+def sample(records: Sequence[Record]) -> tuple[Sample, dict[str, float], list[Record]]:
+    """One value per pretraining seed (probe and split seeds averaged within), the spreads, one record per seed."""
+    units: dict[str, list[Record]] = {}
+    for r in records:
+        units.setdefault(r.encoder["weights_sha256"] or _text(r.seeds["pretrain"]), []).append(r)
+    members = sorted(units.values(), key=lambda u: (_text(u[0].seeds["pretrain"]), u[0].id))
+    values = np.array([np.mean([r.value for r in unit]) for unit in members])
+    bits = None
+    if all(r.correct for r in records) and len({r.data["num_test"] for r in records}) == 1:
+        bits = np.array([np.mean([b for r in unit if (b := r.bits()) is not None], axis=0) for unit in members])
+    spread = {"pretrain": float(values.std(ddof=1))} if len(values) > 1 else {}
+    for name in ("probe", "split"):
+        inside = [np.std(v, ddof=1) for unit in members if len(v := _by_seed(unit, name)) > 1]
+        if inside:
+            spread[name] = float(np.sqrt(np.mean(np.square(inside))))
+    fixed = all(r.seeds["pretrain"] is None for r in records)
+    return Sample(values, bits, fixed), spread, [unit[0] for unit in members]
+
+
+def _by_seed(unit: Sequence[Record], name: str) -> list[float]:
+    found: dict[str, list[float]] = {}
+    for r in unit:
+        found.setdefault(_text(r.seeds[name]), []).append(r.value)
+    return [float(np.mean(v)) for _, v in sorted(found.items())]
+
+
+def budget(config: dict[str, Any]) -> str:
+    """The budget of a run's config in words."""
+    given = config.get("budget") or {}
+    for name in ("steps", "epochs", "images", "flops"):
+        if given.get(name):
+            amount = given[name]
+            number = f"{amount:,.0f}" if amount < 1e7 else f"{amount:.3g}"
+            unit = {"flops": "FLOPs"}.get(name, name)
+            return f"{number} {unit}, batch {given.get('batch_size', '?')}"
+    return ""
+
+
+def cost(records: Sequence[Record]) -> Cost:
+    """Mean over runs; a run evaluated by several protocols counts once."""
+    runs: dict[str, dict[str, Any]] = {}
+    for r in records:
+        if r.compute["pretrain"]:
+            runs[_text([r.run, r.encoder["weights_sha256"], r.seeds["pretrain"]])] = r.compute["pretrain"]
+
+    def mean(name: str) -> float | None:
+        found = [v[name] for _, v in sorted(runs.items()) if isinstance(v.get(name), (int, float))]
+        return float(np.mean(found)) if found else None
+
+    seconds = mean("seconds")
+    spent = [s for r in records if isinstance(s := r.compute["eval"].get("seconds"), (int, float))]
+    return Cost(
+        flops=mean("flops"),
+        hours=None if seconds is None else seconds / 3600,
+        images_per_second=mean("images_per_second"),
+        peak_memory_bytes=mean("peak_memory_bytes"),
+        device="; ".join(sorted({str(v.get("device", "")) for v in runs.values()} - {""})),
+        eval_seconds=float(np.mean(sorted(spent))) if spent else None,
+    )
+
+
+def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records per data set name."""
+    out: dict[str, list[Record]] = {}
+    for record in records:
+        out.setdefault(str(record.data["name"]), []).append(record)
+    return out

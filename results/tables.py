@@ -1,0 +1,157 @@
+"""The table: a pure function of records. Shuffled records give the same one, to the byte.
+
+Rows are method x recipe (overrides and whatever else differs in the label), columns are protocol x data set. A cell is
+the mean over pretraining seeds with its 95 % interval and n. `random`, `pixels` and `supervised` stand apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from results import notes
+from results import rows as grouping
+from results.records import Record, unique
+from results.rows import REFERENCES, Column, Cost, Group
+from results.statistics import Comparison, Sample, best_and_tied, compare_with, interval
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number: mean and interval in the headline's unit (accuracies in percent)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int  # pretraining seeds
+    over: str  # what the interval runs over: seeds, images or none
+    values: tuple[float, ...]  # one per pretraining seed
+    spread: dict[str, float]  # standard deviation over pretraining, probe and split seeds, where there are several
+    collapsed: int  # of the n runs
+    best: bool = False
+    tied: bool = False  # cannot be told from the best; the best itself is tied too
+    normalised: float | None = None  # (accuracy - chance) / (supervised - chance)
+    optimism: float | None = None  # points that choosing on the test split would have added
+    records: tuple[str, ...] = ()
+    sample: Sample | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method under one recipe; cells in the order of the table's columns."""
+
+    label: str
+    method: str
+    recipe: str
+    overrides: tuple[str, ...]
+    budget: str
+    cost: Cost
+    cells: tuple[Cell | None, ...]
+    collapsed: str  # "2 of 3 runs" or ""
+
+    @property
+    def reference(self) -> bool:
+        return self.method in REFERENCES
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison of two rows in one column; `result` is first minus second."""
+
+    column: str
+    first: str
+    second: str
+    result: Comparison
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything the renderers need."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    published: tuple[dict[str, Any], ...] = ()
+
+
+def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -> Table:
+    """The table of any records, in any order. `published` numbers ride along and enter no statistics."""
+    kept = grouping.newest(unique(records))
+    columns = grouping.columns(kept)
+    rows = sorted((_row(group, columns) for group in grouping.groups(kept)), key=_place)
+    pairs: list[Pair] = []
+    said: list[str] = []
+    for i in range(len(columns)):
+        rows, found, sentences = _judge(rows, columns, i)
+        pairs += found
+        said += sentences
+    for name in REFERENCES:
+        if rows and not any(r.method == name for r in rows):
+            rows.append(Row(name, name, "", (), "", Cost(), (None,) * len(columns), ""))
+            said.append(f"`{name}` was not measured.")
+    rows = sorted(rows, key=_place)
+    said = [*notes.budgets(rows), *notes.runs(rows, kept), *said]
+    return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
+
+
+def _place(row: Row) -> tuple[int, str]:
+    return (1 + REFERENCES.index(row.method) if row.reference else 0, row.label)
+
+
+def _row(group: Group, columns: Sequence[Column]) -> Row:
+    runs = {r.run or r.id: r for r in group.records}
+    bad = sum(bool(r.collapse["flag"]) for r in runs.values())
+    cells = [_cell([r for r in group.records if grouping.column_key(r) == c.key]) for c in columns]
+    return Row(
+        *(group.label, group.method, group.recipe, group.overrides, grouping.budget(group.config)),
+        *(grouping.cost(group.records), tuple(cells), f"{bad} of {len(runs)} runs" if bad else ""),
+    )
+
+
+def _cell(records: Sequence[Record]) -> Cell | None:
+    if not records:
+        return None
+    sample, spread, units = grouping.sample(records)
+    found = interval(sample)
+    usual = [r.optimism["usual"] - r.optimism["honest"] for r in records if r.optimism]
+    return Cell(
+        *(found.mean, found.low, found.high, sample.n, found.over, tuple(map(float, sample.values)), spread),
+        collapsed=sum(bool(r.collapse["flag"]) for r in units),
+        optimism=float(np.mean(usual)) if usual else None,
+        records=tuple(r.id for r in records),
+        sample=sample,
+    )
+
+
+def _judge(rows: list[Row], columns: Sequence[Column], i: int) -> tuple[list[Row], list[Pair], list[str]]:
+    """Mark the best and the tied of column i, normalise, and compare every row with the references."""
+    column = columns[i]
+    samples = {r.label: c.sample for r in rows if (c := r.cells[i]) is not None and c.sample is not None}
+    methods = {r.label: samples[r.label] for r in rows if not r.reference and r.label in samples}
+    best, tied, compared = best_and_tied(methods, column.higher) if column.ranks else (None, set(), {})
+    pairs = [Pair(column.label, a, b, result) for (a, b), result in compared.items()]
+    tops = [c.mean for r in rows if r.method == "supervised" and (c := r.cells[i]) is not None]
+    out = []
+    for row in rows:
+        if (cell := row.cells[i]) is not None:
+            cell = replace(
+                cell, best=row.label == best, tied=row.label in tied, normalised=_normalised(cell.mean, column, tops)
+            )
+        out.append(replace(row, cells=(*row.cells[:i], cell, *row.cells[i + 1 :])))
+    if not column.ranks:
+        return out, pairs, []
+    floors = {r.label: samples[r.label] for r in rows if r.method in ("random", "pixels") and r.label in samples}
+    against = compare_with(methods, floors)
+    found = [Pair(column.label, a, b, result) for (a, b), result in against.items()]
+    means = {r.label: c.mean for r in rows if (c := r.cells[i]) is not None}
+    return out, pairs + found, notes.falls_short(found, means, column)
+
+
+def _normalised(mean: float, column: Column, tops: Sequence[float]) -> float | None:
+    if not tops or column.chance is None or max(tops) <= column.chance:
+        return None
+    return (mean - column.chance) / (max(tops) - column.chance)

@@ -1,0 +1,177 @@
+"""Tables: what a cell says, the same bytes for shuffled records, staleness, hostile names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from results import cells, records, render, tables
+from results.tables import Row, Table
+from ssl_bench import report
+from ssl_bench.errors import UserError
+from tests.fake_records import fake, quickstart
+
+
+def row(table: Table, label: str) -> Row:
+    return next(r for r in table.rows if r.label == label)
+
+
+def test_cell_and_order() -> None:
+    table = tables.build(quickstart())
+    assert [c.label for c in table.columns] == ["knn", "linear"]
+    assert [r.label for r in table.rows] == ["dino", "ijepa", "mae", "random", "pixels", "supervised"]
+    assert [r.reference for r in table.rows] == [False] * 3 + [True] * 3
+    cell = row(table, "mae").cells[0]
+    assert cell is not None
+    assert (cell.n, cell.over, len(cell.values)) == (3, "seeds", 3)
+    assert re.fullmatch(r"29\.8 ± 0\.8 \(3\)", cells.number(cell))
+    pixels = row(table, "pixels").cells[0]
+    assert pixels is not None
+    assert (pixels.n, pixels.over) == (1, "images")
+    assert "[41.4, 47.5] (1)" in cells.number(pixels)
+
+
+def test_ties_references_and_collapse() -> None:
+    table = tables.build(quickstart())
+    tied = {r.label for r in table.rows if (c := r.cells[1]) is not None and c.tied}
+    assert tied == {"dino", "mae"}
+    assert row(table, "ijepa").collapsed == "1 of 3 runs"
+    assert row(table, "ijepa").cells[0].collapsed == 1  # type: ignore[union-attr]
+    assert any("`ijepa` (28.8)" in n and "short of `pixels` (44.4)" in n for n in table.notes)
+    assert any("1 of 3 runs collapsed" in n for n in table.notes)
+    assert any(n.startswith("Budget of every trained row: 300 steps") for n in table.notes)
+    supervised = row(table, "supervised").cells[0]
+    assert supervised is not None
+    assert supervised.normalised == pytest.approx(1.0)
+
+
+def test_one_seed_makes_no_ranking() -> None:
+    table = tables.build(quickstart((0,)))
+    assert not any(c is not None and (c.best or c.tied) for r in table.rows for c in r.cells)
+    assert any("one run neither leads nor ties" in n for n in table.notes)
+    assert "**" not in render.to_markdown(table)
+
+
+def test_missing_references_stand_there_empty() -> None:
+    table = tables.build([fake("mae", 40, s) for s in range(2)])
+    assert [r.label for r in table.rows] == ["mae", "random", "pixels", "supervised"]
+    assert "`random` was not measured." in table.notes
+
+
+def test_probe_seeds_are_averaged_within_a_pretraining_seed() -> None:
+    found = [
+        fake("mae", 40 + pretrain + 2 * probe, pretrain, seeds={"pretrain": pretrain, "probe": probe, "split": 0})
+        for pretrain in (0, 1)
+        for probe in (0, 1)
+    ]
+    cell = tables.build(found).rows[0].cells[0]
+    assert cell is not None
+    assert cell.n == 2
+    assert cell.values == (pytest.approx(41, abs=0.1), pytest.approx(42, abs=0.1))
+    assert cell.spread == {"pretrain": pytest.approx(0.71, abs=0.1), "probe": pytest.approx(1.41, abs=0.1)}
+
+
+def test_incomparable_numbers_never_share_a_cell() -> None:
+    base = [fake("mae", 40, s) for s in range(2)]
+    version = tables.build([*base, fake("mae", 50, 2, protocol_version=2)])
+    assert [c.label for c in version.columns] == ["knn v1", "knn v2"]
+    settings = tables.build([*base, fake("mae", 50, 2, protocol_config={"k": 1})])
+    assert len(settings.columns) == 2
+    config = {"method": "mae", "seed": 0, "optim": {"lr": 0.1}, "budget": {"steps": 600, "batch_size": 128}}
+    budget = tables.build([*base, fake("mae", 50, 0, config=config, identity="b")])
+    assert [r.label for r in budget.rows[:2]] == ["mae budget.steps=300", "mae budget.steps=600, optim.lr=0.1"]
+    assert any("different budgets" in n for n in budget.notes)
+    reading = {**base[0].encoder, "pooling": "cls"}
+    pooled = tables.build([*base, *(fake("mae", 50, s, encoder={**reading, "weights_sha256": f"{s}"}) for s in (0, 1))])
+    assert [r.label for r in pooled.rows[:2]] == ["mae pooling=cls", "mae pooling=mean"]
+    data = tables.build([*base, fake("mae", 50, 0, data="flowers")])
+    assert [c.label for c in data.columns] == ["knn · clothing48", "knn · flowers"]
+
+
+def test_a_run_trained_again_replaces_the_old_one() -> None:
+    old = fake("mae", 40, 0)
+    new = fake("mae", 50, 0, encoder={**old.encoder, "weights_sha256": "new"}, created="2027-01-01T00:00:00+00:00")
+    cell = tables.build([old, new]).rows[0].cells[0]
+    assert cell is not None
+    assert (cell.n, cell.mean) == (1, pytest.approx(50, abs=0.1))
+
+
+@pytest.mark.parametrize("form", render.RENDERERS)
+def test_same_bytes_for_shuffled_records(form: str) -> None:
+    made = [*quickstart(), fake("mae", 33, 0, data="flowers"), fake("mae", 34, 1, data="flowers")]
+    expected = report.report(made, form)
+    for i in range(4):
+        random.Random(i).shuffle(made)
+        assert report.report(made, form) == expected
+
+
+HOSTILE = [
+    '=cmd|"/C calc"!A0',
+    "<img src=x onerror=alert(1)>",
+    "a\nb\r\n| c |",
+    "\x1b[31mred\u202e",
+    "$x_1$ & \\input{y} %",
+]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "[bold]x[/]", "`**`", "+1", "@x", "-2"])
+def test_hostile_names(name: str) -> None:
+    table = tables.build(
+        [fake(name, 40, 0), fake(name, 41, 1), fake("mae", 40, 0, data=name), fake("b", 1, variant=name)]
+    )
+    lines = list(csv.reader(io.StringIO(render.to_csv(table))))
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert not any(cell[:1] in ("=", "+", "@", "\t") or re.match(r"-\D", cell) for line in lines for cell in line)
+    markdown = render.to_markdown(table)
+    assert "<img" not in markdown
+    pipes = {len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")}
+    assert len(pipes) == 1
+    terminal = render.to_text(table, 200)
+    assert "\x1b" not in terminal + markdown
+    assert "\u202e" not in terminal + markdown
+    latex = render.to_latex(table)
+    assert "\\input" not in latex
+    for line in latex.splitlines():
+        if line.endswith(r"\\") and "&" in line:
+            assert len(re.findall(r"(?<!\\)&", line)) == len(table.columns) + len(cells.COSTS)
+    assert json.loads(render.to_json(table))["rows"][0]["method"] in (name, "mae", "b")
+
+
+def test_check_finds_one_edited_digit(tmp_path: Path) -> None:
+    for record in quickstart((0, 1))[:9]:
+        records.write(record, tmp_path / "runs" / "records")
+    folder = tmp_path / "results"
+    report.collect(tmp_path / "runs", folder)
+    assert report.check(folder) == []
+    files = [*sorted((folder / "tables").iterdir()), folder / "report.html"]
+    assert len(files) == 5
+    for path in files:
+        text = path.read_text()
+        at = re.search(r"(?<=\d\.)\d", text)
+        assert at
+        path.write_text(text[: at.start()] + str((int(at.group()) + 1) % 10) + text[at.end() :])
+        found = report.check(folder)
+        assert len(found) == 1
+        assert "stale" in found[0]
+        path.write_text(text)
+    lines = next((folder / "records").glob("*.jsonl"))
+    text = lines.read_text()
+    lines.write_text(text.replace('"top5":90.0', '"top5":90.1', 1))
+    with pytest.raises(UserError, match="digest"):
+        report.check(folder)
+    lines.write_text(text)
+    (folder / "tables" / "gone.md").write_text("x")
+    assert "comes from no record" in report.check(folder)[0]
+
+
+def test_report_messages(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no records"):
+        report.load(tmp_path)
+    with pytest.raises(UserError, match="markdown"):
+        report.report([fake()], "markdwn")
