@@ -25,6 +25,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/ssl-bench report --check
 
 bench: $(STAMP)
 	$(BIN)/ssl-bench compare $(ARGS)

@@ -15,14 +15,15 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_bench import budgets, masks
 from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.backbone import LayerNorm, ViT, block_flops, blocks, gather, init_weights, patchify, sincos_2d
+from ssl_bench.backbone import gather, patchify
 from ssl_bench.config import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy, linear
+from ssl_bench.predictor import Predictor
 from ssl_bench.rng import Rng
 
 
@@ -39,6 +40,7 @@ class IJEPAConfig:
     target: Literal["latent", "pixels"] = "latent"  # Table 7: 66.9 / 40.7
     target_view: Literal["full", "cut"] = "full"  # what the target encoder sees; Table 11: 67.3 / 56.1
     target_norm: bool = True  # LayerNorm without parameters on targets (official train.py)
+    instance_norm: bool = False  # first normalise each channel over the image's tokens, as data2vec 2.0 does
     teacher: Literal["ema", "copy", "trained"] = "ema"  # copy: stop-gradient only; trained: no stop-gradient
     momentum: float = 0.996  # EMA at the start, linear to 1 at the end
     predictor_depth: int = 6  # 6 for ViT-B, 12 for L and H; 0: no predictor, the mean context token is the prediction
@@ -68,49 +70,6 @@ def jepa_loss(predicted: Tensor, target: Tensor, normalise: bool = True) -> Tens
     if normalise:
         target = F.layer_norm(target, target.shape[-1:])
     return F.smooth_l1_loss(predicted, target)
-
-
-class Predictor(nn.Module):
-    """A narrow ViT over context tokens and one mask token per target position."""
-
-    def __init__(self, vit: ViT, dim: int, depth: int, heads: int, out: int | None = None) -> None:
-        super().__init__()
-        width = vit.config.embed_dim
-        self.depth = depth
-        self.embed = nn.Linear(width, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(sincos_2d(dim, vit.grid).unsqueeze(0), requires_grad=False)
-        self.blocks = blocks(dim, depth, heads)
-        self.norm = LayerNorm(dim)
-        self.head = nn.Linear(dim, out or width)
-        init_weights(self)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
-
-    def forward(self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None) -> Tensor:
-        """context [B, n, D] at positions keep [B, n] -> [B, T, m, D] at positions targets [B, T, m].
-
-        Blocks are laid along the batch: no block attends to another.
-        """
-        return self.head(self.norm(self.tokens(context, keep, targets, condition)[:, :, -targets.shape[2] :]))
-
-    def tokens(self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Context, then target tokens [B, T, n + m, dim] after the blocks; `condition` [B, dim] joins the queries."""
-        b, t, m = targets.shape
-        pos = self.pos_embed.expand(b, -1, -1)
-        x = self.embed(context) + gather(pos, keep)
-        x = x.repeat_interleave(t, dim=0)
-        token = self.mask_token if condition is None else self.mask_token + condition[:, None].repeat_interleave(t, 0)
-        queries = token + gather(pos, targets.flatten(1)).reshape(b * t, m, -1)
-        x = torch.cat([x, queries.to(x.dtype)], 1)
-        for block in self.blocks:
-            x = block(x)
-        return x.unflatten(0, (b, t))
-
-    def flops(self, context: float, targets: int, size: float) -> float:
-        """Forward FLOPs per image."""
-        dim, tokens = self.embed.out_features, int(context + size)
-        projections = 2.0 * dim * (context * self.embed.in_features + targets * size * self.head.out_features)
-        return projections + targets * block_flops(tokens, dim, self.depth)
 
 
 class IJEPA(Method):
@@ -157,6 +116,8 @@ class IJEPA(Method):
                 whole = [self.encoder(images, keep)[:, self.encoder.num_prefix :] for keep in positions.unbind(1)]
                 return torch.stack(whole, 1)
             tokens = self.encoder(images)[:, self.encoder.num_prefix :]
+            if o.instance_norm:
+                tokens = F.instance_norm(tokens.float().transpose(1, 2)).transpose(1, 2)
             return gather(tokens, flat).unflatten(1, positions.shape[1:])
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
@@ -185,8 +146,9 @@ class IJEPA(Method):
 
     def flops(self) -> float:
         o = self.objective
-        context, targets = self.masks(Rng(0, 64, device=self.mean.device))  # the mean context of a sample of masks
-        n, (t, m) = context.shape[1], targets.shape[1:]
+        draws = [self.masks(Rng(seed, self.config.budget.batch_size, device=self.mean.device)) for seed in range(16)]
+        n = round(sum(context.shape[1] for context, _ in draws) / len(draws))  # block sizes vary from batch to batch
+        t, m = draws[0][1].shape[1], round(sum(targets.shape[2] for _, targets in draws) / len(draws))
         total = 3 * self.student.flops(n)
         if o.predictor_depth:
             total += 3 * self.predictor.flops(n, t, m)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from ssl_bench.backbone import blocks
+from ssl_bench.backbone import blocks, explicit_attention
 from ssl_bench.heads import StackedAdamW
 from ssl_bench.method import warmup_cosine
 from ssl_bench.protocol import Features, Predictor, Protocol
@@ -128,6 +128,7 @@ class Probes(Predictor):
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed)
             self.model = Head(config.head, dim, heads, config.queries, x.num_classes).to(first.device)
+        explicit_attention(self.model, True)  # vmap has no rule for the fused kernel
         stacked, _ = stack_module_state([self.model] * len(grid))
         self.parameters = {k: v.detach().clone().requires_grad_() for k, v in stacked.items()}
         self.train(x, torch.tensor(grid, device=first.device), torch_seed)

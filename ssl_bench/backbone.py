@@ -6,7 +6,7 @@ Shapes: B images, C channels, N patches, P prefix tokens (CLS and registers), n 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ssl_bench.config import ViTConfig
 
-LayerNorm: Callable[..., nn.Module] = partial(nn.LayerNorm, eps=1e-6)  # type: ignore[assignment]
+LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm annotates a class where it calls a factory
 
 
 def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
@@ -145,7 +145,7 @@ class ViT(nn.Module):
             x = torch.where(mask.unsqueeze(-1), mask_token.to(x.dtype), x)
         patch_pos = pos[:, self.num_prefix :]
         x = x + (patch_pos if keep is None else gather(patch_pos.expand(len(x), -1, -1), keep))
-        prefix = [t for t in (self.cls_token, self.reg_token) if t is not None]
+        prefix: list[Tensor] = [t for t in (self.cls_token, self.reg_token) if t is not None]
         if prefix:
             head = torch.cat(prefix, 1) + pos[:, : self.num_prefix]
             x = torch.cat([head.expand(len(x), -1, -1), x], 1)
@@ -193,7 +193,7 @@ def to_timm(vit: ViT) -> VisionTransformer:
         in_chans=vit.patch_embed.proj.in_channels, embed_dim=c.embed_dim, depth=c.depth, num_heads=c.num_heads,
         mlp_ratio=c.mlp_ratio, class_token=c.class_token, reg_tokens=c.reg_tokens,
         global_pool="token" if c.class_token else "avg", fc_norm=False, init_values=c.layer_scale or None,
-        norm_layer=LayerNorm,  # type: ignore[arg-type]
+        norm_layer=LayerNorm,
     )  # fmt: skip
     model.load_state_dict(vit.state_dict())
     return model

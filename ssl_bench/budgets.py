@@ -16,7 +16,7 @@ FAST_FLOPS = 0.6e12
 
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
     """A first look at the embedded photographs: the same ViT and the same training FLOPs for every method."""
-    base = {
+    base: dict[str, Any] = {
         "backbone": vit("micro_patch6"),
         "data": DataConfig("clothing48", image_size=48),
         "budget": BudgetConfig(batch_size=32, flops=QUICK_FLOPS),
@@ -26,7 +26,7 @@ def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Co
 
 def small(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
     """28-64 px: half a ViT-Tiny with small patches, 100 epochs."""
-    base = {
+    base: dict[str, Any] = {
         "backbone": vit("mini_patch6"),
         "data": DataConfig("clothing48", image_size=48),
         "budget": BudgetConfig(batch_size=128, epochs=100),
@@ -38,7 +38,7 @@ def imagenet(
     method: str, objective: Any, optim: OptimConfig, backbone: str, batch_size: int, epochs: float, **changes: Any
 ) -> Config:
     """ImageNet-1k at 224 px, to be run with data.name=folder:PATH on GPUs."""
-    base = {
+    base: dict[str, Any] = {
         "backbone": vit(backbone),
         "data": DataConfig("folder:imagenet", image_size=224, val_fraction=0.01),
         "budget": BudgetConfig(batch_size=batch_size, epochs=epochs),

@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole state in a run folder (None if there is none) and sentences about damaged ones."""
-    damaged = []
+    damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         if (folder / name).exists():
             try:

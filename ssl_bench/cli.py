@@ -149,7 +149,9 @@ def eval(
             screen.say(f"  chosen on validation: {key} = {value}")
         if gap:
             usual, more = gap["usual"], gap["usual"] - gap["honest"]
-            screen.say(f"  picking the best of {gap['candidates']} on the test images would print {usual:.2f} ({more:+.2f})")
+            screen.say(
+                f"  picking the best of {gap['candidates']} on the test images would print {usual:.2f} ({more:+.2f})"
+            )
         cost = record.compute["eval"]
         screen.say(f"  {cost['seconds']:.1f} s, features {cost['feature_seconds']:.1f} s, on {cost['device']}")
     screen.say("next: ssl-bench report" + _root(root))
@@ -217,28 +219,39 @@ def _compare(
 
 
 @cli.command()
-@click.option(
-    "--format",
-    "fmt",
-    type=click.Choice(["terminal", "markdown", "csv", "latex", "json"]),
-    default="terminal",
-    show_default=True,
-)
+@click.option("--format", "form", default="terminal", show_default=True, help="terminal, markdown, csv, latex, json.")
+@click.option("--html", type=click.Path(path_type=Path), default=None, help="Write the page to this file instead.")
+@click.option("--published", is_flag=True, help="Show published numbers beside the measured ones.")
+@click.option("--collect", is_flag=True, help="Fold the records into results/ and regenerate its tables.")
+@click.option("--check", is_flag=True, help="Fail where a table in results/ is stale.")
 @ROOT
-def report(fmt: str, root: Path) -> None:
-    """The table of all records.
+def report(form: str, html: Path | None, published: bool, collect: bool, check: bool, root: Path) -> None:
+    """The table of all records, as text or as one self-contained page.
 
     \b
     Example: ssl-bench report --format markdown > table.md
+    Example: ssl-bench report --html report.html
     """
+    from results.published import load
     from ssl_bench import report as reporting
-    from ssl_bench import screen
 
-    records = reporting.load(root)
-    if fmt == "terminal":
-        screen.console.print(reporting.show(records))
+    say = _screen().say
+    if check:
+        stale = reporting.check()
+        if stale:
+            raise UserError(" ".join(stale))
+        say("results/ is fresh")
+    elif collect:
+        say(reporting.collect(root))
     else:
-        click.echo(reporting.report(records, fmt))
+        records, beside = reporting.load(root), load() if published else []
+        if html:
+            reporting.html(records, html, root, beside)
+            say(f"wrote {html}: open it in a browser; it needs no network")
+        elif form == "terminal":
+            _screen().console.print(reporting.show(records, beside))
+        else:
+            click.echo(reporting.report(records, form, beside))
 
 
 @cli.command(name="list")

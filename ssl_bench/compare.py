@@ -106,7 +106,7 @@ def _has_record(root: Path, row: Row, protocol: str) -> bool:
     from ssl_bench.protocol import Protocol
 
     base, _, variant = protocol.partition(":")
-    version = find.defined(find.module("protocols", base), Protocol).version  # type: ignore[type-abstract]
+    version = find.defined(find.module("protocols", base), Protocol).version
     folder = root / "records"
     return folder.is_dir() and any(
         (r.protocol, r.variant, r.protocol_version) == (base, variant, version)
@@ -159,7 +159,8 @@ class Matrix:
             return
         if not self._pretrained(row):
             row.state, row.started = "pretraining", time.monotonic()
-            self._start(row, ["pretrain", *row.pretrain, f"run.threads={self.threads}"])
+            own = any(argument.startswith("run.threads=") for argument in row.pretrain)
+            self._start(row, ["pretrain", *row.pretrain, *([] if own else [f"run.threads={self.threads}"])])
         elif row.missing and row.state != "evaluating":
             row.state, row.started = "evaluating", row.started or time.monotonic()
             protocols = [argument for p in row.missing for argument in ("--protocol", p)]

@@ -45,7 +45,7 @@ def protocols() -> Table:
     table = _table("protocol", "version", "input", "variants", "what")
     for name in find.names("protocols"):
         module = find.module("protocols", name)
-        cls = find.defined(module, Protocol)  # type: ignore[type-abstract]
+        cls = find.defined(module, Protocol)
         table.add_row(name, str(cls.version), cls.input, ", ".join(variants(module)), _first_line(module))
     return table
 

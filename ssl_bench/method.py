@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ssl_bench.config import Config
 from ssl_bench.rng import Rng
 
 Views = dict[str, Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Method(nn.Module):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors."""
-        decay, rest = [], []
+        decay: list[Tensor] = []
+        rest: list[Tensor] = []
         for parameter in self.parameters():
             if parameter.requires_grad:
                 (decay if parameter.ndim > 1 or self.config.optim.decay_all else rest).append(parameter)
@@ -87,16 +89,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+def frozen_copy(module: Module) -> Module:
     """A teacher: the same weights, no gradient, in eval mode."""
-    teacher = copy.deepcopy(module).eval()
-    return teacher.requires_grad_(False)
+    return copy.deepcopy(module).eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, parameters only, after the optimizer's step."""
-    mine, theirs = list(teacher.parameters()), [p.detach() for p in student.parameters()]
+    mine = [p.detach() for p in teacher.parameters()]
+    theirs = [p.detach() for p in student.parameters()]
     torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
 
 

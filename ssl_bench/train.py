@@ -40,7 +40,7 @@ class Order:
 
     def __call__(self, step: int) -> np.ndarray:
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return np.array([self.permutation(p // self.num_images)[p % self.num_images] for p in places])
+        return np.array([self.permutation(p // self.num_images)[p % self.num_images] for p in places.tolist()])
 
 
 def build(config: Config, info: DataInfo, device: torch.device) -> Method:

@@ -110,7 +110,7 @@ def test_compare_skips_what_is_there_and_a_scratch_method_needs_one_file(photos:
 
 def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "my_lab").mkdir()
-    broken = IDEA.replace("NAME", '"my_lab.idea"').replace('x.flip(-1)}', 'x.flip(-1) / 0 * 0}')
+    broken = IDEA.replace("NAME", '"my_lab.idea"').replace("x.flip(-1)}", "x.flip(-1) / 0 * 0}")
     (tmp_path / "my_lab" / "idea.py").write_text(broken)
     line = ["compare", "--methods", "my_lab.idea,mae", "--protocols", "knn", "--seeds", "1", "--recipe", "quick"]
     done = run(*line, *tiny(photos, tmp_path / "runs"), cwd=tmp_path)

@@ -45,7 +45,10 @@ def test_wrong_settings_say_what_is_wrong(setting: str, sentence: str) -> None:
 
 
 def test_settings_without_effect_are_refused() -> None:
-    for settings in (["objective.masking=random", "objective.targets=2"], ["objective.teacher=copy", "objective.momentum=0.9"]):
+    for settings in (
+        ["objective.masking=random", "objective.targets=2"],
+        ["objective.teacher=copy", "objective.momentum=0.9"],
+    ):
         with pytest.raises(UserError, match="no effect"):
             resolve(quick(), settings)
     with pytest.raises(UserError, match="set twice"):

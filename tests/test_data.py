@@ -20,7 +20,18 @@ from ssl_bench.errors import UserError
 def test_embedded_photographs() -> None:
     data, test = open_data(DataConfig()), open_test(DataConfig())
     assert len(data.train) + len(data.val) == 2782 and len(test) == 999
-    assert data.classes == ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
+    assert data.classes == (
+        "dress",
+        "hat",
+        "longsleeve",
+        "outwear",
+        "pants",
+        "shirt",
+        "shoes",
+        "shorts",
+        "skirt",
+        "t-shirt",
+    )
     assert data.train.batch([0, 5]).shape == (2, 3, 48, 48) and data.train.batch([0]).dtype == torch.uint8
     assert not set(data.train.index) & set(data.val.index)
     share = torch.bincount(data.val.labels) / (torch.bincount(data.train.labels) + torch.bincount(data.val.labels))
@@ -32,7 +43,9 @@ def test_the_same_pixels_have_the_same_fingerprint_from_a_folder_and_a_parquet(p
         rows = [(p.read_bytes(), p.parent.name) for p in sorted((photos / split).rglob("*.png"), reverse=True)]
         table = pa.table({"image": [{"bytes": b, "path": "x"} for b, _ in rows], "label": [c for _, c in rows]})
         pq.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
-    a, b = (open_data(DataConfig(f"{kind}:{path}", 24, 0.2)) for kind, path in (("folder", photos), ("parquet", tmp_path)))
+    a, b = (
+        open_data(DataConfig(f"{kind}:{path}", 24, 0.2)) for kind, path in (("folder", photos), ("parquet", tmp_path))
+    )
     assert a.fingerprint == b.fingerprint
     assert torch.equal(a.train.batch(slice(None)), b.train.batch(slice(None)))
     assert open_data(DataConfig(f"folder:{photos}", 12, 0.2)).fingerprint != a.fingerprint
@@ -87,7 +100,9 @@ def test_other_modes_are_converted(tmp_path: Path) -> None:
     assert len(everything) == 42
     flat = everything.flatten(1)
     assert (flat == 156).all(1).any(), "16-bit greys are scaled, not clipped"
-    assert ((everything[:, 0] > 200).flatten(1).all(1) & (everything[:, 1] < 60).flatten(1).all(1)).any(), "CMYK red stays red"
+    assert ((everything[:, 0] > 200).flatten(1).all(1) & (everything[:, 1] < 60).flatten(1).all(1)).any(), (
+        "CMYK red stays red"
+    )
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def averaged(x: Tensor) -> Tensor:
 def train(name: str, variant: str) -> State:
     """Gradients of two plain SGD steps, and the state after them, of one method's `quick` on a two-block ViT."""
     module = find.module("methods", name)
-    config = resolve(module.quick(), ["backbone=toy_patch8", "precision=fp32"])
+    config = resolve(module.quick(), ["backbone=toy", "precision=fp32"])
     if variant:
         config = replace(config, objective=replace(config.objective, **variants(name)[variant]))
     torch.manual_seed(0)

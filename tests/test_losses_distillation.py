@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods import barlow, byol, dino, dinov2, ibot, mocov3, msn, simclr, simsiam, swav, vicreg
 from ssl_bench.assignment import Center, sinkhorn
-from ssl_bench.config import Config, vit
+from ssl_bench.config import Config, resolve
 from ssl_bench.distributed import BatchNorm
 from ssl_bench.errors import UserError
 from ssl_bench.method import DataInfo, Method
@@ -39,7 +39,7 @@ Q1, Q2, K1, K2 = (Z(i, 6, 8) for i in (1, 2, 3, 4))
 
 def tiny(config: Config) -> Config:
     """The same recipe on a two-block ViT in fp32."""
-    return replace(config, backbone=vit("toy_patch8"), precision="fp32")
+    return resolve(config, ["backbone=toy", "precision=fp32"])
 
 
 def stepped(method: Method, at: float = 0.5, seed: int = 1) -> dict[str, Tensor]:
@@ -239,7 +239,6 @@ def test_teacher_does_not_see_the_mask(module):
     again, first = method.teach(views["global"], other, 0.05)
     torch.testing.assert_close(cls, again)
     torch.testing.assert_close(patches[: len(first)], first)
-    assert views["local"].shape[-1] == 24  # local crops are never masked: they come without a mask
     assert len(views["mask"]) == len(views["global"])
 
 
@@ -290,7 +289,8 @@ def test_byol_target_starts_elsewhere():
 
 
 @pytest.mark.parametrize(("config", "field", "value"), [
-    (dinov2.quick(), "layer_decay", 0.0), (ibot.quick(), "masked_share", 0.0), (swav.quick(), "queue_length", 0), (msn.quick(), "mask_ratio", 1.0), (simclr.quick(), "temperature", 0.0),
+    (dinov2.quick(), "layer_decay", 0.0), (ibot.quick(), "masked_share", 0.0), (swav.quick(), "queue_length", 0),
+    (msn.quick(), "mask_ratio", 1.0), (simclr.quick(), "temperature", 0.0),
 ])  # fmt: skip
 def test_refuses_what_cannot_work(config, field, value):
     with pytest.raises(UserError):
@@ -302,4 +302,4 @@ def test_sizes_must_fit_the_patches():
     with pytest.raises(UserError, match="local_size=20"):
         dino.DINO(replace(config, objective=replace(config.objective, local_size=20)), INFO)
     with pytest.raises(UserError, match="class_token"):
-        simclr.SimCLR(replace(config, backbone=vit("toy_patch8", class_token=False)), INFO)
+        simclr.SimCLR(replace(config, backbone=replace(config.backbone, class_token=False)), INFO)

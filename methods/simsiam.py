@@ -1,0 +1,104 @@
+"""SimSiam: BYOL without a target network; a predictor and a stop-gradient are enough.
+
+Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv 2011.10566.
+
+Negative cosine of one view's prediction and the other's detached projection. The predictor's learning rate stays at
+its peak (`--fix-pred-lr`), without warm-up or decay: it must keep up with the projections. Evaluated: the encoder's
+CLS.
+Adapted: the official code trains ResNets with SGD (lr 0.05 by batch / 256); no ViT recipe is published. `paper` uses
+AdamW and the ViT setting of MoCo v3 (arXiv 2104.02057): read its number as our own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.mocov3 import vit_optim
+from ssl_bench import budgets
+from ssl_bench.augment import AugmentConfig
+from ssl_bench.config import Config, OptimConfig
+from ssl_bench.crops import COLOUR, TwoCrops, TwoViews, small_two_crops
+from ssl_bench.method import DataInfo, Views
+from ssl_bench.projection import MLP
+
+WEAK = replace(COLOUR, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)  # main_simsiam.py: MoCo v2's augmentation
+
+
+@dataclass(frozen=True)
+class SimSiamConfig(TwoCrops):
+    """Defaults are those of main_simsiam.py."""
+
+    view_1: AugmentConfig = WEAK  # both views alike
+    view_2: AugmentConfig = WEAK  # both views alike
+    out: int = 2048  # width of the projector and of the embeddings
+    predictor_hidden: int = 512  # the predictor's bottleneck: a quarter
+    fix_predictor_lr: bool = True  # constant learning rate for the predictor
+
+
+def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+    """-(cos(p1, z2) + cos(p2, z1)) / 2 with predictions p and detached projections z [B, D], batch mean."""
+    cosines = F.cosine_similarity(p1, z2.detach(), dim=-1) + F.cosine_similarity(p2, z1.detach(), dim=-1)
+    return -0.5 * cosines.mean()
+
+
+class SimSiam(TwoViews):
+    """Encoder, projector and predictor."""
+
+    family, paper = "self-distillation", "SimSiam, Chen and He 2021, arXiv 2011.10566"
+    objective: SimSiamConfig
+
+    def __init__(self, config: Config, info: DataInfo) -> None:
+        super().__init__(config, info)
+        o = self.objective
+        self.projector = MLP(config.backbone.embed_dim, o.out, o.out, layers=3, end="whiten")
+        self.predictor = MLP(o.out, o.predictor_hidden, o.out, end="bias")
+
+    def forward(self, views: Views, at: float) -> dict[str, Tensor]:
+        z1, z2 = (self.projector(cls) for cls in self.encoder(views["crops"])[:, 0].chunk(2))
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        std = F.normalize(z1.detach().float(), dim=-1).std(0).mean() * self.objective.out**0.5  # 1 spread, 0 collapsed
+        return {"loss": simsiam_loss(p1.float(), p2.float(), z1.float(), z2.float()), "z_std": std}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        groups = super().param_groups()
+        if not self.objective.fix_predictor_lr:
+            return groups
+        theirs = set(self.predictor.parameters())
+        return [
+            {**group, "params": [p for p in group["params"] if (p in theirs) == constant], "lr_constant": constant}
+            for group in groups
+            for constant in (False, True)
+        ]
+
+    def flops(self) -> float:
+        return 3 * 2 * (self.crop_flops + self.projector.flops() + self.predictor.flops())
+
+
+def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
+    """ViT-S/16, ImageNet-1k, 100 epochs: no published number (ResNet-50: linear 68.1).
+
+    ssl-bench pretrain --method simsiam --recipe paper data.name=folder:/data/imagenet
+    """
+    return budgets.imagenet("simsiam", SimSiamConfig(), vit_optim(100), backbone, 4096, 100, **changes)
+
+
+def small(**changes: Any) -> Config:
+    """28-64 px. ssl-bench pretrain --method simsiam"""
+    return budgets.small("simsiam", _small(), _optim(), **changes)
+
+
+def quick(**changes: Any) -> Config:
+    """The quickstart's run: ssl-bench pretrain --method simsiam --recipe quick"""
+    return budgets.quick("simsiam", _small(), _optim(), **changes)
+
+
+def _small() -> SimSiamConfig:
+    return small_two_crops(SimSiamConfig(out=256, predictor_hidden=64))
+
+
+def _optim() -> OptimConfig:
+    return OptimConfig(lr=1e-3, warmup=0.1, weight_decay=0.05)
