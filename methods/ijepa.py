@@ -192,7 +192,8 @@ def _small() -> IJEPAConfig:
         predictor_depth=2,
         predictor_dim=64,
         predictor_heads=4,
-        momentum=0.98,  # a teacher at 0.996 hardly moves in a few thousand steps
+        momentum=0.98,  # a teacher at 0.996 hardly moves in a few thousand steps; 0.95 drifts to easy targets
+        instance_norm=True,  # without it colour and position fill the targets: k-NN 32.7 against 37.5, linear 43 / 49
     )
 
 

@@ -147,7 +147,7 @@ def small(**changes: Any) -> Config:
 
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method lejepa --recipe quick"""
-    return budgets.quick("lejepa", _small(32, 16), _optim(), **changes)
+    return budgets.quick("lejepa", _small(36, 18), _optim(), **changes)
 
 
 def _small(global_size: int, local_size: int) -> LeJEPAConfig:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ssl_bench.config import BudgetConfig, Config, DataConfig, OptimConfig, vit
 
-QUICK_FLOPS = 4.5e12  # about 80 s on one core
-FAST_FLOPS = 0.6e12
+QUICK_FLOPS = 2.8e12  # a minute or two on one slow core (AMD EPYC without AMX)
+FAST_FLOPS = 0.25e12
 
 
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:

@@ -68,12 +68,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest whole state in a run folder (None if there is none) and sentences about damaged ones."""
+    """The newest whole state in a run folder (None if there is none) and what to tell the user of damaged files."""
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         if (folder / name).exists():
             try:
-                return read(folder / name), damaged
+                state = read(folder / name)
             except Damaged as error:
-                damaged.append(f"{error}; using {PREVIOUS}." if name == LAST else f"{error}.")
-    return None, damaged
+                damaged.append(str(error))
+            else:
+                return state, [f"{text}; {name} is whole and used instead." for text in damaged]
+    return None, [f"{text}; no whole checkpoint is left, the run starts from its first step." for text in damaged]

@@ -52,6 +52,8 @@ class MultiCrop:
     def check(self) -> None:
         for part in (self.global_1, self.global_2, self.local):
             part.check()
+        if not self.local_crops and (self.local, self.local_size) != (type(self)().local, type(self)().local_size):
+            raise UserError("objective.local and local_size have no effect with objective.local_crops=0.")
 
 
 Two = TypeVar("Two", bound=TwoCrops)
@@ -83,9 +85,7 @@ def small_multi_crop(objective: Multi) -> Multi:
         objective,
         global_1=colour,
         global_2=replace(colour, solarize_p=0.2),
-        local=replace(colour, crop_scale=(0.1, 0.4)),
         local_crops=0,
-        local_size=24,
         global_size=36,
     )
 
@@ -95,6 +95,8 @@ def check_crops(config: Config, *names: str) -> None:
     if not config.backbone.class_token:
         raise UserError(f"{config.method} needs backbone.class_token=true: its head sits on CLS.")
     for name in names:
+        if name == "local_size" and not config.objective.local_crops:
+            continue
         size, patch = getattr(config.objective, name), config.backbone.patch_size
         if size % patch:
             raise UserError(f"objective.{name}={size} is not divisible by backbone.patch_size={patch}.")

@@ -155,9 +155,9 @@ def resolve(source: str | None, root: Path, seed: int = 0, data: Dataset | None 
         known = ("random", "timm", "hf", "hub", "file")
         if kind not in known:
             raise UserError(f"Unknown kind of encoder '{kind}:'. {nearest(kind, known)} Or name a run, or pixels.")
-        from ssl_bench import official
+        from ssl_bench.official import resolve as foreign  # imports this module
 
-        return official.resolve(kind, name)
+        return foreign(kind, name)
     return from_run(runs.find_run(Path(root), source))
 
 

@@ -82,14 +82,15 @@ class Monitor:
 def collapse_reason(values: dict[str, float]) -> str:
     """Why these features count as collapsed, or "" (also before the first look).
 
-    Complete collapse: the spread between images is a fiftieth of an isotropic one. Dimensional collapse: what spread
-    there is lies in fewer than three directions. An untrained ViT has neither (on the embedded photographs its std
-    is 0.6 and its centred RankMe 30 of 96), so a run that has just begun is not flagged.
+    Complete collapse: the spread between images is a twentieth of an isotropic one. Dimensional collapse: what spread
+    there is lies in a handful of directions. Measured on the embedded photographs (64 wide, 300 steps): untrained std
+    0.5, centred RankMe 24; I-JEPA 0.6 and 21; MAE 0.2 and 27; I-JEPA with both encoders trained 0.02 and 32, without
+    a predictor 0.97 and 4.4. So a run that has just begun is not flagged.
     """
     if values.get("finite") == 0.0:
         return "features are not finite"
-    if values.get("std", 1.0) < 0.02:
+    if values.get("std", 1.0) < 0.05:
         return f"all images map to nearly one vector (normalised std {values['std']:.3f}; isotropic is 1)"
-    if values.get("rankme_centred", 99.0) < 3.0:
+    if values.get("rankme_centred", 99.0) < 6.0:
         return f"features vary in {values['rankme_centred']:.1f} directions only (centred RankMe)"
     return ""

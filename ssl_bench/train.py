@@ -65,7 +65,7 @@ def set_schedules(optimizer: torch.optim.Optimizer, config: Config, at: float) -
     lr = warmup_cosine(at, o.warmup, o.lr_start, o.lr, o.lr_end)
     wd = o.weight_decay if o.weight_decay_end is None else cosine(at, o.weight_decay, o.weight_decay_end)
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = (o.lr if group.get("lr_constant") else lr) * group["lr_scale"]  # SimSiam's predictor: constant
         group["weight_decay"] = wd * group["weight_decay_scale"]
     return {"lr": lr, "weight_decay": wd}
 

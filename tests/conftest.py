@@ -50,7 +50,7 @@ def tiny(method: str, data: str, steps: int = 6, **changes: object) -> Config:
     shape = ViTConfig(embed_dim=32, depth=2, num_heads=2, patch_size=6, class_token=config.backbone.class_token)
     objective = config.objective
     for name, size in (("global_size", 24), ("local_size", 12), ("crop_size", 24)):
-        if hasattr(objective, name):
+        if hasattr(objective, name) and (name != "local_size" or getattr(objective, "local_crops", 1)):
             objective = replace(objective, **{name: size})
     base = {
         "backbone": replace(

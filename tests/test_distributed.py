@@ -22,6 +22,7 @@ from ssl_bench import distributed, find
 from ssl_bench.assignment import Center, sinkhorn
 from ssl_bench.config import resolve
 from ssl_bench.distributed import BatchNorm
+from ssl_bench.errors import UserError
 from ssl_bench.method import DataInfo, Method
 from ssl_bench.rng import Rng
 
@@ -116,7 +117,10 @@ def everything() -> dict[str, Any]:
     """Every case's numbers; an error is kept as its text, so that one method does not hide the others."""
     results: dict[str, Any] = {"primitives": primitives()}
     for name, variant in CASES:
-        results[f"{name} {variant}"] = train(name, variant)
+        try:
+            results[f"{name} {variant}"] = train(name, variant)
+        except UserError as error:  # raised before anything is sent, on both processes
+            results[f"{name} {variant}"] = str(error)
     return results
 
 
@@ -147,6 +151,7 @@ def pairs() -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize(("name", "variant"), CASES, ids=lambda v: str(v))
 def test_two_processes_train_like_one(pairs, name, variant):
     alone, together = (p[f"{name} {variant}"] for p in pairs)
+    assert isinstance(alone, dict), alone
     assert alone.keys() == together.keys()
     steps = [f"gradient {step}" for step in range(STEPS)]
     largest = {step: max(float(v.abs().max()) for k, v in alone.items() if k.startswith(step)) for step in steps}

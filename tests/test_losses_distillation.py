@@ -299,7 +299,9 @@ def test_refuses_what_cannot_work(config, field, value):
 
 def test_sizes_must_fit_the_patches():
     config = tiny(dino.quick())
+    with pytest.raises(UserError, match="global_size=20"):
+        dino.DINO(replace(config, objective=replace(config.objective, global_size=20)), INFO)
     with pytest.raises(UserError, match="local_size=20"):
-        dino.DINO(replace(config, objective=replace(config.objective, local_size=20)), INFO)
+        dino.DINO(replace(config, objective=replace(config.objective, local_size=20, local_crops=1)), INFO)
     with pytest.raises(UserError, match="class_token"):
         simclr.SimCLR(replace(config, backbone=replace(config.backbone, class_token=False)), INFO)

@@ -1,0 +1,190 @@
+"""`finetune`: the whole network trained on the labels, from the pretrained weights.
+
+Definition: MAE's recipe (He et al. 2022, arXiv 2111.06377; mae/main_finetune.py, util/lr_decay.py): mean of the patch
+tokens before the encoder's norm, a fresh LayerNorm and linear head (std 2e-5); AdamW, weight decay 0.05 except on 1-D
+tensors, positions and CLS; layer-wise learning-rate decay in depth + 1 groups (embeddings d^(depth + 1), block i
+d^(depth - i), head 1); linear warm-up, cosine per iteration; random crops and flips, RandAugment (timm's
+rand-m9-mstd0.5-inc1), random erasing, mixup and cutmix per batch, label smoothing, drop path. The learning rate is
+blr * batch / 256. The default is scaled to thousands of small images; `finetune:mae` is as published.
+Trained once on training and validation part, the last epoch counts: nothing is chosen (the official code reports the
+best epoch on the test set). Test images: resize and centre crop, no augmentation.
+
+Changes: 1 first version.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ssl_bench.augment import AugmentConfig, augment
+from ssl_bench.errors import UserError
+from ssl_bench.method import warmup_cosine
+from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.rng import Rng, mix
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    epochs: int = 30
+    batch_size: int = 128
+    blr: float = 1e-3  # learning rate per 256 images
+    layer_decay: float = 0.75
+    drop_path: float = 0.1  # of the last block, growing linearly
+    weight_decay: float = 0.05
+    warmup_epochs: float = 3
+    min_lr: float = 1e-6
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    randaugment: str = "rand-m9-mstd0.5-inc1"  # "": none
+    erase: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    smoothing: float = 0.1
+    pooling: str = "mean"  # mean of the patch tokens, or cls
+
+
+def mae() -> FinetuneConfig:
+    """MAE ViT-B (mae/FINETUNE.md): 100 epochs, batch 1024, layer decay 0.65; 83.6 on ImageNet-1k."""
+    return FinetuneConfig(100, 1024, 5e-4, 0.65, 0.1, warmup_epochs=5, crop_scale=(0.08, 1.0))
+
+
+def ijepa() -> FinetuneConfig:
+    """I-JEPA ViT-H (arXiv 2301.08243, appendix): 50 epochs, lr 1e-4 at batch 528, decay 0.04, drop path 0.25."""
+    blr = 1e-4 * 256 / 528
+    return FinetuneConfig(50, 528, blr, 0.75, 0.25, 0.04, warmup_epochs=5, crop_scale=(0.08, 1.0))
+
+
+def ibot() -> FinetuneConfig:
+    """iBOT ViT-B (ibot README): 100 epochs, layer decay 0.65, drop path 0.2, CLS; the rest as BEiT's and MAE's."""
+    return FinetuneConfig(100, 1024, 1e-3, 0.65, 0.2, warmup_epochs=5, crop_scale=(0.08, 1.0), pooling="cls")
+
+
+class Classifier(nn.Module):
+    """A copy of the encoder's network with a fresh norm and head."""
+
+    def __init__(self, encoder: Any, config: FinetuneConfig, num_classes: int) -> None:
+        super().__init__()
+        if encoder.model is None or (config.pooling == "cls" and not encoder.has_cls):
+            raise UserError(f"'{encoder.method}' cannot be fine-tuned with pooling={config.pooling}.")
+        self.net, self.depth, self.pooling = copy.deepcopy(encoder.model), encoder.depth, config.pooling
+        self.blocks = [getattr(self.net, "model", self.net).blocks[i] for i in range(self.depth)]
+        if config.drop_path and not all(hasattr(b, "drop_path1") for b in self.blocks):
+            raise UserError("The blocks of this network have no drop path: set drop_path=0.")
+        for i, block in enumerate(self.blocks):
+            if config.drop_path:
+                block.drop_path1 = block.drop_path2 = DropPath(config.drop_path * i / max(1, self.depth - 1))
+        with torch.no_grad():
+            width = self.features(
+                torch.zeros(1, len(encoder.mean), encoder.image_size, encoder.image_size, device=encoder.device)
+            )
+        self.fc_norm, self.head = nn.LayerNorm(width.shape[1], eps=1e-6), nn.Linear(width.shape[1], num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=2e-5)
+        nn.init.zeros_(self.head.bias)
+        self.net.requires_grad_(
+            True
+        )  # positions too, even where sin-cos ones were fixed: MAE's fine-tuning trains them
+
+    def features(self, images: Tensor) -> Tensor:
+        tokens = self.net.layers(images, [self.depth - 1], norm=False)[0]
+        return tokens[:, 0] if self.pooling == "cls" else tokens[:, self.net.num_prefix :].mean(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.fc_norm(self.features(images)))
+
+
+def layer_of(name: str, depth: int) -> int:
+    """0 for what comes before the blocks, i + 1 for block i, depth + 1 for the rest."""
+    name = name.removeprefix("net.").removeprefix("model.")
+    if name.startswith(("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "registers", "mask_token")):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
+
+
+def param_groups(model: nn.Module, depth: int, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """One group per layer and kind, with `lr_scale` = layer_decay ^ (depth + 1 - layer)."""
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "reg_token", "registers"))
+            layer, wd = layer_of(name, depth), 0.0 if plain else weight_decay
+            scale = layer_decay ** (depth + 1 - layer)
+            group = groups.setdefault(
+                (layer, wd), {"params": [], "lr_scale": scale, "weight_decay": wd, "layer": layer}
+            )
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def randaugment(spec: str, size: int, mean: tuple[float, ...]) -> Any:
+    """timm's RandAugment. At full strength its posterize keeps 0 bits, which Pillow refuses since version 12: 1 here."""
+    change = rand_augment_transform(
+        spec, {"translate_const": int(0.45 * size), "img_mean": tuple(int(255 * m) for m in mean)}
+    )
+    for op in change.ops:
+        if "Posterize" in op.name:
+            op.level_fn = lambda level, hparams, inner=op.level_fn: (max(1, inner(level, hparams)[0]),)
+    return change
+
+
+class Finetuned(Predictor):
+    def __init__(self, x: Features, config: FinetuneConfig, seed: int) -> None:
+        super().__init__()
+        self.encoder, c = x.encoder, config
+        random.seed(mix("finetune", seed))
+        np.random.seed(mix("finetune", seed) % 2**32)
+        torch.manual_seed(mix("finetune", seed))
+        self.model = Classifier(x.encoder, c, x.num_classes).to(x.encoder.device)
+        size = min(c.batch_size, len(x)) // 2 * 2  # mixup needs pairs
+        steps, lr = len(x) // size, c.blr * size / 256
+        optimizer = torch.optim.AdamW(param_groups(self.model, x.encoder.depth, c.layer_decay, c.weight_decay), lr=lr)
+        mixup = Mixup(c.mixup, c.cutmix, switch_prob=0.5, label_smoothing=c.smoothing, num_classes=x.num_classes)
+        order, warmup = torch.Generator().manual_seed(mix("order", seed)), c.warmup_epochs / c.epochs
+        self.model.train()
+        for epoch in range(c.epochs):
+            for i, rows in enumerate(torch.randperm(len(x), generator=order)[: steps * size].split(size)):
+                at = (epoch + i / steps) / c.epochs
+                for group in optimizer.param_groups:
+                    group["lr"] = group["lr_scale"] * warmup_cosine(at, warmup, 0.0, lr, c.min_lr)
+                images = self.augmented(x.images.batch(rows.numpy()), c, mix("finetune", seed, epoch, i))
+                images, target = mixup(images, x.labels[rows].to(images.device))
+                loss = torch.sum(-target * F.log_softmax(self.model(images), 1), 1).mean()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+        self.model.eval()
+
+    def augmented(self, images: Tensor, c: FinetuneConfig, seed: int) -> Tensor:
+        e = self.encoder
+        if c.randaugment and images.shape[1] == 3:
+            change = randaugment(c.randaugment, images.shape[-1], e.mean)
+            made = [np.asarray(change(Image.fromarray(image.permute(1, 2, 0).numpy()))) for image in images]
+            images = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+        look = AugmentConfig(crop_scale=c.crop_scale, interpolation="bicubic")
+        view = augment(images.to(e.device), Rng(seed, len(images), device=e.device), e.image_size, look, e.mean, e.std)
+        return RandomErasing(c.erase, mode="pixel", device=str(e.device))(view) if c.erase else view
+
+    @torch.no_grad()
+    def predict(self, x: Features) -> Tensor:
+        rows = torch.arange(len(x)).split(256)
+        return torch.cat([self.model(self.encoder.prepare(x.images.batch(r.numpy()))).float().cpu() for r in rows])
+
+
+class Finetune(Protocol):
+    version = 1
+    input = "images"
+    config: FinetuneConfig
+
+    def fit(self, train: Features, val: Features, seed: int) -> Finetuned:
+        return Finetuned(train + val, self.config, seed)
