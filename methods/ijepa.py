@@ -49,20 +49,19 @@ class IJEPAConfig:
 
     def check(self) -> None:
         self.augment.check()
-        defaults = IJEPAConfig()
-        if self.masking != "multiblock":
-            for name in ("targets", "target_scale", "target_aspect", "context_scale"):
-                if getattr(self, name) != getattr(defaults, name):
-                    raise UserError(f"objective.{name} has no effect with objective.masking={self.masking}.")
-        if self.teacher != "ema" and self.momentum != defaults.momentum:
-            raise UserError(f"objective.momentum has no effect with objective.teacher={self.teacher}.")
-        if self.target == "pixels" and (self.teacher != "ema" or self.target_view != "full"):
-            raise UserError("objective.teacher and objective.target_view have no effect with objective.target=pixels.")
         if self.predictor_depth and self.predictor_dim % self.predictor_heads:
-            raise UserError(
-                f"objective.predictor_dim={self.predictor_dim} must be divisible by "
-                f"objective.predictor_heads={self.predictor_heads}."
-            )
+            raise UserError("objective.predictor_dim must be divisible by objective.predictor_heads.")
+
+    def unused(self) -> set[str]:
+        """Settings without effect beside the others: `resolve` refuses to have them set."""
+        out = set() if self.masking == "multiblock" else {"targets", "target_scale", "target_aspect", "context_scale"}
+        if self.target == "pixels":
+            out |= {"teacher", "target_view", "momentum"}
+        if self.teacher != "ema":
+            out |= {"momentum"}
+        if self.target == "pixels" or self.target_view == "cut":
+            out |= {"instance_norm"}
+        return out if self.predictor_depth else out | {"predictor_dim", "predictor_heads"}
 
 
 def jepa_loss(predicted: Tensor, target: Tensor, normalise: bool = True) -> Tensor:
@@ -193,7 +192,7 @@ def _small() -> IJEPAConfig:
         predictor_dim=64,
         predictor_heads=4,
         momentum=0.98,  # a teacher at 0.996 hardly moves in a few thousand steps; 0.95 drifts to easy targets
-        instance_norm=True,  # without it colour and position fill the targets: k-NN 32.7 against 37.5, linear 43 / 49
+        instance_norm=True,  # else colour and position fill the targets: linear on validation 41.2, with it 47.7
     )
 
 

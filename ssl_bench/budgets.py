@@ -10,7 +10,7 @@ from typing import Any
 
 from ssl_bench.config import BudgetConfig, Config, DataConfig, OptimConfig, vit
 
-QUICK_FLOPS = 2.8e12  # a minute or two on one slow core (AMD EPYC without AMX)
+QUICK_FLOPS = 2.2e12  # a minute or so on one slow core (AMD EPYC without AMX)
 FAST_FLOPS = 0.25e12
 
 

@@ -58,10 +58,11 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
     Two seeds each, the same ViT, data and training FLOPs; k-NN and linear evaluation; reference rows.
     Example: ssl-bench quickstart --fast
     """
-    from ssl_bench import budgets
+    from ssl_bench import budgets, compare
 
     settings = [f"budget.flops={budgets.FAST_FLOPS:g}"] if fast else []
-    _compare(["ijepa", "mae", "dino", "supervised"], ["knn", "linear"], 2, "quick", settings, root, jobs)
+    rows = compare.plan(["ijepa", "mae", "dino", "supervised"], ["knn", "linear"], 2, "quick", settings, root)
+    compare.run(rows, root, jobs)
     say = _screen().say
     say("Next:", "bold")
     say("  ssl-bench report --format markdown          this table, to paste")
@@ -177,45 +178,10 @@ def compare(
     \b
     Example: ssl-bench compare --methods ijepa,mae,dino --protocols knn,linear --seeds 3 --recipe quick
     """
-    _compare(methods.split(","), protocols.split(","), seeds, recipe, list(settings), root, jobs, not no_references)
+    from ssl_bench import compare as matrix
 
-
-def _compare(
-    methods: list[str], protocols: list[str], seeds: int, recipe: str, settings: list[str], root: Path, jobs: int,
-    references: bool = True,
-) -> None:  # fmt: skip
-    import os
-
-    from ssl_bench import compare, report, screen
-
-    rows = compare.plan(methods, protocols, seeds, recipe, settings, root, references)
-    there = sum(row.state == "done" for row in rows)
-    screen.say(
-        f"{len(rows)} rows x {len(protocols)} protocols in {root}" + (f"; {there} are there already" if there else "")
-    )
-    matrix = compare.Matrix(rows, root, jobs or min(len(os.sched_getaffinity(0)), 8))
-    watched = screen.interactive()
-    with screen.live(watched) as update:
-        import time
-
-        matrix.run(
-            lambda m: (
-                update(screen.matrix([r.view() for r in m.rows], time.monotonic() - m.began, m.seconds_left()))
-                if watched
-                else None
-            ),
-            lambda text: (
-                None
-                if watched and " failed " not in text
-                else screen.say(f"{screen.clock(time.monotonic() - matrix.began)}  {text}")
-            ),
-        )
-    screen.console.print(report.show(report.load(root)))
-    failed = [row.label for row in rows if row.state == "failed"]
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}. The same command tries them again."
-        )
+    rows = matrix.plan(methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references)
+    matrix.run(rows, root, jobs)
 
 
 @cli.command()

@@ -197,6 +197,32 @@ class Matrix:
         return (sum(known) + waiting * each) / min(self.jobs, max(1, waiting + len(known)))
 
 
+def run(rows: list[Row], root: Path, jobs: int) -> None:
+    """All rows with a live table (or lines), then the report. Raises where a row failed, after the others are done."""
+    from ssl_bench import report, screen
+
+    there = sum(row.state == "done" for row in rows)
+    screen.say(f"{len(rows)} rows in {root}" + (f"; {there} are there already" if there else ""))
+    matrix = Matrix(rows, root, jobs or min(len(os.sched_getaffinity(0)), 8))
+    watched = screen.interactive()
+    with screen.live(watched) as update:
+
+        def draw(m: Matrix) -> None:
+            if watched:
+                update(screen.matrix([row.view() for row in m.rows], time.monotonic() - m.began, m.seconds_left()))
+
+        def event(text: str) -> None:
+            if not watched or " failed " in text:
+                screen.say(f"{screen.clock(time.monotonic() - matrix.began)}  {text}")
+
+        matrix.run(draw, event)
+    screen.console.print(report.show(report.load(root)))
+    failed = [row.label for row in rows if row.state == "failed"]
+    if failed:
+        names = ", ".join(failed)
+        raise UserError(f"{len(failed)} of {len(rows)} rows failed: {names}. The same command tries them again.")
+
+
 def _last_line(path: Path | None) -> str:
     lines = path.read_text(errors="replace").strip().splitlines() if path and path.exists() else []
     return lines[-1].strip()[:300] if lines else "no output"

@@ -207,7 +207,13 @@ def resolve(config: Config, assignments: Sequence[str]) -> Config:
     kinds = {f"budget.{k}" for k in BUDGETS}
     if kinds & {text.partition("=")[0] for text in assignments}:
         config = replace(config, budget=replace(config.budget, **dict.fromkeys(BUDGETS, 0)))
-    return override(config, assignments).check()
+    config = override(config, assignments)
+    unused: set[str] = config.objective.unused() if hasattr(config.objective, "unused") else set()
+    for text in assignments:
+        group, _, rest = text.partition("=")[0].partition(".")
+        if group == "objective" and rest.partition(".")[0] in unused:
+            raise UserError(f"'{text}' has no effect beside the other settings of {config.method}: leave it out.")
+    return config.check()
 
 
 def override(config: Any, assignments: Sequence[str]) -> Any:

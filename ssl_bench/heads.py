@@ -28,7 +28,7 @@ Batches = Iterable[tuple[Callable[[Key], Tensor], Tensor]]  # feature by key [B,
 class HeadsConfig:
     """The optimiser of a sweep. Learning rates are absolute."""
 
-    lrs: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)  # one set of heads per learning rate
+    lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)  # one set of heads per learning rate
     weight_decays: tuple[float, ...] = (0.0, 0.01)  # L2, added to the gradient
     optimizer: Literal["sgd", "lars"] = "sgd"
     momentum: float = 0.9
