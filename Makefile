@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 ARGS :=
 
-.PHONY: help quickstart test check bench clean
+.PHONY: help quickstart test test-slow check bench clean
 
 help:
 	@echo "make quickstart   a small comparison from end to end (ARGS=--fast: smaller still)"
-	@echo "make test         all tests"
+	@echo "make test         the tests, two at a time"
+	@echo "make test-slow    several processes at once, wheels, a browser, simulations"
 	@echo "make check        ruff, formatting, types"
 	@echo "make bench        every method x seed x protocol, resumable: ssl-bench compare"
 	@echo "make clean        remove .venv, caches and dist (never runs)"
@@ -19,7 +20,10 @@ quickstart: $(STAMP)
 	$(BIN)/ssl-bench quickstart $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -128,17 +128,19 @@ def eval(
     """
     import torch
 
-    from ssl_bench import screen
+    from ssl_bench import protocol, screen
     from ssl_bench.evaluate import data_of, evaluate_all
 
     if threads:
         torch.set_num_threads(threads)
+    names = [name for entry in protocols for name in entry.split(",")]
+    for name in names:  # a wrong name is told before any work, and before "there is no run"
+        protocol.load(name, settings)
     if source is None:
         from ssl_bench import runs
 
         source = runs.find_run(root).name
         screen.say(f"newest finished run: {source}")
-    names = [name for entry in protocols for name in entry.split(",")]
     where = data_of(source, root, data, image_size)
     for record in evaluate_all(
         source, names, where, root, seed, settings, device, tell=lambda p: screen.say(f"{p} ...")

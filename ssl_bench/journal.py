@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssl_bench import runs
 from ssl_bench.checkpoint import write_atomic
+from ssl_bench.errors import UserError
 from ssl_bench.monitor import Monitor, collapse_reason
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Journal:
         self.signals: dict[str, float] = {}
         self.clock = self.last_status = self.last_save = time.monotonic()
         self.base, self.began = trainer.seconds, trainer.step
+        self.board: Any = board(run.folder) if config.run.tensorboard else None
         for name in ("metrics", "timing"):
             truncate(run.folder / f"{name}.jsonl", trainer.step)
 
@@ -55,6 +57,9 @@ class Journal:
         trainer.seconds = self.base + now - self.clock
         if row:
             append(self.run.folder / "metrics.jsonl", {"step": trainer.step, **row})
+            if self.board is not None:
+                for name, number in row.items():
+                    self.board.add_scalar(name, number, trainer.step)
             timing = {"step": trainer.step, "seconds": trainer.seconds, "images_per_second": self.rate()}
             append(self.run.folder / "timing.jsonl", timing)
         if now - self.last_status > STATUS_SECONDS or trainer.step == trainer.steps:
@@ -90,6 +95,15 @@ class Journal:
         seen |= {key: self.signals[key] for key in ("knn", "rankme", "std") if key in self.signals}
         runs.set_status(self.run, state="running", **seen)
         self.observe({"run": self.run.name, **seen})
+
+
+def board(folder: Path) -> Any:
+    """A TensorBoard writer into the run folder."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("run.tensorboard=true needs TensorBoard: pip install 'ssl-bench[tensorboard]'.") from error
+    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path)
         ("eval --protocol lineal", "Unknown protocol 'lineal'. Did you mean 'linear'?"),
         ("eval --protocol knn", "No finished run in"),
         ("eval nothing --protocol knn", "No run 'nothing'"),
-        ("report", "There are no records in"),
+        ("report", "There are no records at"),
         ("pretend", "No command 'pretend'. Did you mean 'pretrain'?"),
         ("compare --methods mae --seeds 0", "at least one seed"),
     ],

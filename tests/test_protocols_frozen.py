@@ -150,11 +150,11 @@ def test_linear_tries_the_whole_grid_and_chooses_on_the_validation_part():
     train, val, test = part(240), part(80, seed=1), part(400, seed=2)
     predictor = Linear(config).fit(train, val, 0)
     names = [name for name, _ in predictor.candidates(test)]
-    assert len(names) == len(set(names)) == 2 * 3 * 10 + 9
+    assert len(names) == len(set(names)) == 2 * 3 * 10 + 2 * 9
     assert predictor.selected["head"] in names
     assert classification(predictor.predict(test), test.labels, 4)["top1"] > 60
     without = Linear(config).fit(part(240, cls=False), part(80, seed=1, cls=False), 0)
-    assert len(list(without.candidates(part(9, cls=False)))) == 2 * 1 * 10 + 9
+    assert len(list(without.candidates(part(9, cls=False)))) == 2 * 1 * 10 + 2 * 9
 
 
 def test_metrics_by_hand():
