@@ -20,7 +20,7 @@ quickstart: $(STAMP)
 	$(BIN)/ssl-bench quickstart $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
