@@ -10,8 +10,9 @@ from pathlib import Path
 
 from results import render, tables
 from results.page import bundle, page
-from results.records import Record, dumps, read, sha, unique, write_atomic
+from results.records import Record, dumps, read, sha, unique
 from results.rows import by_data
+from ssl_bench.files import write_atomic
 
 FOLDER = Path(__file__).resolve().parent
 FORMATS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex, "json": render.to_json}

@@ -16,8 +16,6 @@ import datetime
 import hashlib
 import json
 import math
-import os
-import secrets
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ssl_bench.errors import UserError
+from ssl_bench.files import write_atomic
 
 SCHEMA = 1
 # Old schema -> function from its dict to the next schema's. Records of every earlier version stay readable.
@@ -221,25 +220,6 @@ def write(record: Record, folder: str | Path) -> Path:
     path = Path(folder) / f"{record.id}.json"
     write_atomic(path, dumps(record) + "\n")
     return path
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step, safe for any number of writers on a shared file system."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)  # the rename itself must reach the disk too
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(source: str | Path) -> list[Record]:

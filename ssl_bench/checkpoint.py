@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ssl_bench.errors import UserError
+from ssl_bench.files import write_atomic
 
 MAGIC = b"SSLBENCH"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -27,20 +28,6 @@ class Damaged(Exception):
 def sha256(data: bytes) -> str:
     """Hex digest."""
     return hashlib.sha256(data).hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old bytes or the new ones, never half."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"Cannot write {path} ({error.strerror}). What was there before is intact.") from error
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

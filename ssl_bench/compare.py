@@ -31,7 +31,8 @@ class Row:
     missing: list[str] = field(default_factory=list)  # protocols still to run
     state: str = "waiting"
     where: list[str] = field(default_factory=list)  # --data and --image-size, where the source does not tell
-    recorded: str = ""  # how records name the encoder of a reference
+    data: str = ""  # the data set it is evaluated on
+    recorded: str = ""  # how records name the encoder: the run, or the source of a reference
     process: subprocess.Popen[bytes] | None = None
     log: Path | None = None
     started: float = 0.0
@@ -72,17 +73,19 @@ def plan(
             config = resolve(function(), [*overrides, f"seed={seed}"])
             run = runs.start(root, config)
             arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
-            rows.append(Row(f"{method} seed {seed}", run.name, run, arguments, seed))
+            label = f"{method} seed {seed}"
+            rows.append(Row(label, run.name, run, arguments, seed, data=config.data.name, recorded=run.name))
     if references:
-        rows += _references(rows, seeds)
+        rows += _references(rows)
+    there = _numbers(root)
     for row in rows:
-        row.missing = [p for p in protocols if not _has_record(root, row, p)]
+        row.missing = [p for p in protocols if (row.recorded, row.seed, row.data, *_version(p)) not in there]
         if not row.missing and (row.run is None or row.run.status().get("state") == "finished"):
             row.state = "done"
     return rows
 
 
-def _references(rows: list[Row], seeds: int) -> list[Row]:
+def _references(rows: list[Row]) -> list[Row]:
     """`random` for every backbone in the plan and seed, and `pixels`, on the data of the first run."""
     from ssl_bench.encoders import random_source
 
@@ -93,30 +96,38 @@ def _references(rows: list[Row], seeds: int) -> list[Row]:
         name = random_source(config.backbone, config.data.image_size)
         if (name, row.seed) not in seen:
             seen.add((name, row.seed))
-            out.append(Row(f"random seed {row.seed}", f"random:{row.source}", None, [], row.seed, recorded=name))
+            label, source = f"random seed {row.seed}", f"random:{row.source}"
+            out.append(Row(label, source, None, [], row.seed, data=row.data, recorded=name))
     assert rows[0].run is not None
     data = rows[0].run.config().data
     where = ["--data", data.name, "--image-size", str(data.image_size)]
-    return [*out, Row("pixels", "pixels", None, [], 0, where=where, recorded="pixels")]
+    return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=data.name, recorded="pixels")]
 
 
-def _has_record(root: Path, row: Row, protocol: str) -> bool:
-    """Whether the number is there already, made by the protocol's present version."""
-    from results.records import read
+def _version(protocol: str) -> tuple[str, str, int]:
+    """Name, variant and present version: a number made by an older version does not count."""
     from ssl_bench.protocol import Protocol
 
     base, _, variant = protocol.partition(":")
-    version = find.defined(find.module("protocols", base), Protocol).version
+    return base, variant, find.defined(find.module("protocols", base), Protocol).version
+
+
+def _numbers(root: Path) -> set[tuple[str, int, str, str, str, int]]:
+    """What is recorded already: encoder, pretraining seed, data set, protocol, variant, version."""
+    from results.records import read
+
     folder = root / "records"
-    return folder.is_dir() and any(
-        (r.protocol, r.variant, r.protocol_version) == (base, variant, version)
-        and (
-            r.run == row.source
-            if row.run
-            else r.encoder["source"] == row.recorded and r.seeds["pretrain"] in (row.seed, None)
+    return {
+        (
+            r.run or r.encoder["source"],
+            r.seeds["pretrain"] or 0,
+            r.data["name"],
+            r.protocol,
+            r.variant,
+            r.protocol_version,
         )
-        for r in read(folder)
-    )
+        for r in (read(folder) if folder.is_dir() else [])
+    }
 
 
 class Matrix:

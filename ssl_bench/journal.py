@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ssl_bench import runs
-from ssl_bench.checkpoint import write_atomic
 from ssl_bench.errors import UserError
+from ssl_bench.files import write_atomic
 from ssl_bench.monitor import Monitor, collapse_reason
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from results import cells, charts, render, tables
 from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
-from results.records import Record, read, unique, write_atomic
+from results.records import Record, read, unique
 from results.rows import by_data
 from results.terminal import View
 from ssl_bench import runs
 from ssl_bench.errors import UserError, nearest
+from ssl_bench.files import write_atomic
 
 FORMATS = tuple(render.RENDERERS)
 

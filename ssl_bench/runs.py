@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssl_bench import find
-from ssl_bench.checkpoint import write_atomic
 from ssl_bench.config import Config, from_dict, identity, to_dict
 from ssl_bench.errors import UserError, nearest
+from ssl_bench.files import write_atomic
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 

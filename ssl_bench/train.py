@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ssl_bench import checkpoint, compute, find, runs
 from ssl_bench.backbone import explicit_attention
-from ssl_bench.checkpoint import write_atomic
 from ssl_bench.config import Config, to_dict
 from ssl_bench.data import Dataset, open_data
 from ssl_bench.errors import UserError
+from ssl_bench.files import write_atomic
 from ssl_bench.journal import Journal, Observer
 from ssl_bench.method import DataInfo, Method, cosine, warmup_cosine
 from ssl_bench.monitor import collapse_reason
