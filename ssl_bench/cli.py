@@ -9,25 +9,31 @@ from typing import Any
 
 import click
 
-from ssl_bench import __version__
+from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest
+from ssl_bench.options import ROOT, SETTINGS
 
-ROOT = click.option(
-    "--root", type=click.Path(path_type=Path), default="runs", show_default=True, envvar="SSL_BENCH_ROOT",
-    help="Folder of runs and records.",
-)  # fmt: skip
-SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+# Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
+ELSEWHERE: dict[str, str] = {}
 
 
 class Group(click.Group):
-    """Nearest-name errors for commands; commands in the order they are used."""
+    """Nearest-name errors for commands; commands in the order they are used; some imported only when asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [*self.commands, *ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in ELSEWHERE:
+            return super().get_command(ctx, name)
+        module, _, attribute = ELSEWHERE[name].partition(":")
+        command: click.Command = getattr(find.load(module), attribute)
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            raise click.UsageError(f"No command '{args[0]}'. {nearest(args[0], self.commands)}")
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            raise click.UsageError(f"No command '{args[0]}'. {nearest(args[0], known)}")
         return super().resolve_command(ctx, args)
 
 

@@ -42,15 +42,16 @@ def module(folder: str, name: str) -> ModuleType:
     if "." in name:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        return _load(name)
+        return load(name)
     known = names(folder)
     if name not in known:
         hint = nearest(name.lower().replace("-", "_"), known)
         raise UserError(f"Unknown {folder.removesuffix('s')} '{name}'. {hint} See 'ssl-bench list {folder}'.")
-    return _load(f"{folder}.{name}")
+    return load(f"{folder}.{name}")
 
 
-def _load(full: str) -> ModuleType:
+def load(full: str) -> ModuleType:
+    """A module by its full name; what goes wrong while importing it is one sentence."""
     try:
         return importlib.import_module(full)
     except ImportError as error:

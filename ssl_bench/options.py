@@ -1,0 +1,13 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+ROOT = click.option(
+    "--root", type=click.Path(path_type=Path), default="runs", show_default=True, envvar="SSL_BENCH_ROOT",
+    help="Folder of runs and records.",
+)  # fmt: skip
+SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
