@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +13,49 @@ import click
 
 from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.options import ROOT, SETTINGS
+from ssl_bench.options import DRY_RUN, ROOT, SETTINGS
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "list": "ssl_bench.listing:list_",
+    "show": "ssl_bench.listing:show",
+}
 
 
 class Group(click.Group):
-    """Nearest-name errors for commands; commands in the order they are used; some imported only when asked for."""
+    """Nearest-name errors for commands; commands in the order they are used; some imported only when they run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.commands, *ELSEWHERE]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in ELSEWHERE:
-            return super().get_command(ctx, name)
-        module, _, attribute = ELSEWHERE[name].partition(":")
-        command: click.Command = getattr(find.load(module), attribute)
-        return command
+        """What help and completion need: of a command elsewhere the name and its sentence, read without an import."""
+        return click.Command(name, short_help=_summary(name)) if name in ELSEWHERE else self.commands.get(name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
             raise click.UsageError(f"No command '{args[0]}'. {nearest(args[0], known)}")
-        return super().resolve_command(ctx, args)
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, command(name) if name else found, rest
+
+
+def command(name: str) -> click.Command:
+    """The command itself, imported where it lives."""
+    if name not in ELSEWHERE:
+        return cli.commands[name]
+    module, _, attribute = ELSEWHERE[name].partition(":")
+    found: click.Command = getattr(find.load(module), attribute)
+    return found
+
+
+def _summary(name: str) -> str:
+    """The first line of the docstring of a command elsewhere."""
+    module, _, attribute = ELSEWHERE[name].partition(":")
+    spec = find_spec(module)
+    body = ast.parse(Path(spec.origin).read_text()).body if spec and spec.origin else []
+    docs = [ast.get_docstring(n) for n in body if isinstance(n, ast.FunctionDef) and n.name == attribute]
+    return (docs[0] or "").split("\n")[0] if docs else ""
 
 
 @click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -82,10 +103,13 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
 @click.option("--method", required=True, help="A name from `ssl-bench list methods`, or your own module: my_lab.idea.")
 @click.option("--recipe", default="small", show_default=True, help="A recipe of the method: `ssl-bench list recipes`.")
 @click.option("--seed", type=int, default=None, help="Same as seed=N.")
+@DRY_RUN
 @ROOT
 @SETTINGS
-def pretrain(method: str, recipe: str, seed: int | None, root: Path, settings: tuple[str, ...]) -> None:
-    """Pretrain one run; the same command again goes on where it stopped.
+def pretrain(
+    method: str, recipe: str, seed: int | None, dry_run: bool, root: Path, settings: tuple[str, ...]
+) -> None:  # fmt: skip
+    """Pretrain one run; the same command again goes on.
 
     \b
     Settings are typed KEY=VALUE pairs: see `ssl-bench show METHOD` for all of them.
@@ -97,6 +121,10 @@ def pretrain(method: str, recipe: str, seed: int | None, root: Path, settings: t
 
     changes = [*settings, *([] if seed is None else [f"seed={seed}"])]
     config = resolve(compare.recipe(method, recipe)(), changes)
+    if dry_run:
+        from ssl_bench import forecast
+
+        return forecast.show_run(config, root)
     with screen.RunDisplay() as display:
         run = run_pretraining(config, root, display)
     cost, status = run.compute(), run.status()
@@ -120,14 +148,14 @@ def pretrain(method: str, recipe: str, seed: int | None, root: Path, settings: t
 @click.option("--image-size", type=int, default=None, help="Pixels per side of the evaluated images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the protocol; repeatable.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all.")
 @ROOT
 def eval(
     source: str | None, protocols: tuple[str, ...], data: str | None, image_size: int | None, seed: int,
     settings: tuple[str, ...], device: str, threads: int, root: Path,
 ) -> None:  # fmt: skip
-    """Evaluate a run (default: the newest finished one), `random:RUN`, `pixels`, ...
+    """Evaluate a run (default: the newest) or another encoder.
 
     \b
     Example: ssl-bench eval --protocol linear
@@ -172,16 +200,17 @@ def eval(
 )
 @click.option("--protocols", default="knn,linear", show_default=True, help="Comma-separated.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Pretraining seeds 0, 1, ...")
-@click.option("--recipe", default="small", show_default=True)
+@click.option("--recipe", default="small", show_default=True, help="For methods without one of their own.")
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @click.option("--no-references", is_flag=True, help="Leave out the rows `random` and `pixels`.")
+@DRY_RUN
 @ROOT
 @SETTINGS
 def compare(
-    methods: str, protocols: str, seeds: int, recipe: str, jobs: int, no_references: bool, root: Path,
+    methods: str, protocols: str, seeds: int, recipe: str, jobs: int, no_references: bool, dry_run: bool, root: Path,
     settings: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Run methods x seeds x protocols; skips what is there, goes on after an interruption.
+    """Methods x seeds x protocols; skips what is there already.
 
     \b
     Example: ssl-bench compare --methods ijepa,mae,dino --protocols knn,linear --seeds 3 --recipe quick
@@ -189,6 +218,10 @@ def compare(
     from ssl_bench import compare as matrix
 
     rows = matrix.plan(methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references)
+    if dry_run:
+        from ssl_bench import forecast
+
+        return forecast.show_matrix(rows, root, jobs)
     matrix.run(rows, root, jobs)
 
 
@@ -200,7 +233,7 @@ def compare(
 @click.option("--check", is_flag=True, help="Fail where a table in results/ is stale.")
 @ROOT
 def report(form: str, html: Path | None, published: bool, collect: bool, check: bool, root: Path) -> None:
-    """The table of all records, as text or as one self-contained page.
+    """The table of all records, as text or as one page.
 
     \b
     Example: ssl-bench report --format markdown > table.md
@@ -226,34 +259,6 @@ def report(form: str, html: Path | None, published: bool, collect: bool, check: 
             _screen().console.print(reporting.show(records, beside))
         else:
             click.echo(reporting.report(records, form, beside))
-
-
-@cli.command(name="list")
-@click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes"]))
-def list_(what: str) -> None:
-    """What there is: methods, protocols, datasets, recipes.
-
-    \b
-    Example: ssl-bench list methods
-    """
-    from ssl_bench import listing
-
-    listing.show(what)
-
-
-@cli.command()
-@click.argument("method")
-@click.option("--recipe", default="small", show_default=True)
-@SETTINGS
-def show(method: str, recipe: str, settings: tuple[str, ...]) -> None:
-    """Every setting of a method's recipe with its reason or source.
-
-    \b
-    Example: ssl-bench show ijepa --recipe quick
-    """
-    from ssl_bench import listing
-
-    listing.explain_recipe(method, recipe, settings)
 
 
 def _screen() -> Any:

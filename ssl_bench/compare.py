@@ -25,7 +25,7 @@ class Row:
 
     label: str
     source: str  # what `ssl-bench eval` gets
-    run: runs.Run | None  # None for references
+    run: runs.Run | None  # None for references; its folder appears when the matrix starts
     pretrain: list[str]  # arguments of `ssl-bench pretrain`, [] for references
     seed: int
     missing: list[str] = field(default_factory=list)  # protocols still to run
@@ -37,6 +37,7 @@ class Row:
     log: Path | None = None
     started: float = 0.0
     seconds: float = 0.0
+    config: Config | None = None  # of the pretraining
 
     def view(self) -> dict[str, Any]:
         """What the live table shows."""
@@ -71,10 +72,12 @@ def plan(
         function = recipe(base, own or recipe_name)
         for seed in range(seeds):
             config = resolve(function(), [*overrides, f"seed={seed}"])
-            run = runs.start(root, config)
+            run = runs.Run(root / runs.run_name(config))
             arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
             label = f"{method} seed {seed}"
-            rows.append(Row(label, run.name, run, arguments, seed, data=config.data.name, recorded=run.name))
+            rows.append(
+                Row(label, run.name, run, arguments, seed, data=config.data.name, recorded=run.name, config=config)
+            )
     if references:
         rows += _references(rows)
     there = _numbers(root)
@@ -91,15 +94,15 @@ def _references(rows: list[Row]) -> list[Row]:
 
     out, seen = [], set()
     for row in rows:
-        assert row.run is not None
-        config = row.run.config()
+        config = row.config
+        assert config is not None
         name = random_source(config.backbone, config.data.image_size)
         if (name, row.seed) not in seen:
             seen.add((name, row.seed))
             label, source = f"random seed {row.seed}", f"random:{row.source}"
             out.append(Row(label, source, None, [], row.seed, data=row.data, recorded=name))
-    assert rows[0].run is not None
-    data = rows[0].run.config().data
+    assert rows[0].config is not None
+    data = rows[0].config.data
     where = ["--data", data.name, "--image-size", str(data.image_size)]
     return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=data.name, recorded="pixels")]
 
@@ -130,15 +133,24 @@ def _numbers(root: Path) -> set[tuple[str, int, str, str, str, int]]:
     }
 
 
+def share(jobs: int) -> tuple[int, int]:
+    """Runs side by side (0: one per core, at most 8) and the threads that each of them gets."""
+    cores = len(os.sched_getaffinity(0))
+    jobs = max(1, jobs or min(cores, 8))
+    return jobs, max(1, cores // jobs)
+
+
 class Matrix:
     """Runs the rows, `jobs` at a time."""
 
     def __init__(self, rows: list[Row], root: Path, jobs: int) -> None:
-        self.rows, self.root, self.jobs = rows, root, max(1, jobs)
-        cores = len(os.sched_getaffinity(0))
-        self.threads = max(1, cores // self.jobs)
+        self.rows, self.root = rows, root
+        self.jobs, self.threads = share(jobs)
         self.began = time.monotonic()
         (root / "logs").mkdir(parents=True, exist_ok=True)
+        for row in rows:
+            if row.config is not None:
+                runs.start(root, row.config)
 
     def run(self, draw: Callable[[Matrix], None], event: Callable[[str], None]) -> None:
         """Until every row is done or has failed. On Ctrl-C the children checkpoint and end by themselves."""
@@ -214,7 +226,7 @@ def run(rows: list[Row], root: Path, jobs: int) -> None:
 
     there = sum(row.state == "done" for row in rows)
     screen.say(f"{len(rows)} rows in {root}" + (f"; {there} are there already" if there else ""))
-    matrix = Matrix(rows, root, jobs or min(len(os.sched_getaffinity(0)), 8))
+    matrix = Matrix(rows, root, jobs)
     watched = screen.interactive()
     with screen.live(watched) as update:
 

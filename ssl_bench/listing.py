@@ -5,22 +5,37 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 
+import click
 from rich.table import Table
 
 from ssl_bench import compare, explain, find, screen
 from ssl_bench.config import resolve
+from ssl_bench.options import SETTINGS
 
 
-def show(what: str) -> None:
-    """The table of methods, protocols, datasets or recipes."""
-    screen.console.print({"methods": methods, "protocols": protocols, "datasets": datasets, "recipes": recipes}[what]())
+@click.command(name="list")
+@click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes"]))
+def list_(what: str) -> None:
+    """What there is: methods, protocols, datasets, recipes.
+
+    \b
+    Example: ssl-bench list methods
+    """
+    tables = {"methods": methods, "protocols": protocols, "datasets": datasets, "recipes": recipes}
+    screen.console.print(tables[what]())
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
+@click.command()
+@click.argument("method")
+@click.option("--recipe", default="small", show_default=True, help="A recipe of the method.")
+@SETTINGS
+def show(method: str, recipe: str, settings: tuple[str, ...]) -> None:
+    """Every setting of a method's recipe with its reason or source.
+
+    \b
+    Example: ssl-bench show ijepa --recipe quick
+    """
+    explain_recipe(method, recipe, settings)
 
 
 def _first_line(thing: object) -> str:
@@ -31,7 +46,7 @@ def methods() -> Table:
     """Name, family, views, evaluated network, paper."""
     from ssl_bench.method import Method
 
-    table = _table("method", "family", "sees", "evaluated", "paper")
+    table = screen.sheet("method", "family", "sees", "evaluated", "paper")
     for name in find.names("methods"):
         cls = find.defined(find.module("methods", name), Method)
         table.add_row(name, cls.family, cls.sees, f"{cls.evaluated}, {cls.pooling}", cls.paper)
@@ -42,7 +57,7 @@ def protocols() -> Table:
     """Name, version, input, variants, first line of the docstring."""
     from ssl_bench.protocol import Protocol, variants
 
-    table = _table("protocol", "version", "input", "variants", "what")
+    table = screen.sheet("protocol", "version", "input", "variants", "what")
     for name in find.names("protocols"):
         module = find.module("protocols", name)
         cls = find.defined(module, Protocol)
@@ -52,7 +67,7 @@ def protocols() -> Table:
 
 def datasets() -> Table:
     """Embedded sets and the ways to name one's own."""
-    table = _table("data.name", "what", "licence")
+    table = screen.sheet("data.name", "what", "licence")
     table.add_row(
         "clothing48", "2,782 + 999 colour photographs of clothes, 10 classes, 48 px (embedded, the default)", "CC0 1.0"
     )
@@ -67,7 +82,7 @@ def datasets() -> Table:
 
 def recipes() -> Table:
     """Every recipe of every method, with its backbone, budget and first line."""
-    table = _table("method", "recipe", "backbone", "px", "batch", "budget", "what")
+    table = screen.sheet("method", "recipe", "backbone", "px", "batch", "budget", "what")
     for name in find.names("methods"):
         for recipe, function in find.recipes(find.module("methods", name)).items():
             c = function()
@@ -90,7 +105,7 @@ def explain_recipe(method: str, recipe: str, settings: Sequence[str]) -> None:
     function = compare.recipe(method, recipe)
     config = resolve(function(), settings)
     changed = {text.partition("=")[0] for text in settings}
-    table = _table("setting", "value", "meaning and source")
+    table = screen.sheet("setting", "value", "meaning and source")
     for key, value, reason in explain.explain(config, function):
         table.add_row(
             key, value, f"{reason} (set by you)" if key in changed else reason, style="bold" if key in changed else ""

@@ -11,3 +11,6 @@ ROOT = click.option(
     help="Folder of runs and records.",
 )  # fmt: skip
 SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Print the plan with its steps, FLOPs, memory and time; start nothing."
+)

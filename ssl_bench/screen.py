@@ -39,6 +39,14 @@ def say(text: str, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 
+def sheet(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """An empty table without rules; `right` names the columns of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold", justify="right" if name in right else "left")
+    return table
+
+
 class RunDisplay:
     """One pretraining: a bar with step, images/s, loss and time left, or a line every few seconds."""
 
