@@ -24,6 +24,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ssl_bench import factors
 from ssl_bench.config import DataConfig
 from ssl_bench.errors import UserError, nearest
 
@@ -32,7 +33,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused
 STORE_VERSION = 1
 
-Item = tuple[bytes | Path, str, str]  # encoded image or its file, class name, "train" or "test"
+# Encoded image or its file, class name, "train" or "test"; then the values [F] of known factors, if there are any.
+Item = tuple[bytes | Path, str, str] | tuple[bytes | Path, str, str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,15 @@ class Split:
     store: np.ndarray  # uint8 [M, C, H, W], memory-mapped
     index: np.ndarray  # int64 [N], rows of the store
     labels: Tensor  # int64 [N]
+    targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def part(self, mask: np.ndarray) -> Split:
+        """The images where `mask` [N] is set."""
+        targets = None if self.targets is None else self.targets[mask]
+        return Split(self.store, self.index[mask], self.labels[mask], targets)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
         """uint8 [B, C, H, W] for positions in this split."""
@@ -71,7 +79,8 @@ def open_data(config: DataConfig) -> Dataset:
     """The training split as a training and a validation part (fixed, stratified, the same for every seed)."""
     folder = _store(config)
     meta = json.loads((folder / "meta.json").read_text())
-    images, labels = _arrays(folder, "train")
+    whole = _whole(folder, "train")
+    labels = whole.labels.numpy()
     # The store is ordered by content hash, so the first images of a class are a fixed random sample of it.
     val = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -79,17 +88,15 @@ def open_data(config: DataConfig) -> Dataset:
         val[members[: round(len(members) * config.val_fraction)]] = True
     if not val.any():
         raise UserError(f"'{config.name}' has too few training images ({len(val)}) to hold out a validation part.")
-    parts = [Split(images, np.flatnonzero(m), torch.from_numpy(labels[m])) for m in (~val, val)]
     return Dataset(
         config.name, tuple(meta["classes"]), meta["fingerprint"], tuple(meta["mean"]), tuple(meta["std"]),
-        config.image_size, images.shape[1], *parts,
+        config.image_size, whole.store.shape[1], whole.part(~val), whole.part(val),
     )  # fmt: skip
 
 
 def open_test(config: DataConfig) -> Split:
     """The sealed test split. Only `evaluate.py` calls this."""
-    images, labels = _arrays(_store(config), "test")
-    return Split(images, np.arange(len(labels)), torch.from_numpy(labels))
+    return _whole(_store(config), "test")
 
 
 def notes(config: DataConfig) -> list[str]:
@@ -102,8 +109,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SSL_BENCH_CACHE") or Path.home() / ".cache" / "ssl-bench")
 
 
-def _arrays(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    return np.load(folder / f"{split}.npy", mmap_mode="r"), np.load(folder / f"{split}_labels.npy")
+def _whole(folder: Path, split: str) -> Split:
+    """A split as it lies in the store."""
+    images, labels = np.load(folder / f"{split}.npy", mmap_mode="r"), np.load(folder / f"{split}_labels.npy")
+    path = folder / f"{split}_targets.npy"
+    targets = torch.from_numpy(np.load(path)) if path.exists() else None
+    return Split(images, np.arange(len(labels)), torch.from_numpy(labels), targets)
 
 
 def _store(config: DataConfig) -> Path:
@@ -128,8 +139,8 @@ def _store(config: DataConfig) -> Path:
     return folder
 
 
-def _build(folder: Path, items: Iterable[Item], config: DataConfig) -> None:
-    items = list(items)
+def _build(folder: Path, source: Iterable[Item], config: DataConfig) -> None:
+    items: list[Any] = list(source)
     if not items:
         raise UserError(f"No images in '{config.name}'. Looked for {', '.join(sorted(SUFFIXES))} in class folders.")
     with ThreadPoolExecutor() as pool:
@@ -141,10 +152,10 @@ def _build(folder: Path, items: Iterable[Item], config: DataConfig) -> None:
         raise UserError(
             f"{len(bad)} of {len(items)} images of '{config.name}' cannot be read: {shown}. Mend or remove them."
         )
-    classes = sorted({name for _, name, _ in items})
+    classes = sorted({item[1] for item in items})
     rows = [
-        (hashlib.sha256(f"{name}\0".encode() + image.tobytes()).hexdigest(), image, classes.index(name), split)
-        for (_, name, split), image in zip(items, decoded, strict=True)
+        (hashlib.sha256(f"{name}\0".encode() + image.tobytes()).hexdigest(), image, classes.index(name), *rest)
+        for (_, name, *rest), image in zip(items, decoded, strict=True)
         if not isinstance(image, str)
     ]
     rows.sort(key=lambda row: row[0])  # canonical order: the same pixels give the same store from any source
@@ -157,6 +168,8 @@ def _build(folder: Path, items: Iterable[Item], config: DataConfig) -> None:
         part = [row for row in rows if row[3] == split]
         np.save(temporary / f"{split}.npy", np.stack([row[1] for row in part]))
         np.save(temporary / f"{split}_labels.npy", np.array([row[2] for row in part], dtype=np.int64))
+        if len(part[0]) > 4:
+            np.save(temporary / f"{split}_targets.npy", np.stack([row[4] for row in part]))
     train = np.load(temporary / "train.npy", mmap_mode="r").reshape(-1, *rows[0][1].shape)
     mean, std = _moments(train)
     digest = hashlib.sha256("".join(f"{row[3]}{row[0]}" for row in rows).encode()).hexdigest()[:16]
@@ -213,8 +226,11 @@ def _source(name: str) -> tuple[Path, Callable[[Path], Iterator[Item]]]:
     kind, _, rest = name.partition(":")
     if kind in EMBEDDED and not rest:
         return EMBEDDED[kind], _parquet
+    if kind == "factors":
+        number = factors.count(rest)
+        return Path(factors.__file__), lambda _: factors.items(number)
     if kind not in ("folder", "parquet") or not rest:
-        known = [*EMBEDDED, "folder:PATH", "parquet:PATH"]
+        known = [*EMBEDDED, "factors", "folder:PATH", "parquet:PATH"]
         raise UserError(f"Unknown data '{name}'. {nearest(name, known)}")
     location = Path(rest).expanduser()
     pattern = kind == "parquet" and any(c in rest for c in "*?[")
@@ -271,14 +287,9 @@ def _parquet(location: Path) -> Iterator[Item]:
         names = _class_names(table.schema.metadata or {})
         split = "test" if path.name.startswith(("test", "val")) else "train"
         for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            name = (
-                names[label]
-                if names and isinstance(label, int)
-                else f"{label:05d}"
-                if isinstance(label, int)
-                else label
-            )
-            yield (image["bytes"] if isinstance(image, dict) else image), str(name), split
+            if isinstance(label, int):
+                label = names[label] if names else f"{label:05d}"
+            yield (image["bytes"] if isinstance(image, dict) else image), str(label), split
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> list[str]:

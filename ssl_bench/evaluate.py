@@ -20,6 +20,7 @@ from ssl_bench import compute, features, monitor, protocol, runs
 from ssl_bench.config import DataConfig, to_dict
 from ssl_bench.data import Dataset, Split, open_data, open_test
 from ssl_bench.encoders import Encoder, resolve
+from ssl_bench.errors import UserError
 from ssl_bench.protocol import Features, Predictor, Protocol
 
 RANKME_IMAGES = 1000  # training images behind the collapse field; RankMe depends on the number, so it is fixed
@@ -48,13 +49,14 @@ def evaluate_all(
     train = _part(encoder, dataset, dataset.train, "train", root, tokens)
     val = _part(encoder, dataset, dataset.val, "val", root, tokens)
     sealed = open_test(data)
-    test = _part(encoder, dataset, replace(sealed, labels=sealed.labels[:0]), "test", root, tokens)
+    test = _part(encoder, dataset, replace(sealed, labels=sealed.labels[:0], targets=None), "test", root, tokens)
     feature_seconds = time.perf_counter() - started
     collapse = _collapse(encoder, train)
     for name, one in wanted:
         if tell:
             tell(name)
-        result = run(one, _view(one, train), _view(one, val), _view(one, test), sealed.labels, seed)
+        truth = sealed.labels if one.scores == "labels" else sealed.targets
+        result = run(one, _view(one, train), _view(one, val), _view(one, test), truth, seed)
         result["compute"] = {
             "pretrain": encoder.compute,
             "eval": {
@@ -75,20 +77,24 @@ def data_of(source: str, root: Path, name: str | None = None, image_size: int | 
     return replace(base, name=name or base.name, image_size=image_size or base.image_size)
 
 
-def run(one: Protocol, train: Features, val: Features, test: Features, labels: Tensor, seed: int) -> dict[str, Any]:
+def run(
+    one: Protocol, train: Features, val: Features, test: Features, truth: Tensor | None, seed: int
+) -> dict[str, Any]:
     """Fit, predict, score: the fields of the record that come from the protocol. `test` has no labels."""
-    assert not len(test.labels)
+    assert not len(test.labels) and test.targets is None
+    if truth is None:
+        raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
     started = time.perf_counter()
     torch.manual_seed(seed)
     predictor = one.fit(train, val, seed)
     with torch.no_grad():
         output = predictor.predict(test)
         classes = one.classes(output)
-        metrics = {**one.score(output, labels, train.num_classes), **predictor.measured}
-        optimism = _optimism(one, predictor, test, labels, metrics)
+        metrics = {**one.score(output, truth, train.num_classes), **predictor.measured}
+        optimism = _optimism(one, predictor, test, truth, metrics)
     return {
         "metrics": metrics, "optimism": optimism, "selected": predictor.selected,
-        "correct": None if classes is None else (classes == labels).numpy(),
+        "correct": None if classes is None else (classes == truth).numpy(),
         "seconds": round(time.perf_counter() - started, 3),
     }  # fmt: skip
 

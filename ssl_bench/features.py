@@ -86,10 +86,11 @@ def extract(
         found = encode(encoder, split, held)
         for name, path in files.items():
             _write(path, found[name])
-    bare = replace(split, labels=split.labels[:0])
+    bare = replace(split, labels=split.labels[:0], targets=None)
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
     images = Rows.of(bare)
-    return Features(split.labels, num_classes, encoder.pooling, found["pooled"], images, rows, encoder)
+    pooled = found["pooled"]
+    return Features(split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets)
 
 
 def token_bytes(encoder: Encoder, split: Split) -> int:

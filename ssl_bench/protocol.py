@@ -79,6 +79,7 @@ class Features:
     images: Rows  # uint8 [B, C, H, W] by index
     tokens: Rows | None = None  # patch tokens of the last layer [B, T, D] by index, for input = "tokens"
     encoder: Any = None  # ssl_bench.encoders.Encoder, for input = "images"
+    targets: Tensor | None = None  # fp32 [N, F] of a set with known factors; None on the test part
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,13 +106,16 @@ class Features:
             self, labels=self.labels[index], pooled={k: v[index] for k, v in self.pooled.items()},
             images=replace(self.images, index=self.images.index[rows]),
             tokens=self.tokens and replace(self.tokens, index=self.tokens.index[rows]),
+            targets=None if self.targets is None else self.targets[index],
         )  # fmt: skip
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
         tokens = Rows.of(self.tokens, other.tokens) if self.tokens and other.tokens else None
+        known = [part.targets for part in (self, other) if part.targets is not None]
         return replace(
             self, labels=torch.cat([self.labels, other.labels]), tokens=tokens,
+            targets=torch.cat(known) if len(known) == 2 else None,
             images=Rows.of(self.images, other.images),
             pooled={k: torch.cat([v, other.pooled[k]]) for k, v in self.pooled.items()},
         )  # fmt: skip
@@ -142,6 +146,7 @@ class Protocol:
     input: Literal["features", "tokens", "images"] = "features"
     headline: ClassVar[str] = "top1"
     higher_is_better: ClassVar[bool] = True
+    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what `score` gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
 
     config: Any

@@ -1,0 +1,130 @@
+"""`factors`: which factors of an image can be read from frozen features, on a set where all of them are known.
+
+Definition: for `data.name=factors` (ssl_bench/factors.py). Features of the last layer in the encoder's own pooling,
+standardised. Choices (shape, colour, texture) by L2 logistic regression, in percent correct; numbers (position, scale,
+rotation, noise) by ridge regression, as percent of variance explained on the test images (100 R2, position is the mean
+of x and y; below 0 is worse than the mean). Each factor's strength is chosen by its loss on the validation part, then
+both parts are fitted again. The headline `mean` is over factors, each from 0 (chance, or R2 <= 0) to 100.
+At most 2,000 training images: enough for these probes, and raw pixels stay affordable.
+
+Changes: 1 first version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_bench.errors import UserError
+from ssl_bench.factors import FACTORS
+from ssl_bench.logistic import logistic, rotate
+from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.rng import mix
+
+
+@dataclass(frozen=True)
+class FactorsConfig:
+    images: int = 2000  # training images at most, drawn by the seed
+    strengths: int = 9  # values of C between 10^-5 and 10^3, and of the ridge's penalty between 10^3 and 10^-5
+    tol: float = 1e-3  # largest entry of the gradient at which L-BFGS stops
+
+
+def ridge(x: Tensor, y: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [P, D, K] and biases [P, K] of min |y - x w - b|^2 / N + penalty |w|^2, for x [N, D], y [N, K]."""
+    centre, middle = x.mean(0), y.mean(0)
+    z, axes = rotate(x - centre)  # principal axes: every penalty is then a division
+    shrunk = z.T @ (y - middle) / (z.square().sum(0) + len(x) * penalties[:, None])[..., None]
+    weight = axes @ shrunk
+    return weight, middle - centre @ weight
+
+
+def explained(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Percent of variance explained [..., K] of [..., N, K]: 100 R2."""
+    rest = (predicted - truth).square().sum(-2)
+    return 100 * (1 - rest / (truth - truth.mean(-2, keepdim=True)).square().sum(-2))
+
+
+class Readouts(Predictor):
+    """One linear map for every factor, fitted on `x` at the chosen strengths."""
+
+    def __init__(self, config: FactorsConfig, x: Features) -> None:
+        super().__init__()
+        assert x.targets is not None
+        self.config, self.mean = config, x.own.mean(0)
+        self.std = x.own.std(0, unbiased=False).clamp(min=1e-6)
+        powers = torch.logspace(-5, 3, config.strengths)
+        z = self.scaled(x)
+        self.choices = {
+            f.name: logistic(z, x.targets[:, f.columns[0]].long(), f.levels, powers, config.tol)
+            for f in FACTORS
+            if f.levels
+        }
+        numbers = [c for f in FACTORS if not f.levels for c in f.columns]
+        self.numbers = ridge(z, x.targets[:, numbers], 1 / powers)
+        self.chosen: dict[str, int] = {}
+
+    def scaled(self, x: Features) -> Tensor:
+        return (x.own - self.mean) / self.std
+
+    def outputs(self, x: Features) -> dict[str, Tensor]:
+        """Per factor, logits [P, N, K] or numbers [P, N, columns]."""
+        z = self.scaled(x)
+        found = torch.einsum("nd,pdk->pnk", z, self.numbers[0]) + self.numbers[1][:, None]
+        widths = [len(f.columns) for f in FACTORS if not f.levels]
+        parts = iter(found.split(widths, 2))
+        return {f.name: self.choices[f.name].logits(z) if f.levels else next(parts) for f in FACTORS}
+
+    def choose(self, val: Features) -> None:
+        """The strength of every factor with the lowest loss on `val`."""
+        assert val.targets is not None
+        for f, found in zip(FACTORS, self.outputs(val).values(), strict=True):
+            truth = val.targets[:, f.columns]
+            if f.levels:
+                losses = torch.stack([F.cross_entropy(z, truth[:, 0].long()) for z in found])
+            else:
+                losses = -explained(found, truth).mean(1)
+            self.chosen[f.name] = int(losses.nan_to_num(torch.inf).argmin())
+
+    def predict(self, x: Features) -> Tensor:
+        """[N, targets]: the chosen class of a choice, or the number."""
+        found = {name: z[self.chosen[name]] for name, z in self.outputs(x).items()}
+        columns = [found[f.name].argmax(1, keepdim=True).float() if f.levels else found[f.name] for f in FACTORS]
+        return torch.cat(columns, 1)
+
+
+class Factors(Protocol):
+    version = 1
+    headline = "mean"
+    scores = "targets"
+    config: FactorsConfig
+
+    def fit(self, train: Features, val: Features, seed: int) -> Readouts:
+        if train.targets is None or val.targets is None:
+            raise UserError("Protocol 'factors' probes known factors, which these images lack: use --data factors.")
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix("factors", seed)))
+        train = train.take(order[: self.config.images])
+        probe = Readouts(self.config, train)
+        probe.choose(val)
+        final = Readouts(self.config, train + val)
+        final.chosen = probe.chosen
+        final.selected = {"strengths": dict(probe.chosen), "images": len(train) + len(val)}
+        return final
+
+    def classes(self, output: Tensor) -> None:
+        return None
+
+    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
+        """`labels` are the targets [N, F]."""
+        metrics, level = {}, []
+        for f in FACTORS:
+            mine, truth = output[:, f.columns], labels[:, f.columns]
+            if f.levels:
+                metrics[f.name] = float(100 * (mine == truth).double().mean())
+                level.append((metrics[f.name] - 100 / f.levels) / (1 - 1 / f.levels))
+            else:
+                metrics[f.name] = float(explained(mine.double(), truth.double()).mean())
+                level.append(metrics[f.name])
+        return {"mean": sum(max(0.0, v) for v in level) / len(level), **metrics}
