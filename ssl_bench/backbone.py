@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ssl_bench.config import ViTConfig
+from ssl_bench.lean import Attention, Block, VisionTransformer, resample_abs_pos_embed
 
 LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm annotates a class where it calls a factory
 

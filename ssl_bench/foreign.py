@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ssl_bench.errors import UserError
+from ssl_bench.lean import Block, VisionTransformer
 
 
 class TimmBackbone(nn.Module):

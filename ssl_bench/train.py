@@ -19,6 +19,7 @@ from ssl_bench.data import Dataset, open_data
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 from ssl_bench.journal import Journal, Observer
+from ssl_bench.lean import AdamW
 from ssl_bench.method import DataInfo, Method, cosine, warmup_cosine
 from ssl_bench.monitor import collapse_reason
 from ssl_bench.rng import Rng, mix
@@ -56,7 +57,7 @@ def make_optimizer(method: Method, config: Config) -> torch.optim.AdamW:
     """Fused AdamW over the method's parameter groups."""
     groups = [group for group in method.param_groups() if group["params"]]
     o = config.optim
-    return torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True)
+    return AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True)
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, config: Config, at: float) -> dict[str, float]:
