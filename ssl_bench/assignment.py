@@ -64,3 +64,7 @@ class Center(nn.Module):
         mean = sum((s for s, _ in self.seen), torch.zeros_like(self.value)) / count.clamp_min(1)
         self.value.lerp_(mean, (1 - self.momentum) * count.clamp(max=1))
         self.seen = []
+
+    def forget(self) -> None:
+        """The step was skipped: what it saw does not count."""
+        self.seen = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ import click
 
 from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.options import DRY_RUN, ROOT, SETTINGS
+from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SETTINGS
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -103,12 +104,13 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
 @click.option("--method", required=True, help="A name from `ssl-bench list methods`, or your own module: my_lab.idea.")
 @click.option("--recipe", default="small", show_default=True, help="A recipe of the method: `ssl-bench list recipes`.")
 @click.option("--seed", type=int, default=None, help="Same as seed=N.")
+@ON_NAN
 @DRY_RUN
 @ROOT
 @SETTINGS
 def pretrain(
-    method: str, recipe: str, seed: int | None, dry_run: bool, root: Path, settings: tuple[str, ...]
-) -> None:  # fmt: skip
+    method: str, recipe: str, seed: int | None, on_nan: list[str], dry_run: bool, root: Path, settings: tuple[str, ...]
+) -> None:
     """Pretrain one run; the same command again goes on.
 
     \b
@@ -119,7 +121,7 @@ def pretrain(
     from ssl_bench.config import resolve
     from ssl_bench.train import pretrain as run_pretraining
 
-    changes = [*settings, *([] if seed is None else [f"seed={seed}"])]
+    changes = [*settings, *([] if seed is None else [f"seed={seed}"]), *on_nan]
     config = resolve(compare.recipe(method, recipe)(), changes)
     if dry_run:
         from ssl_bench import forecast
@@ -134,6 +136,8 @@ def pretrain(
         f"{cost['images_per_second']:.0f} images/s, {screen.quantity(cost['flops'], 'FLOP')}, "
         f"peak memory {screen.quantity(cost['peak_memory_bytes'], 'B')}"
     )
+    if skipped := cost.get("skipped_steps"):
+        screen.say(f"  skipped for non-finite values: steps {', '.join(map(str, skipped))}", "yellow")
     if status.get("collapsed"):
         screen.say(f"  COLLAPSED: {status['collapse_reason']}. Its numbers will carry a flag.", "bold red")
     screen.say(f"  next: ssl-bench eval {run.name} --protocol knn --protocol linear" + _root(root))
@@ -268,7 +272,7 @@ def _screen() -> Any:
 
 
 def _root(root: Path) -> str:
-    return "" if str(root) == "runs" else f" --root {root}"
+    return "" if str(root) == "runs" else f" --root {shlex.quote(str(root))}"
 
 
 def main(arguments: list[str] | None = None) -> None:

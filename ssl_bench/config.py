@@ -137,6 +137,7 @@ class RunConfig:
     log_every: int = 10  # steps between lines of metrics.jsonl
     checkpoint_minutes: float = 5.0  # minutes between checkpoints
     checkpoint_steps: int = 0  # steps between checkpoints; 0: by time only
+    nan_skips: int = 0  # steps with a non-finite loss or gradient that may be skipped (and recorded) before a stop
     tensorboard: bool = False  # also write TensorBoard event files (needs the extra `tensorboard`)
 
 

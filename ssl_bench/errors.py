@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
     """Wrong input. `cli.py` prints the sentence without a traceback and exits with code 2."""
+
+
+class NonFinite(UserError):
+    """A step that cannot be used; `facts` go to status.json."""
+
+    def __init__(self, sentence: str, **facts: Any) -> None:
+        super().__init__(sentence)
+        self.facts = facts
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ssl_bench.errors import UserError
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write aside, flush to disk, rename: a reader sees the old bytes or the new ones, never half.
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into that takes `path`'s place, flushed to disk, when the block ends without an error.
 
     Safe for any number of writers on a shared file system; missing folders are made. `UserError` where the disk is
     full or the folder read-only; what was there before is intact then.
@@ -19,7 +23,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -29,5 +33,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"Cannot write {path} ({error.strerror}). What was there before is intact.") from error
+    finally:
+        with suppress(OSError):  # gone where the rename was done; not removable where nothing could be written
+            temporary.unlink()
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """All of `data` at once: a reader sees the old bytes or the new ones, never half. Errors as of `atomic`."""
+    with atomic(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def sweep(folder: Path, but: str = "") -> None:
+    """Remove what killed writers left aside in a folder, except what belongs to the file named `but`."""
+    for path in folder.glob(".*.tmp"):
+        if not (but and path.name.startswith(f".{but}.")):
+            with suppress(OSError):
+                path.unlink()

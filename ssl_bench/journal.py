@@ -41,15 +41,22 @@ class Journal:
         for name in ("metrics", "timing"):
             truncate(run.folder / f"{name}.jsonl", trainer.step)
 
-    def record(self, logs: dict[str, Tensor]) -> None:
-        """After a step: add to the sums, write a row when one is due, refresh the status."""
+    def record(self, logs: dict[str, Tensor], skipped: str = "") -> None:
+        """After a step: add to the sums, write a row when one is due, refresh the status.
+
+        `skipped` says why the step made no update; it has no logs then.
+        """
         trainer, run = self.trainer, self.trainer.config.run
         for key, value in logs.items():
             trainer.window[key] = trainer.window.get(key, 0.0) + float(value)
-        trainer.window["count"] = trainer.window.get("count", 0) + 1
-        row: dict[str, float] = {}
-        if trainer.step % run.log_every == 0 or trainer.step == trainer.steps:
+        trainer.window["count"] = trainer.window.get("count", 0) + (not skipped)
+        row: dict[str, Any] = {}
+        if (trainer.step % run.log_every == 0 or trainer.step == trainer.steps) and trainer.window["count"]:
             row = self._means()
+        if skipped:
+            row |= {"skipped": skipped, "batch": trainer.order(trainer.step - 1).tolist()}
+            told = f"step {trainer.step} skipped: non-finite {skipped} ({len(trainer.skipped)} of {run.nan_skips})"
+            self.observe({"run": self.run.name, "step": trainer.step, "steps": trainer.steps, "remarks": [told]})
         if self.monitor and trainer.step in self.watched:
             self.signals = self.monitor(trainer.method.encoder)
             row |= {f"monitor_{key}": value for key, value in self.signals.items()}
@@ -59,12 +66,13 @@ class Journal:
             append(self.run.folder / "metrics.jsonl", {"step": trainer.step, **row})
             if self.board is not None:
                 for name, number in row.items():
-                    self.board.add_scalar(name, number, trainer.step)
+                    if isinstance(number, int | float):
+                        self.board.add_scalar(name, number, trainer.step)
             timing = {"step": trainer.step, "seconds": trainer.seconds, "images_per_second": self.rate()}
             append(self.run.folder / "timing.jsonl", timing)
         if now - self.last_status > STATUS_SECONDS or trainer.step == trainer.steps:
             self.last_status = now
-            self._status(float(logs["loss"]))
+            self._status({"loss": float(logs["loss"])} if logs else {})
 
     def checkpoint_due(self) -> bool:
         """By steps or by minutes, as `run` asks; the clock starts again when this says yes."""
@@ -87,10 +95,10 @@ class Journal:
         group = self.trainer.optimizer.param_groups[0]
         return {key: total / count for key, total in window.items()} | {k: group[k] for k in ("lr", "weight_decay")}
 
-    def _status(self, loss: float) -> None:
+    def _status(self, seen: dict[str, Any]) -> None:
         trainer, rate = self.trainer, self.rate()
         left = (trainer.steps - trainer.step) * trainer.config.budget.batch_size / rate
-        seen: dict[str, Any] = {"step": trainer.step, "steps": trainer.steps, "loss": loss}
+        seen |= {"step": trainer.step, "steps": trainer.steps, "skipped": trainer.skipped}
         seen |= {"images_per_second": rate, "seconds_left": left, "collapse": collapse_reason(self.signals)}
         seen |= {key: self.signals[key] for key in ("knn", "rankme", "std") if key in self.signals}
         runs.set_status(self.run, state="running", **seen)
@@ -108,8 +116,14 @@ def board(folder: Path) -> Any:
 
 def append(path: Path, row: dict[str, Any]) -> None:
     """One line of JSON."""
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path} ({error.strerror}). The last checkpoint is intact: mend this, and the same command "
+            "goes on from there."
+        ) from error
 
 
 def truncate(path: Path, step: int) -> None:

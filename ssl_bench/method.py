@@ -72,6 +72,13 @@ class Method(nn.Module):
     def after_step(self, at: float) -> None:
         """Move the teacher, the centre, the queue. Called after the optimizer's step."""
 
+    def forget(self) -> None:
+        """A step was skipped: drop what `forward` put aside for `after_step`. Modules with a `forget` do so here."""
+        for module in self.modules():
+            forget: Any = getattr(module, "forget", None)
+            if module is not self and forget is not None:
+                forget()
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors."""
         decay: list[Tensor] = []

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ssl_bench.errors import UserError
+
 ROOT = click.option(
     "--root", type=click.Path(path_type=Path), default="runs", show_default=True, envvar="SSL_BENCH_ROOT",
     help="Folder of runs and records.",
@@ -14,3 +16,19 @@ SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Print the plan with its steps, FLOPs, memory and time; start nothing."
 )
+
+
+def _nan_skips(context: click.Context, option: click.Parameter, text: str | None) -> list[str]:
+    """`stop` and `skip=N` as the setting `run.nan_skips`."""
+    if text is None:
+        return []
+    word, _, count = text.partition("=")
+    if text != "stop" and not (word == "skip" and count.isdecimal()):
+        raise UserError(f"--on-nan {text}: write stop, or skip=N, for example --on-nan skip=3.")
+    return [f"run.nan_skips={count or 0}"]
+
+
+ON_NAN = click.option(
+    "--on-nan", metavar="stop|skip=N", callback=_nan_skips,
+    help="At a non-finite loss or gradient: stop (default), or skip up to N such steps and record them.",
+)  # fmt: skip

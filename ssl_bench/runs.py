@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,8 +47,14 @@ class Run:
         return from_dict(Config, values, objective=objective_type(module))
 
     def status(self) -> dict[str, Any]:
-        """state (running, finished, failed, interrupted), step, steps, loss, collapsed, ...; {} before the start."""
-        return self._json("status.json")
+        """state (running, finished, failed, interrupted), step, steps, loss, collapsed, ...; {} before the start.
+
+        It is a note, never the truth: where it is damaged it counts as not written, and the checkpoint decides.
+        """
+        try:
+            return self._json("status.json")
+        except UserError:
+            return {}
 
     def compute(self) -> dict[str, Any]:
         """FLOPs, seconds, device, images, images/s and peak memory of the finished run."""
@@ -61,9 +68,12 @@ class Run:
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            return json.loads(path.read_text()) if path.exists() else {}
-        except ValueError as error:
+            values = json.loads(path.read_text()) if path.exists() else {}
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged: {error}. Remove the folder, or restore the file.") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is damaged: it holds a {type(values).__name__}. Remove the folder, or restore it.")
+        return values
 
 
 def objective_type(module: Any) -> type:
@@ -117,24 +127,52 @@ def start(root: Path, config: Config) -> Run:
         raise UserError(
             f"Cannot make the run folder {run.folder} ({error.strerror}). Choose another with --root."
         ) from error
-    if not (run.folder / "config.json").exists():
+    try:
+        before = run._json("config.json")
+    except UserError:  # cut short: the folder's name says which config it held
+        before = {}
+    if not before:
         write_json(run.folder / "config.json", to_dict(config))
-        return run
-    if identity(run.config()) != identity(config):
-        raise UserError(f"{run.folder} holds a run with another config. Move it away, or choose another --root.")
+    elif identity(run.config()) != identity(config):
+        raise UserError(
+            f"{run.folder} holds a run with another config: {_difference(before, to_dict(config))}. "
+            "Move it away, or choose another --root."
+        )
     return run
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Every setting that differs, the `run` group apart: `optim.lr was 0.1 and is now 0.2`."""
+    old, new = _flat({**before, "run": {}, "recipe": ""}), _flat({**now, "run": {}, "recipe": ""})
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    shown = [f"{key} was {old.get(key, 'not set')} and is now {new.get(key, 'not set')}" for key in keys[:8]]
+    return "; ".join(shown) + (f"; and {len(keys) - 8} more" if len(keys) > 8 else "")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
 
 
 def lock(run: Run) -> IO[str]:
     """Hold this while training. The kernel drops it when the process dies, so no crash leaves it behind."""
-    file = open(run.folder / "lock", "a")  # noqa: SIM115  held open for the life of the run
+    path = run.folder / "lock"
     try:
+        file = open(path, "a+")  # noqa: SIM115  held open for the life of the run
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"Another process is training {run.name}. Wait for it, or stop it first.") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read(200).strip() or "not known"
+        file.close()
+        raise UserError(f"Another process ({holder}) is training {run.name}. Wait for it, or stop it first.") from None
+    except OSError as error:  # read-only, full, or a file system without locks: two processes could not be kept apart
+        raise UserError(f"Cannot lock {path} ({error.strerror}). Choose another place with --root.") from error
+    with suppress(OSError):  # who holds it is a courtesy: a full disk must not stop a run that could still finish
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
     return file
 
 

@@ -73,7 +73,7 @@ class RunDisplay:
         """An observation from the loop."""
         for remark in state.get("remarks", []):
             say(f"note: {remark}", "yellow")
-        if state.get("remarks") is not None and state["step"]:
+        if state.get("resumed"):
             say(f"going on at step {state['step']} of {state['steps']}")
         loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
         knn = f"val k-NN {100 * state['knn']:.1f} %" if "knn" in state else ""

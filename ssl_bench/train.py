@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ssl_bench import checkpoint, compute, find, runs
+from ssl_bench import checkpoint, compute, distributed, find, runs
 from ssl_bench.backbone import explicit_attention
 from ssl_bench.config import Config, to_dict
 from ssl_bench.data import Dataset, open_data
-from ssl_bench.errors import UserError
-from ssl_bench.files import write_atomic
+from ssl_bench.errors import NonFinite, UserError
+from ssl_bench.files import sweep, write_atomic
 from ssl_bench.journal import Journal, Observer
 from ssl_bench.lean import AdamW
 from ssl_bench.method import DataInfo, Method, cosine, warmup_cosine
 from ssl_bench.monitor import collapse_reason
 from ssl_bench.rng import Rng, mix
+from ssl_bench.stop import Stop
 
 
 class Order:
@@ -95,11 +95,12 @@ class Trainer:
         self.order = Order(config.seed, len(data.train), config.budget.batch_size)
         self.step, self.seconds = 0, 0.0
         self.window: dict[str, float] = {}
+        self.skipped: list[int] = []  # steps without an update, counted from 1
 
     def state(self) -> dict[str, Any]:
         """Everything a restart needs. Generators and the place in the data follow from the step."""
         return {
-            "step": self.step, "seconds": self.seconds, "window": self.window,
+            "step": self.step, "seconds": self.seconds, "window": self.window, "skipped": self.skipped,
             "fingerprint": self.data.fingerprint, "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
@@ -110,9 +111,16 @@ class Trainer:
                 f"The images of '{self.config.data.name}' have changed since this run began "
                 f"({state['fingerprint']} then, {self.data.fingerprint} now). Start a new run with another --root."
             )
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.window = state["step"], state["seconds"], dict(state["window"])
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.window = state["step"], state["seconds"], dict(state["window"])
+            self.skipped = list(state.get("skipped", []))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"The checkpoint does not fit '{self.config.method}' as it is now ({str(error)[:300]}). "
+                "Its code has changed since: go back to that code, or start a new run with another --root."
+            ) from error
 
     def batch(self, part: int) -> tuple[Tensor, Tensor, Rng]:
         """Images, labels and random numbers of micro-batch `part` of this step."""
@@ -130,6 +138,8 @@ class Trainer:
         torch.manual_seed(mix(config.seed, "dropout", self.step))
         set_schedules(self.optimizer, config, at)
         logs: dict[str, Tensor] = {}
+        # a skipped step must leave no trace, and a forward pass may move buffers (BatchNorm's running statistics)
+        before = {k: v.clone() for k, v in method.named_buffers()} if config.run.nan_skips else {}
         for part in range(config.budget.accumulate):
             images, labels, rng = self.batch(part)
             with torch.no_grad():
@@ -141,8 +151,10 @@ class Trainer:
             (out["loss"] / config.budget.accumulate).backward()
             for key, value in out.items():
                 logs[key] = logs.get(key, torch.zeros(())) + value.detach().float().cpu() / config.budget.accumulate
-        if not torch.isfinite(logs["loss"]):
-            raise FloatingPointError(f"loss {float(logs['loss'])} at step {self.step}")
+        if trouble := self.trouble(logs["loss"]):
+            for name, value in before.items():
+                method.get_buffer(name).copy_(value)
+            raise FloatingPointError(trouble)
         method.before_step(at)
         if config.optim.clip:
             clip_gradients(self.parameters, config.optim.clip, config.optim.clip_mode)
@@ -153,22 +165,25 @@ class Trainer:
         self.step += 1
         return logs
 
+    def trouble(self, loss: Tensor) -> str:
+        """What of this step is not finite, the same on every process; "" where all is. `loss` is on the CPU."""
+        gradients: list[Any] = [p.grad for p in self.parameters if p.grad is not None]
+        norms = torch._foreach_norm([g.to_local() if hasattr(g, "to_local") else g for g in gradients])  # of a shard
+        found = distributed.total(torch.stack([loss, torch.stack(norms).sum().cpu()]))
+        return "" if torch.isfinite(found).all() else "gradient" if torch.isfinite(loss) else f"loss {float(loss)}"
 
-class Stop:
-    """Remembers a request to stop; the loop acts on it at the end of a step. A second Ctrl-C stops at once."""
+    def skip(self) -> None:
+        """Go on as if this step's update were zero; teachers, centres and queues stay as they are too."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.forget()
+        self.step += 1
+        self.skipped.append(self.step)
 
-    def __init__(self) -> None:
-        self.asked = False
-        self.before = {s: signal.signal(s, self) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+    def finite(self) -> bool:
+        """Whether every weight is: a checkpoint with others must not replace a good one."""
+        weights: list[Any] = list(self.parameters)
+        norms = torch._foreach_norm([w.to_local() if hasattr(w, "to_local") else w for w in weights])
+        return bool(torch.isfinite(distributed.total(torch.stack(norms).sum().cpu())))
 
 
 def pretrain(config: Config, root: Path, observe: Observer = lambda state: None) -> runs.Run:
@@ -185,7 +200,8 @@ def pretrain(config: Config, root: Path, observe: Observer = lambda state: None)
         _train(config, run, stop, observe)
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        runs.set_status(run, state=state, reason=str(error))
+        with suppress(UserError):  # a full disk takes no status either, and what went wrong is said by `error`
+            runs.set_status(run, state=state, reason=str(error), **getattr(error, "facts", {}))
         raise
     finally:
         stop.restore()
@@ -195,35 +211,58 @@ def pretrain(config: Config, root: Path, observe: Observer = lambda state: None)
 
 def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None:
     device = compute.pick_device(config.run.device)
+    sweep(run.folder, but="config.json")  # which a process that is refused by the lock may be writing
     trainer = Trainer(config, open_data(config.data), device)
-    state, remarks = checkpoint.load(run.folder)
+    state, remarks = checkpoint.resume(run.folder)
     if state is not None:
         trainer.restore(state)
     data = {"name": trainer.data.name, "fingerprint": trainer.data.fingerprint}
     facts = {"data": data, "device": compute.device_label(device), "resumed_at": trainer.step, "remarks": remarks}
     runs.write_json(run.folder / "provenance.json", runs.provenance(facts))
-    observe({"step": trainer.step, "steps": trainer.steps, "remarks": remarks, "run": run.name})
+    runs.set_status(run, state="running", reason="", non_finite=None)
+    begin = {"step": trainer.step, "steps": trainer.steps, "resumed": trainer.step > 0}
+    observe({"run": run.name, "remarks": remarks, **begin})
     journal = Journal(trainer, run, observe)
-    while trainer.step < trainer.steps and not stop.asked:
-        try:
-            journal.record(trainer.train_step())
-        except FloatingPointError as error:
-            raise UserError(_non_finite(trainer, run, error)) from error
-        if journal.checkpoint_due() or stop.asked:
-            checkpoint.save(run.folder, trainer.state())
+    with checkpoint.Writer(run.folder, trainer.step if state else None) as writer:
+        while trainer.step < trainer.steps and not stop.asked:
+            try:
+                journal.record(trainer.train_step())
+            except FloatingPointError as error:
+                if len(trainer.skipped) >= config.run.nan_skips:
+                    raise _non_finite(trainer, writer, str(error)) from error
+                trainer.skip()
+                journal.record({}, skipped=str(error))
+            if writer.ready(journal.checkpoint_due()):
+                writer.save(_good(trainer, writer))
+        if trainer.step != writer.last:
+            writer.save(_good(trainer, writer))
     if stop.asked:
         raise KeyboardInterrupt("stopped by a signal; the checkpoint is written")
     _finish(trainer, run)
 
 
-def _non_finite(trainer: Trainer, run: runs.Run, error: Exception) -> str:
-    indices = ", ".join(map(str, trainer.order(trainer.step)[:8]))
-    kept = "last.ckpt is the last good state" if (run.folder / "last.ckpt").exists() else "there is no checkpoint yet"
-    return f"Non-finite {error}; batch {indices}, ...; {kept}. Try a lower optim.lr, or optim.clip=1."
+def _good(trainer: Trainer, writer: checkpoint.Writer) -> dict[str, Any]:
+    """The state, if it is worth keeping."""
+    if not trainer.finite():
+        trainer.step -= 1  # the step that made them
+        raise _non_finite(trainer, writer, "weights")
+    return trainer.state()
+
+
+def _non_finite(trainer: Trainer, writer: checkpoint.Writer, what: str) -> NonFinite:
+    """What to say of a step that cannot be used."""
+    writer.wait()
+    batch, step = trainer.order(trainer.step).tolist(), trainer.step + 1
+    shown = ", ".join(map(str, batch[:8])) + (f", ... (all {len(batch)} in status.json)" if len(batch) > 8 else "")
+    last = f"the last good checkpoint is of step {writer.last}" if writer.last else "there is no checkpoint yet"
+    advice = "a lower optim.lr, or optim.clip=1" + ("" if what == "weights" else ", or --on-nan skip=N")
+    return NonFinite(
+        f"Non-finite {what} at step {step}; batch {shown}; {last}, in {writer.folder}. Try {advice}.",
+        non_finite={"step": step, "what": what, "batch": batch, "last_good_checkpoint": writer.last},
+    )
 
 
 def _finish(trainer: Trainer, run: runs.Run) -> None:
-    checkpoint.save(run.folder, trainer.state())
     method, info = trainer.method, trainer.info
     payload = save({k: v.detach().cpu().contiguous() for k, v in method.encoder.state_dict().items()})
     write_atomic(run.folder / "encoder.safetensors", payload)
@@ -231,10 +270,11 @@ def _finish(trainer: Trainer, run: runs.Run) -> None:
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
     runs.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
     cost = compute.report(trainer.config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
-    runs.write_json(run.folder / "compute.json", cost)
+    runs.write_json(run.folder / "compute.json", {**cost, "skipped_steps": trainer.skipped})
     watched = [row for row in run.metrics() if "monitor_collapsed" in row][-1:]
     signals = {k.removeprefix("monitor_"): v for row in watched for k, v in row.items() if k.startswith("monitor_")}
     reason = collapse_reason(signals)
+    (run.folder / checkpoint.PREVIOUS).unlink(missing_ok=True)  # of no use beside a finished run's last
     runs.set_status(
         run, state="finished", step=trainer.step, steps=trainer.steps, collapsed=bool(reason), collapse_reason=reason
     )
