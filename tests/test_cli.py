@@ -1,75 +1,38 @@
-"""The command line as a user meets it: real processes, their output and exit codes."""
+"""The command line as a user meets it: output and exit codes, in real processes where a process of its own matters."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-IDEA = '''
-"""Idea: make two flips of an image agree with a frozen random network (a scratch method)."""
-from __future__ import annotations
+from ssl_bench import cli
 
-from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
-
-from ssl_bench import budgets
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.method import Method, frozen_copy
-
-
-@dataclass(frozen=True)
-class IdeaConfig:
-    scale: float = 1.0  # of the loss
-
-
-def idea_loss(prediction, target, scale):
-    return scale * (1 - F.cosine_similarity(prediction, target, dim=-1)).mean()
-
-
-class Idea(Method):
-    family, paper, sees = "scratch", "unpublished", "1 image and its mirror"
-    objective: IdeaConfig
-
-    def __init__(self, config, info):
-        super().__init__(config, info)
-        self.objective = config.objective
-        self.encoder = self.make_vit()
-        self.target = frozen_copy(self.encoder)
-
-    def views(self, images, rng, at):
-        x = (images.float() / 255 - self.mean) / self.std
-        return {"images": x, "mirror": x.flip(-1)}
-
-    def forward(self, views, at):
-        with torch.no_grad():
-            target = self.target(views["mirror"]).mean(1)
-        return {"loss": idea_loss(self.encoder(views["images"]).mean(1), target, self.objective.scale)}
-
-    def flops(self):
-        return 4 * self.encoder.flops()
-
-
-def small() -> Config:
-    """28-64 px."""
-    return budgets.small(NAME, IdeaConfig(), OptimConfig(lr=1e-3))
-
-
-def quick() -> Config:
-    """A first look."""
-    return budgets.quick(NAME, IdeaConfig(), OptimConfig(lr=1e-3))
-'''
+PAGE = (Path(__file__).parents[1] / "docs" / "add-your-method.md").read_text(encoding="utf-8")
+IDEA = PAGE.split("```python\n")[1].split("```")[0]  # the example of the documentation is the one that is tried
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ssl_bench", *arguments], capture_output=True, text=True, check=False, cwd=cwd
     )
+
+
+def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """As `run`, in this process: a start costs seconds."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(cwd or os.getcwd()), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(list(arguments))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def tiny(photos: Path, root: Path) -> list[str]:
@@ -87,7 +50,7 @@ def test_pretrain_eval_report(photos: Path, tmp_path: Path) -> None:
     assert evaluated.returncode == 0, evaluated.stderr
     assert "newest finished run: mae-quick-s0-" in evaluated.stdout
     for form in ("terminal", "markdown", "csv", "latex", "json"):
-        table = run("report", "--format", form, "--root", str(tmp_path))
+        table = call("report", "--format", form, "--root", str(tmp_path))
         assert table.returncode == 0, table.stderr
         assert "mae" in table.stdout
     record = json.loads(next((tmp_path / "records").glob("*.json")).read_text())
@@ -96,7 +59,7 @@ def test_pretrain_eval_report(photos: Path, tmp_path: Path) -> None:
 
 def test_compare_skips_what_is_there_and_a_scratch_method_needs_one_file(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "my_lab").mkdir()
-    (tmp_path / "my_lab" / "idea.py").write_text(IDEA.replace("NAME", '"my_lab.idea"'))
+    (tmp_path / "my_lab" / "idea.py").write_text(IDEA)
     assert len(IDEA.strip().splitlines()) < 60
     line = ["compare", "--methods", "my_lab.idea,mae", "--protocols", "knn", "--seeds", "2", "--recipe", "quick"]
     first = run(*line, *tiny(photos, tmp_path / "runs"), cwd=tmp_path)
@@ -110,7 +73,7 @@ def test_compare_skips_what_is_there_and_a_scratch_method_needs_one_file(photos:
 
 def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "my_lab").mkdir()
-    broken = IDEA.replace("NAME", '"my_lab.idea"').replace("x.flip(-1)}", "x.flip(-1) / 0 * 0}")
+    broken = IDEA.replace("x.flip(-1)}", "x.flip(-1) / 0 * 0}")
     (tmp_path / "my_lab" / "idea.py").write_text(broken)
     line = ["compare", "--methods", "my_lab.idea,mae", "--protocols", "knn", "--seeds", "1", "--recipe", "quick"]
     done = run(*line, *tiny(photos, tmp_path / "runs"), cwd=tmp_path)
@@ -142,17 +105,17 @@ def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path)
 def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: str, sentence: str, tmp_path: Path) -> None:
     words = arguments.replace("EMPTY", str(tmp_path)).split()
     root = [] if words[0] == "pretend" else ["--root", str(tmp_path / "runs")]
-    done = run(words[0], *words[1:], *root, cwd=tmp_path)
+    done = call(*words, *root, cwd=tmp_path)
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_lists_and_show() -> None:
-    listed = run("list", "methods")
+    listed = call("list", "methods")
     assert all(name in listed.stdout for name in ("ijepa", "mae", "dino", "supervised"))
-    assert "clothing48" in run("list", "datasets").stdout
-    assert "knn" in run("list", "protocols").stdout
-    assert "quick" in run("list", "recipes").stdout
-    shown = run("show", "ijepa", "--recipe", "paper", "optim.lr=0.1")
+    assert "clothing48" in call("list", "datasets").stdout
+    assert "knn" in call("list", "protocols").stdout
+    assert "quick" in call("list", "recipes").stdout
+    shown = call("show", "ijepa", "--recipe", "paper", "optim.lr=0.1")
     assert "optim.lr" in shown.stdout and "0.1" in shown.stdout

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from write_tree import tree
+from write_tree import catalogues, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ssl_bench", "methods", "protocols", "results", "slurm")
@@ -89,3 +89,8 @@ def test_readme_lists_every_file_with_its_phrase():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert tree(readme) == readme, "run: python tests/write_tree.py"
     assert all(f"  {p.name} " in readme for p in FILES if p.name != "__init__.py")
+
+
+def test_the_readmes_of_methods_and_protocols_are_fresh():
+    stale = [title(path) for path, text in catalogues().items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, "run: python tests/write_tree.py"
