@@ -77,12 +77,17 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         written.seek(HEAD)
         if hashlib.file_digest(written, "sha256").digest() != sink.digest.digest():
             raise UserError(f"{fresh} does not read back as it was written: the disk is faulty. {LAST} is intact.")
+    _promote(folder)
+
+
+def _promote(folder: Path) -> None:
+    """The verified `next.ckpt` becomes the last, the last the previous."""
     try:
         if (folder / LAST).exists():
             os.replace(folder / LAST, folder / PREVIOUS)
-        os.replace(fresh, folder / LAST)
+        os.replace(folder / NEXT, folder / LAST)
     except OSError as error:
-        raise UserError(f"Cannot rename {fresh} ({error.strerror}). It is whole and will be used.") from error
+        raise UserError(f"Cannot rename {folder / NEXT} ({error.strerror}). It is whole and will be used.") from error
 
 
 def _flush(path: Path) -> None:
@@ -204,7 +209,10 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def resume(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """`load` for the process that goes on writing here: sets damaged files aside, lest one outlive a good one."""
+    """`load` for the process that goes on writing here.
+
+    It sets damaged files aside, lest one outlive a good one, and ends the renames that a kill has interrupted.
+    """
     state, remarks = load(folder)
     for name in (NEXT, LAST, PREVIOUS) if remarks else ():
         try:
@@ -213,4 +221,6 @@ def resume(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         except Damaged:
             with suppress(OSError):
                 os.replace(folder / name, folder / f"{name}.damaged")
+    if (folder / NEXT).exists():
+        _promote(folder)
     return state, remarks

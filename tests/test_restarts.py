@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -80,7 +81,8 @@ def test_a_kill_between_any_two_renames_loses_nothing(tmp_path: Path, monkeypatc
             patch.setattr(os, "replace", counted)
             with suppress(Killed):
                 checkpoint.save(tmp_path, state(2))
-        assert step_of(tmp_path) == newest, f"after {allowed} renames"
+        found, _ = checkpoint.resume(tmp_path)
+        assert found and found["step"] == checkpoint.read(tmp_path / "last.ckpt")["step"] == newest, allowed
 
 
 def test_what_shares_memory_is_copied_once_and_no_longer_changes(tmp_path: Path) -> None:
@@ -273,3 +275,13 @@ def test_on_nan_is_checked() -> None:
     for text in ("skip", "skip=-1", "skip=x", "ignore"):
         found = CliRunner().invoke(cli, [*asked, text]).exception
         assert isinstance(found, UserError) and "write stop, or skip=N" in str(found)
+
+
+@pytest.mark.slow
+def test_killed_runs_of_every_family_end_bit_identical() -> None:
+    """A small share of `python tests/kill_runs.py --kills 100`."""
+    script = Path(__file__).with_name("kill_runs.py")
+    line = [sys.executable, str(script), "--kills", "12", "--methods", "ijepa,mae,dinov2,swav,mocov3,capi"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 kills of 6 methods" in done.stdout and "differing bits found: 0 of" in done.stdout
