@@ -184,15 +184,23 @@ class ViT(nn.Module):
         return 2.0 * n * c.embed_dim * pixels + block_flops(n + self.num_prefix, c.embed_dim, c.depth, c.mlp_ratio)
 
 
+def timm_args(vit: ViT, pooling: str = "") -> dict[str, Any]:
+    """The settings of timm's `VisionTransformer` for this encoder; `pooling` "cls" or "mean" (none: CLS if it has one).
+
+    The final norm comes before the pooling (`fc_norm=False`), as in `ViT.pool`.
+    """
+    c = vit.config
+    return {
+        "img_size": [s * c.patch_size for s in vit.grid], "patch_size": c.patch_size, "num_classes": 0,
+        "in_chans": vit.patch_embed.proj.in_channels, "embed_dim": c.embed_dim, "depth": c.depth,
+        "num_heads": c.num_heads, "mlp_ratio": c.mlp_ratio, "class_token": c.class_token, "reg_tokens": c.reg_tokens,
+        "global_pool": "token" if (pooling or ("cls" if c.class_token else "mean")) == "cls" else "avg",
+        "fc_norm": False, "init_values": c.layer_scale or None,
+    }  # fmt: skip
+
+
 def to_timm(vit: ViT) -> VisionTransformer:
     """The same encoder as a plain timm model (no head), with the same weights."""
-    c = vit.config
-    model = VisionTransformer(
-        img_size=tuple(s * c.patch_size for s in vit.grid), patch_size=c.patch_size, num_classes=0,  # type: ignore[arg-type]
-        in_chans=vit.patch_embed.proj.in_channels, embed_dim=c.embed_dim, depth=c.depth, num_heads=c.num_heads,
-        mlp_ratio=c.mlp_ratio, class_token=c.class_token, reg_tokens=c.reg_tokens,
-        global_pool="token" if c.class_token else "avg", fc_norm=False, init_values=c.layer_scale or None,
-        norm_layer=LayerNorm,
-    )  # fmt: skip
+    model = VisionTransformer(**timm_args(vit), norm_layer=LayerNorm)
     model.load_state_dict(vit.state_dict())
     return model

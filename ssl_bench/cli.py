@@ -20,6 +20,7 @@ from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SETTINGS
 ELSEWHERE: dict[str, str] = {
     "list": "ssl_bench.listing:list_",
     "show": "ssl_bench.listing:show",
+    "export": "ssl_bench.export:command",
 }
 
 

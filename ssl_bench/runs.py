@@ -40,7 +40,7 @@ class Run:
 
     def config(self) -> Config:
         """The resolved config the run was started with."""
-        values = self._json("config.json")
+        values = self.read_json("config.json")
         if not values:
             raise UserError(f"{self.folder} is not a run folder: it has no config.json.")
         module = find.module("methods", values["method"])
@@ -52,20 +52,21 @@ class Run:
         It is a note, never the truth: where it is damaged it counts as not written, and the checkpoint decides.
         """
         try:
-            return self._json("status.json")
+            return self.read_json("status.json")
         except UserError:
             return {}
 
     def compute(self) -> dict[str, Any]:
         """FLOPs, seconds, device, images, images/s and peak memory of the finished run."""
-        return self._json("compute.json")
+        return self.read_json("compute.json")
 
     def metrics(self, name: str = "metrics") -> list[dict[str, Any]]:
         """Rows of metrics.jsonl (deterministic values) or timing.jsonl (seconds)."""
         path = self.folder / f"{name}.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """One of the folder's JSON files; {} where it is not there."""
         path = self.folder / name
         try:
             values = json.loads(path.read_text()) if path.exists() else {}
@@ -128,7 +129,7 @@ def start(root: Path, config: Config) -> Run:
             f"Cannot make the run folder {run.folder} ({error.strerror}). Choose another with --root."
         ) from error
     try:
-        before = run._json("config.json")
+        before = run.read_json("config.json")
     except UserError:  # cut short: the folder's name says which config it held
         before = {}
     if not before:
