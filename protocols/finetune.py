@@ -58,11 +58,8 @@ class FinetuneConfig:
 
 
 PUBLISHED: dict[str, Any] = {
-    "randaugment": "rand-m9-mstd0.5-inc1",
-    "erase": 0.25,
-    "mixup": 0.8,
-    "crop_scale": (0.08, 1.0),
-}
+    "randaugment": "rand-m9-mstd0.5-inc1", "erase": 0.25, "mixup": 0.8, "crop_scale": (0.08, 1.0),
+}  # fmt: skip
 
 
 def mae() -> FinetuneConfig:
@@ -102,9 +99,7 @@ class Classifier(nn.Module):
         self.fc_norm, self.head = nn.LayerNorm(width.shape[1], eps=1e-6), nn.Linear(width.shape[1], num_classes)
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
-        self.net.requires_grad_(
-            True
-        )  # positions too, even where sin-cos ones were fixed: MAE's fine-tuning trains them
+        self.net.requires_grad_(True)  # positions too, even fixed sin-cos ones: MAE's fine-tuning trains them
 
     def features(self, images: Tensor) -> Tensor:
         tokens = self.net.layers(images, [self.depth - 1], norm=False)[0]
@@ -160,6 +155,7 @@ class Finetuned(Predictor):
         steps, lr = len(x) // size, c.blr * size / 256
         optimizer = torch.optim.AdamW(param_groups(self.model, x.encoder.depth, c.layer_decay, c.weight_decay), lr=lr)
         mixup = Mixup(c.mixup, c.cutmix, switch_prob=0.5, label_smoothing=c.smoothing, num_classes=x.num_classes)
+        mixes = c.mixup > 0 or c.cutmix > 0
         order, warmup = torch.Generator().manual_seed(mix("order", seed)), c.warmup_epochs / c.epochs
         self.model.train()
         for epoch in range(c.epochs):
@@ -168,8 +164,10 @@ class Finetuned(Predictor):
                 for group in optimizer.param_groups:
                     group["lr"] = group["lr_scale"] * warmup_cosine(at, warmup, 0.0, lr, c.min_lr)
                 images = self.augmented(x.images.batch(rows.numpy()), c, mix("finetune", seed, epoch, i))
-                images, target = mixup(images, x.labels[rows].to(images.device))
-                loss = torch.sum(-target * F.log_softmax(self.model(images), 1), 1).mean()
+                target = x.labels[rows].to(images.device)
+                if mixes:
+                    images, target = mixup(images, target)
+                loss = F.cross_entropy(self.model(images), target, label_smoothing=0.0 if mixes else c.smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -194,6 +192,7 @@ class Finetuned(Predictor):
 class Finetune(Protocol):
     version = 1
     input = "images"
+    frozen = False
     config: FinetuneConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Finetuned:

@@ -5,9 +5,10 @@ the whole training split. The k most similar images (cosine) vote for their clas
 k = 20 is the headline; the accuracy at every other k is recorded beside it. Nothing is chosen, so validation images
 simply join the bank. Where the bank is smaller than k, all of it votes.
 
-Weights are exp((similarity - 1) / T): the same ranking, and no overflow in low precision.
+`knn:fewshot` (dinov2/eval/knn.py, n_per_class_list and n_tries): a bank of 10 images per class, drawn ten times, the
+same draws for every method and seed; the mean over draws is the headline, their spread is recorded.
 
-Changes: 1 first version.
+Changes: 1 first version. 2 few-shot is the mean of ten draws, no longer one draw by the probe's seed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.monitor import knn_votes
+from ssl_bench.protocol import Features, Predictor, Protocol, classification, members
 
 
 @dataclass(frozen=True)
@@ -28,59 +29,60 @@ class KNNConfig:
     k: int = 20  # neighbours behind the headline; DINO's best on ImageNet
     also: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200)  # recorded beside it
     temperature: float = 0.07  # of the votes (DINO)
-    shots: int = 0  # images per class in the bank; 0: all (DINOv2's few-shot k-NN uses several draws)
+    shots: int = 0  # images per class in the bank; 0: all
+    draws: int = 1  # of such banks
 
     def check(self) -> None:
         if min(self.k, *self.also) < 1 or self.temperature <= 0 or self.shots < 0:
             raise UserError("knn needs k >= 1, temperature > 0 and shots >= 0.")
+        if self.draws < 1 or (self.draws > 1 and not self.shots):
+            raise UserError(f"draws={self.draws} has no effect while shots=0: the bank is the whole training split.")
 
 
 def fewshot() -> KNNConfig:
-    """Few-shot k-NN (dinov2/eval/knn.py, n_per_class_list): a bank of 10 images per class, drawn by the seed."""
-    return KNNConfig(shots=10)
-
-
-def knn_votes(bank: Tensor, labels: Tensor, queries: Tensor, k: list[int], t: float, num_classes: int) -> Tensor:
-    """Votes [len(k), Q, C] for queries [Q, D] from a bank [M, D]; both are L2-normalised here."""
-    bank, out = F.normalize(bank, dim=1), []
-    for chunk in F.normalize(queries, dim=1).split(1024):
-        sims, index = (chunk @ bank.T).topk(min(max(k), len(bank)), dim=1)
-        weights = ((sims - 1) / t).exp()
-        votes = []
-        for count in k:
-            empty = torch.zeros(len(chunk), num_classes)
-            votes.append(empty.scatter_add_(1, labels[index[:, :count]], weights[:, :count]))
-        out.append(torch.stack(votes))
-    return torch.cat(out, 1)
+    """Few-shot k-NN (dinov2/eval/knn.py): banks of 10 images per class, the mean over 10 draws."""
+    return KNNConfig(shots=10, draws=10)
 
 
 class Neighbours(Predictor):
-    def __init__(self, bank: Features, config: KNNConfig) -> None:
+    def __init__(self, banks: list[Features], config: KNNConfig) -> None:
         super().__init__()
-        self.bank, self.labels, self.config = bank.own, bank.labels, config
-        self.num_classes = bank.num_classes
-        self.selected = {"k": config.k, "bank": len(bank)}
+        self.banks, self.config = [(b.own, b.labels) for b in banks], config
+        self.num_classes = banks[0].num_classes
+        self.selected = {"k": config.k, "bank": len(banks[0])}
 
     def votes(self, x: Features, k: list[int]) -> Tensor:
-        return knn_votes(self.bank, self.labels, x.own, k, self.config.temperature, self.num_classes)
+        """[banks, len(k), N, C]"""
+        t = self.config.temperature
+        return torch.stack([knn_votes(*bank, x.own, k, t, self.num_classes) for bank in self.banks])
 
     def predict(self, x: Features) -> Tensor:
-        return self.votes(x, [self.config.k])[0]
+        """[banks, N, C]"""
+        return self.votes(x, [self.config.k])[:, 0]
 
     def candidates(self, x: Features) -> Iterator[tuple[str, Tensor]]:
-        for k, votes in zip(self.config.also, self.votes(x, list(self.config.also)), strict=True):
-            yield f"k={k}", votes.argmax(1)
+        votes = self.votes(x, list(self.config.also)).argmax(3)
+        yield from ((f"k={k}", votes[:, i]) for i, k in enumerate(self.config.also))
 
 
 class KNN(Protocol):
-    version = 1
+    version = 2
     record_candidates = True
     config: KNNConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Neighbours:
         bank = train + val
-        if self.config.shots:
-            order = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))
-            rows = [order[bank.labels[order] == c][: self.config.shots] for c in range(bank.num_classes)]
-            bank = bank.take(torch.cat(rows))
-        return Neighbours(bank, self.config)
+        if not self.config.shots:
+            return Neighbours([bank], self.config)
+        drawn = [members(bank.labels, bank.num_classes, i) for i in range(self.config.draws)]
+        return Neighbours([bank.take(torch.cat([c[: self.config.shots] for c in d])) for d in drawn], self.config)
+
+    def classes(self, output: Tensor) -> Tensor | None:
+        return output[0].argmax(1) if len(output) == 1 else None  # several draws: no single bit per image
+
+    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
+        found = [classification(votes, labels, num_classes) for votes in output]
+        metrics = {name: sum(f[name] for f in found) / len(found) for name in found[0]}
+        if len(found) > 1:
+            metrics["top1_std"] = float(torch.tensor([f["top1"] for f in found], dtype=torch.float64).std())
+        return metrics

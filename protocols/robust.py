@@ -72,7 +72,6 @@ class Robust(Protocol):
     config: RobustConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Corrupted:
-        self.config.check()
         return Corrupted(Linear(self.config.linear).fit(train, val, seed), self.config, seed)
 
     def classes(self, output: Tensor) -> None:

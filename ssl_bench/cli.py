@@ -147,12 +147,17 @@ def pretrain(
 @cli.command()
 @click.argument("source", required=False)
 @click.option(
-    "--protocol", "protocols", multiple=True, required=True, help="A name from `ssl-bench list protocols`; repeatable."
-)
+    "--protocol", "protocols", multiple=True, required=True,
+    help="A name from `ssl-bench list protocols`; repeatable. `all`: every protocol on the frozen encoder, from one "
+    "pass over the data; fine-tuning stays apart: --protocol all --protocol finetune.",
+)  # fmt: skip
 @click.option("--data", default=None, help="Data to evaluate on; default: what the run was pretrained on.")
 @click.option("--image-size", type=int, default=None, help="Pixels per side of the evaluated images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the protocol; repeatable.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="A setting of the protocol; repeatable. Of one among several: --set linear.epochs=5.",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all.")
 @ROOT
@@ -172,9 +177,9 @@ def eval(
 
     if threads:
         torch.set_num_threads(threads)
-    names = [name for entry in protocols for name in entry.split(",")]
-    for name in names:  # a wrong name is told before any work, and before "there is no run"
-        protocol.load(name, settings)
+    names = protocol.expand(name for entry in protocols for name in entry.split(","))
+    for name, own in protocol.assign(names, settings).items():  # told before any work, and before "there is no run"
+        protocol.load(name, own)
     if source is None:
         from ssl_bench import runs
 
@@ -203,7 +208,7 @@ def eval(
 @click.option(
     "--methods", default="ijepa,mae,dino", show_default=True, help="Comma-separated; METHOD:RECIPE for one of its own."
 )
-@click.option("--protocols", default="knn,linear", show_default=True, help="Comma-separated.")
+@click.option("--protocols", default="knn,linear", show_default=True, help="Comma-separated; all: every frozen one.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Pretraining seeds 0, 1, ...")
 @click.option("--recipe", default="small", show_default=True, help="For methods without one of their own.")
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")

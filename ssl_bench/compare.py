@@ -62,6 +62,9 @@ def plan(
     references: bool = True,
 ) -> list[Row]:
     """Every row, checked before anything starts. A method may carry its own recipe: `ijepa:paper`."""
+    from ssl_bench.protocol import expand
+
+    protocols = expand(protocols)
     for protocol in protocols:
         find.module("protocols", protocol.partition(":")[0])
     if seeds < 1:

@@ -38,8 +38,12 @@ def evaluate_all(
     source: Encoder | str | None, names: Sequence[str], data: DataConfig, root: Path | str, seed: int = 0,
     overrides: Sequence[str] = (), device: str = "auto", tell: Callable[[str], None] | None = None,
 ) -> Iterator[records.Record]:  # fmt: skip
-    """Several protocols from one pass over the data. `tell` is called with each protocol's name before it starts."""
-    wanted = [(name, protocol.load(name, overrides)) for name in names]
+    """Several protocols (`all`: every frozen one) from one pass over the data.
+
+    `overrides`: `key=value` for every protocol, `linear.key=value` for one. `tell` gets each name before it starts.
+    """
+    own = protocol.assign(protocol.expand(names), overrides)
+    wanted = [(name, protocol.load(name, own[name])) for name in own]
     place, root = compute.pick_device(device), Path(root)
     dataset = open_data(data)
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source

@@ -61,11 +61,9 @@ class Group:
     def normalized(self, x: Tensor) -> Tensor:
         return x if self.config.norm == "none" else (x - self.mean) / (self.var + 1e-6).sqrt()
 
-    def logits(self, x: Tensor) -> Tensor:
-        """[B, D] -> [B, H, K]."""
-        h, d, k = self.weight.shape
-        flat = self.normalized(x) @ self.weight.permute(1, 0, 2).reshape(d, h * k)
-        return flat.view(len(x), h, k) + self.bias
+    def logits(self, x: Tensor, heads: slice = slice(None)) -> Tensor:
+        """[B, D] -> [B, H, K] of all heads or some."""
+        return torch.einsum("bd,hdk->bhk", self.normalized(x), self.weight[heads]) + self.bias[heads]
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, factor: float) -> None:
@@ -78,14 +76,14 @@ class Group:
         else:
             x = self.normalized(x)
         h, d, k = self.weight.shape
-        logits = (x @ self.weight.permute(1, 0, 2).reshape(d, h * k)).view(len(x), h, k) + self.bias
-        error = logits.softmax(2)
-        error[torch.arange(len(y)), :, y] -= 1
-        error /= len(x)
-        gradient = (x.T @ error.view(len(x), h * k)).view(d, h, k).permute(1, 0, 2)
+        logits = (x @ self.weight.permute(1, 2, 0).reshape(d, k * h)).view(len(x), k, h) + self.bias.T
+        error = (logits - logits.amax(1, keepdim=True)).exp_()  # a softmax, many times faster with the heads innermost
+        error /= error.sum(1, keepdim=True) * len(x)
+        error[torch.arange(len(y)), y] -= 1 / len(x)
+        gradient = (x.T @ error.view(len(x), k * h)).view(d, k, h).permute(2, 0, 1)
         self._update(0, self.weight, gradient + self.wd[:, None, None] * self.weight, factor * self.lr)
         decay = self.wd[:, None] * self.bias if self.config.optimizer == "sgd" else 0.0
-        self._update(1, self.bias, error.sum(0) + decay, factor * self.lr)
+        self._update(1, self.bias, error.sum(0).T + decay, factor * self.lr)
 
     def _update(self, slot: int, value: Tensor, gradient: Tensor, lr: Tensor) -> None:
         if self.config.optimizer == "lars" and slot == 0:  # the bias moves at the raw rate (MAE's util/lars.py)

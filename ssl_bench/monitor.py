@@ -33,12 +33,23 @@ def mean_cosine(z: Tensor) -> float:
     return float((z.sum(0).square().sum() - n) / (n * (n - 1)))
 
 
-def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, k: int = 20, t: float = 0.07) -> float:
-    """DINO's weighted k-NN, top-1 as a fraction."""
-    sims = F.normalize(queries, dim=-1) @ F.normalize(bank, dim=-1).T
-    top, index = sims.topk(min(k, bank.shape[0]))
-    votes = torch.zeros(len(queries), int(max(labels.max(), truth.max())) + 1)
-    votes.scatter_add_(1, labels[index], ((top - 1) / t).exp())
+def knn_votes(bank: Tensor, labels: Tensor, queries: Tensor, k: list[int], t: float, num_classes: int) -> Tensor:
+    """DINO's weighted k-NN: votes [len(k), Q, C] for queries [Q, D] from a bank [M, D], both L2-normalised here.
+
+    Votes are exp((cosine - 1) / t): DINO's ranking, and no overflow in low precision.
+    """
+    bank, out = F.normalize(bank, dim=1), []
+    for chunk in F.normalize(queries, dim=1).split(1024):
+        sims, index = (chunk @ bank.T).topk(min(max(k), len(bank)), dim=1)
+        weights, near = ((sims - 1) / t).exp(), labels[index]
+        empty = torch.zeros(len(chunk), num_classes)
+        out.append(torch.stack([empty.scatter_add(1, near[:, :n], weights[:, :n]) for n in k]))
+    return torch.cat(out, 1)
+
+
+def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -> float:
+    """Top-1 of k = 20, T = 0.07 as a fraction."""
+    votes = knn_votes(bank, labels, queries, [20], 0.07, int(max(labels.max(), truth.max())) + 1)[0]
     return float((votes.argmax(1) == truth).float().mean())
 
 

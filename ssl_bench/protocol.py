@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 from typing import Protocol as Interface
@@ -19,6 +19,7 @@ from torch import Tensor
 from ssl_bench import find
 from ssl_bench.config import override
 from ssl_bench.errors import UserError, nearest
+from ssl_bench.rng import mix
 
 Key = tuple[str, str]  # (layers, pooling): ("last" | "last4", "cls" | "mean" | "both")
 
@@ -144,15 +145,18 @@ class Protocol:
 
     version: ClassVar[int] = 1  # raised whenever a number could change, with the reason under "Changes"
     input: Literal["features", "tokens", "images"] = "features"
-    headline: ClassVar[str] = "top1"
+    headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
     scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what `score` gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
+    frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
 
     config: Any
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        if hasattr(config, "check"):  # settings that contradict each other are told before any work
+            config.check()
 
     def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         """Choose on `val`, refit on both, return the predictor. Both are parts of the training split."""
@@ -179,6 +183,12 @@ def classification(scores: Tensor, labels: Tensor, num_classes: int) -> dict[str
     }
 
 
+def members(labels: Tensor, num_classes: int, draw: int) -> list[Tensor]:
+    """The images of each class in an order that depends on `draw` alone; few-shot sets are the first ones of each."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(mix("lowshot", draw)))
+    return [order[labels[order] == c] for c in range(num_classes)]
+
+
 def variants(module: Any) -> dict[str, Callable[[], Any]]:
     """The recipe functions of a protocol's file: public, without arguments, returning its config."""
     kind = typing.get_type_hints(find.defined(module, Protocol))["config"]
@@ -188,6 +198,30 @@ def variants(module: Any) -> dict[str, Callable[[], Any]]:
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
         if inspect.get_annotations(value).get("return") in (kind, kind.__name__)
     }
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Each name once, with `all` as every frozen protocol of protocols/: features first, then tokens, then images."""
+    order = ("features", "tokens", "images")
+    out: dict[str, None] = {}
+    for name in names:
+        known = find.names("protocols") if name == "all" else []
+        kinds = {n: find.defined(find.module("protocols", n), Protocol) for n in known}
+        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels"]  # targets: few sets have them
+        frozen = sorted(usable, key=lambda n: order.index(kinds[n].input))
+        out |= dict.fromkeys(frozen if known else [name])
+    return list(out)
+
+
+def assign(names: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """The overrides of each protocol: `epochs=5` is for all of them, `linear.epochs=5` for `linear` alone."""
+    out: dict[str, list[str]] = {name: [] for name in names}
+    for text in overrides:
+        head, _, rest = text.partition(".")
+        owners = [n for n in names if head in (n, n.partition(":")[0])] if "=" not in head else []
+        for name in owners or names:
+            out[name].append(rest if owners else text)
+    return out
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Protocol:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_bench import encoders, evaluate, features, protocol
+from ssl_bench import encoders, evaluate, features, find, protocol
 from ssl_bench.config import DataConfig, vit
 from ssl_bench.data import Split, open_data
 from ssl_bench.errors import UserError
@@ -170,3 +170,28 @@ def test_wrong_encoders_are_named(source, sentence, tmp_path):
 def test_wrong_protocols_are_named(name, sentence):
     with pytest.raises(UserError, match=sentence):
         protocol.load(name)
+
+
+def test_all_is_every_frozen_protocol_and_settings_find_theirs():
+    names = protocol.expand(["all", "finetune", "knn:fewshot", "knn"])
+    assert set(names) == set(find.names("protocols")) - {"factors"} | {"knn:fewshot"}
+    assert names[-2:] == ["finetune", "knn:fewshot"] and "finetune" not in protocol.expand(["all"])
+    own = protocol.assign(names, ["knn.k=7", "linear.heads.momentum=0.5"])
+    assert (own["knn"], own["knn:fewshot"], own["linear"], own["robust"]) == (
+        ["k=7"], ["k=7"], ["heads.momentum=0.5"], [],
+    )  # fmt: skip
+    assert protocol.assign(["robust"], ["linear.epochs=3"]) == {"robust": ["linear.epochs=3"]}
+
+
+def test_several_protocols_encode_each_part_once(photos, tmp_path, monkeypatch):
+    seen, encode = [], features.encode
+    monkeypatch.setattr(
+        features, "encode", lambda e, split, tokens: seen.append(len(split)) or encode(e, split, tokens)
+    )
+    data = DataConfig(f"folder:{photos}", 24, val_fraction=0.2)
+    names = ["knn", "retrieval", "attentive", "clustering"]
+    settings = ["knn.k=5", "attentive.epochs=1", "attentive.lrs=1e-3"]
+    found = list(evaluate.evaluate_all("random:toy_patch8@24", names, data, tmp_path, 0, settings, "cpu"))
+    assert [r.protocol for r in found] == names
+    assert seen == [96, 24, 36]
+    assert (found[0].selected["k"], found[2].protocol_config["epochs"]) == (5, 1)

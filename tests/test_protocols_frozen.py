@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from protocols.knn import KNN, KNNConfig, fewshot, knn_votes
+from protocols.knn import KNN, KNNConfig, fewshot
 from protocols.linear import Linear, LinearConfig
 from ssl_bench import heads
 from ssl_bench.data import Split
+from ssl_bench.errors import UserError
 from ssl_bench.logistic import logistic
+from ssl_bench.monitor import knn_votes
 from ssl_bench.protocol import Features, Rows, classification
 
 
@@ -53,21 +56,29 @@ def test_knn_equals_scikit_learn():
 @pytest.mark.parametrize(("bank", "queries"), [(6, 3), (30, 1), (30, 99)])
 def test_knn_with_fewer_images_than_neighbours_or_a_hundred_queries(bank, queries):
     predictor = KNN(KNNConfig()).fit(part(bank), part(4, seed=2), 0)
-    assert predictor.predict(part(queries, seed=1)).shape == (queries, 4)
+    assert predictor.predict(part(queries, seed=1)).shape == (1, queries, 4)
     assert {name for name, _ in predictor.candidates(part(queries, seed=1))} == {f"k={k}" for k in KNNConfig().also}
 
 
 def test_knn_with_a_bank_of_one_class():
     bank = part(40).take(torch.arange(0, 40, 4))
     assert bank.labels.unique().tolist() == [0]
-    assert (KNN(KNNConfig()).fit(bank, bank, 0).predict(part(9, seed=1)).argmax(1) == 0).all()
+    assert (KNN(KNNConfig()).fit(bank, bank, 0).predict(part(9, seed=1)).argmax(2) == 0).all()
 
 
-def test_fewshot_bank_has_its_shots_and_follows_the_seed():
-    draws = [KNN(fewshot()).fit(part(200), part(40, seed=1), seed) for seed in (0, 0, 1)]
-    assert draws[0].labels.bincount().tolist() == [10] * 4
-    assert torch.equal(draws[0].bank, draws[1].bank)
-    assert not torch.equal(draws[0].bank, draws[2].bank)
+def test_fewshot_knn_is_the_mean_over_ten_draws_that_are_the_same_for_all():
+    protocol, test = KNN(fewshot()), part(100, seed=2)
+    first, second = (protocol.fit(part(200), part(40, seed=1), seed) for seed in (0, 1))
+    assert [labels.bincount().tolist() for _, labels in first.banks] == [[10] * 4] * 10
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first.banks, second.banks, strict=True))
+    output = first.predict(test)
+    assert len(output.unique(dim=0)) == 10
+    metrics = protocol.score(output, test.labels, 4)
+    found = 100 * (output.argmax(2) == test.labels).double().mean(1)
+    assert (metrics["top1"], metrics["top1_std"]) == pytest.approx((float(found.mean()), float(found.std())))
+    assert protocol.classes(output) is None
+    with pytest.raises(UserError, match="no effect"):
+        KNN(KNNConfig(draws=3))
 
 
 @pytest.mark.parametrize("strength", [1e-4, 1e-2, 1.0, 30.0, 1e3])
@@ -155,6 +166,25 @@ def test_linear_tries_the_whole_grid_and_chooses_on_the_validation_part():
     assert classification(predictor.predict(test), test.labels, 4)["top1"] > 60
     without = Linear(config).fit(part(240, cls=False), part(80, seed=1, cls=False), 0)
     assert len(list(without.candidates(part(9, cls=False)))) == 2 * 1 * 10 + 2 * 9
+
+
+def test_the_chosen_head_alone_gives_what_it_gives_among_all():
+    config = LinearConfig(epochs=2, strengths=5, batch_size=64)
+    train, val, test = part(240), part(80, seed=1), part(50, seed=2)
+    predictor = Linear(config).fit(train, val, 0)
+    for i, (_, logits) in enumerate(predictor.all(test)):
+        predictor.chosen = i
+        assert torch.allclose(predictor.predict(test), logits, atol=1e-4)
+
+
+def test_the_last_linear_fit_is_kept_for_the_same_parts_alone():
+    config, train, val = LinearConfig(epochs=1, logistic=False), part(60), part(20, seed=1)
+    first = Linear(config).fit(train, val, 0)
+    assert Linear(config).fit(replace(train, encoder=None), val, 0) is first
+    other = replace(train, labels=train.labels.flip(0))
+    assert Linear(config).fit(other, val, 0) is not first
+    assert Linear(config).fit(train, val, 1) is not first
+    assert Linear(replace(config, epochs=2)).fit(train, val, 1) is not first
 
 
 def test_metrics_by_hand():
