@@ -154,7 +154,7 @@ def pretrain(
 @click.option("--data", default=None, help="Data to evaluate on; default: what the run was pretrained on.")
 @click.option("--image-size", type=int, default=None, help="Pixels per side of the evaluated images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Repeatable; of one protocol: linear.epochs=5.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Repeatable; for one: linear.epochs=5.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all.")
 @ROOT
