@@ -14,13 +14,14 @@ import click
 
 from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SETTINGS
+from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
     "list": "ssl_bench.listing:list_",
     "show": "ssl_bench.listing:show",
     "export": "ssl_bench.export:command",
+    "jobs": "slurm.jobs:jobs",
 }
 
 
@@ -107,6 +108,7 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
 @click.option("--seed", type=int, default=None, help="Same as seed=N.")
 @ON_NAN
 @DRY_RUN
+@SLURM
 @ROOT
 @SETTINGS
 def pretrain(
@@ -211,6 +213,7 @@ def eval(
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @click.option("--no-references", is_flag=True, help="Leave out the rows `random` and `pixels`.")
 @DRY_RUN
+@SLURM
 @ROOT
 @SETTINGS
 def compare(
@@ -294,7 +297,3 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -83,9 +83,9 @@ def plan(
             )
     if references:
         rows += _references(rows)
-    there = _numbers(root)
+    there = numbers(root)
     for row in rows:
-        row.missing = [p for p in protocols if (row.recorded, row.seed, row.data, *_version(p)) not in there]
+        row.missing = missing(protocols, (row.recorded, row.seed, row.data), there)
         if not row.missing and (row.run is None or row.run.status().get("state") == "finished"):
             row.state = "done"
     return rows
@@ -110,6 +110,11 @@ def _references(rows: list[Row]) -> list[Row]:
     return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=data.name, recorded="pixels")]
 
 
+def missing(protocols: Sequence[str], encoder: tuple[str, int, str], there: set[Any]) -> list[str]:
+    """The protocols without a number for this encoder (its name in records, seed, data); `there` from `numbers`."""
+    return [protocol for protocol in protocols if (*encoder, *_version(protocol)) not in there]
+
+
 def _version(protocol: str) -> tuple[str, str, int]:
     """Name, variant and present version: a number made by an older version does not count."""
     from ssl_bench.protocol import Protocol
@@ -118,7 +123,7 @@ def _version(protocol: str) -> tuple[str, str, int]:
     return base, variant, find.defined(find.module("protocols", base), Protocol).version
 
 
-def _numbers(root: Path) -> set[tuple[str, int, str, str, str, int]]:
+def numbers(root: Path) -> set[tuple[str, int, str, str, str, int]]:
     """What is recorded already: encoder, pretraining seed, data set, protocol, variant, version."""
     from results.records import read
 

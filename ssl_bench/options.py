@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ssl_bench import find
 from ssl_bench.errors import UserError
 
 ROOT = click.option(
@@ -14,7 +18,9 @@ ROOT = click.option(
 )  # fmt: skip
 SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 DRY_RUN = click.option(
-    "--dry-run", is_flag=True, help="Print the plan with its steps, FLOPs, memory and time; start nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan with its steps, FLOPs, memory and time; start nothing. With --slurm: print the scripts.",
 )
 
 
@@ -32,3 +38,20 @@ ON_NAN = click.option(
     "--on-nan", metavar="stop|skip=N", callback=_nan_skips,
     help="At a non-finite loss or gradient: stop (default), or skip up to N such steps and record them.",
 )  # fmt: skip
+
+
+def SLURM(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--slurm PROFILE`: the launcher's function of the same name gets the command's options instead."""
+
+    @click.option(
+        "--slurm", metavar="PROFILE", default=None,
+        help="Submit jobs instead: a profile in slurm/ (gpu, local, ...) or your own .toml file.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def either(slurm: str | None, **given: Any) -> Any:
+        if slurm is None:
+            return command(**given)
+        launch = getattr(find.module("slurm", "launch"), command.__name__)
+        return launch(slurm, given.pop("dry_run"), given)
+
+    return either

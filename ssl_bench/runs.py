@@ -20,6 +20,7 @@ from ssl_bench.config import Config, from_dict, identity, to_dict
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.files import write_atomic
 
+CODE_STATE = "code_state.json"  # beside a copy of the code that is no git repository (slurm/snapshot.py)
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
@@ -203,6 +204,9 @@ def versions() -> dict[str, str]:
 def code_state() -> dict[str, Any]:
     """Git commit and whether tracked files differ from it; the package version where there is no git."""
     root = Path(__file__).resolve().parent.parent
+    if (root / CODE_STATE).exists():
+        state: dict[str, Any] = json.loads((root / CODE_STATE).read_text())
+        return state
 
     def git(*args: str) -> str:
         done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False)
