@@ -5,7 +5,8 @@ standardised. Choices (shape, colour, texture) by L2 logistic regression, in per
 rotation, noise) by ridge regression, as percent of variance explained on the test images (100 R2, position is the mean
 of x and y; below 0 is worse than the mean). Each factor's strength is chosen by its loss on the validation part, then
 both parts are fitted again. The headline `mean` is over factors, each from 0 (chance, or R2 <= 0) to 100.
-At most 2,000 training images: enough for these probes, and raw pixels stay affordable.
+At most 2,000 training images, and of features wider than 1,024 (raw pixels) their first 512 principal axes: enough for
+these probes, and affordable.
 
 Changes: 1 first version.
 """
@@ -23,6 +24,8 @@ from ssl_bench.factors import FACTORS
 from ssl_bench.logistic import logistic, rotate
 from ssl_bench.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
+
+WIDE, KEPT = 1024, 512
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Readouts(Predictor):
         assert x.targets is not None
         self.config, self.mean = config, x.own.mean(0)
         self.std = x.own.std(0, unbiased=False).clamp(min=1e-6)
+        self.axes: Tensor | None = None
+        if x.own.shape[1] > WIDE:
+            self.axes = rotate(self.scaled(x))[1][:, -KEPT:]  # in ascending order of variance
         powers = torch.logspace(-5, 3, config.strengths)
         z = self.scaled(x)
         self.choices = {
@@ -67,7 +73,8 @@ class Readouts(Predictor):
         self.chosen: dict[str, int] = {}
 
     def scaled(self, x: Features) -> Tensor:
-        return (x.own - self.mean) / self.std
+        z = (x.own - self.mean) / self.std
+        return z if self.axes is None else z @ self.axes
 
     def outputs(self, x: Features) -> dict[str, Tensor]:
         """Per factor, logits [P, N, K] or numbers [P, N, columns]."""

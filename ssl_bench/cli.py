@@ -14,7 +14,7 @@ import click
 
 from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SETTINGS, SLURM
+from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -22,6 +22,8 @@ ELSEWHERE: dict[str, str] = {
     "show": "ssl_bench.listing:show",
     "export": "ssl_bench.export:command",
     "jobs": "slurm.jobs:jobs",
+    "validate": "ssl_bench.validate:validate",
+    "claims": "ssl_bench.claims:claims",
 }
 
 
@@ -97,9 +99,7 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
     say("Next:", "bold")
     say("  ssl-bench report --format markdown          this table, to paste")
     say("  ssl-bench show ijepa --recipe quick         every setting, and why")
-    say(
-        "  ssl-bench compare --methods ijepa,mae,dino --seeds 3 --recipe quick data.name=folder:PATH    your own images"
-    )
+    say("  ssl-bench compare --methods ijepa,mae,dino --recipe quick data.name=folder:PATH     your own images")
 
 
 @cli.command()
@@ -212,6 +212,7 @@ def eval(
 @click.option("--recipe", default="small", show_default=True, help="For methods without one of their own.")
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @click.option("--no-references", is_flag=True, help="Leave out the rows `random` and `pixels`.")
+@SEARCH
 @DRY_RUN
 @SLURM
 @ROOT

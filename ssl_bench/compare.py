@@ -38,6 +38,7 @@ class Row:
     started: float = 0.0
     seconds: float = 0.0
     config: Config | None = None  # of the pretraining
+    verb: str = "eval"  # the command that follows pretraining
 
     def view(self) -> dict[str, Any]:
         """What the live table shows."""
@@ -117,10 +118,15 @@ def missing(protocols: Sequence[str], encoder: tuple[str, int, str], there: set[
 
 def _version(protocol: str) -> tuple[str, str, int]:
     """Name, variant and present version: a number made by an older version does not count."""
+    base, _, variant = protocol.partition(":")
+    return base, variant, version(base)
+
+
+def version(protocol: str) -> int:
+    """The present version of a protocol."""
     from ssl_bench.protocol import Protocol
 
-    base, _, variant = protocol.partition(":")
-    return base, variant, find.defined(find.module("protocols", base), Protocol).version
+    return find.defined(find.module("protocols", protocol), Protocol).version
 
 
 def numbers(root: Path) -> set[tuple[str, int, str, str, str, int]]:
@@ -197,7 +203,7 @@ class Matrix:
             protocols = [argument for p in row.missing for argument in ("--protocol", p)]
             self._start(
                 row,
-                ["eval", row.source, *protocols, "--seed", str(row.seed), "--threads", str(self.threads), *row.where],
+                [row.verb, row.source, *protocols, "--seed", str(row.seed), "--threads", str(self.threads), *row.where],
             )
         else:
             row.state, row.seconds = "done", time.monotonic() - row.started
@@ -232,6 +238,15 @@ def run(rows: list[Row], root: Path, jobs: int) -> None:
     """All rows with a live table (or lines), then the report. Raises where a row failed, after the others are done."""
     from ssl_bench import report, screen
 
+    drive(rows, root, jobs)
+    screen.console.print(report.show(report.load(root)))
+    refuse_failed(rows)
+
+
+def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lambda: None) -> None:
+    """All rows with a live table (or lines); `look` is called four times a second."""
+    from ssl_bench import screen
+
     there = sum(row.state == "done" for row in rows)
     screen.say(f"{len(rows)} rows in {root}" + (f"; {there} are there already" if there else ""))
     matrix = Matrix(rows, root, jobs)
@@ -239,6 +254,7 @@ def run(rows: list[Row], root: Path, jobs: int) -> None:
     with screen.live(watched) as update:
 
         def draw(m: Matrix) -> None:
+            look()
             if watched:
                 update(screen.matrix([row.view() for row in m.rows], time.monotonic() - m.began, m.seconds_left()))
 
@@ -247,7 +263,10 @@ def run(rows: list[Row], root: Path, jobs: int) -> None:
                 screen.say(f"{screen.clock(time.monotonic() - matrix.began)}  {text}")
 
         matrix.run(draw, event)
-    screen.console.print(report.show(report.load(root)))
+
+
+def refuse_failed(rows: list[Row]) -> None:
+    """Names the rows that failed, after the others are done."""
     failed = [row.label for row in rows if row.state == "failed"]
     if failed:
         names = ", ".join(failed)

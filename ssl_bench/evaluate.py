@@ -76,7 +76,7 @@ def evaluate_all(
 def data_of(source: str, root: Path, name: str | None = None, image_size: int | None = None) -> DataConfig:
     """What to evaluate on: as given, else what the run was pretrained on, else the embedded set."""
     run = source.removeprefix("random:")
-    is_run = (root / run).exists() or (":" not in run and run != "pixels")
+    is_run = (root / run).exists() or (":" not in source and run != "pixels")
     base = runs.find_run(root, run).config().data if is_run else DataConfig()
     return replace(base, name=name or base.name, image_size=image_size or base.image_size)
 

@@ -55,3 +55,43 @@ def SLURM(command: Callable[..., Any]) -> Callable[..., Any]:
         return launch(slurm, given.pop("dry_run"), given)
 
     return either
+
+
+def SEARCH(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--search N` hands the command's options over to `ssl_bench.search`."""
+
+    @click.option(
+        "--search",
+        "trials",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Instead: N settings per method, each scored on validation images only; trial 0 is the recipe.",
+    )
+    @click.option(
+        "--space",
+        metavar="KEY=LOW..HIGH[:log|:gap]",
+        multiple=True,
+        help="With --search: what to draw, instead of learning rate, weight decay, warm-up and EMA around the "
+        "recipe's. KEY=xLOW..xHIGH: times the recipe's value; :gap: evenly in log(1 - value); KEY=A|B: one of these. "
+        "Comma-separated or repeated.",
+    )
+    @click.option(
+        "--confirm", metavar="K", type=click.IntRange(0), help="With --search: winner and recipe, K new seeds."
+    )
+    @functools.wraps(command)
+    def either(trials: int | None, space: tuple[str, ...], confirm: int | None, **given: Any) -> Any:
+        if trials is None:
+            if space or confirm is not None:
+                raise UserError("--space and --confirm have no effect without --search N.")
+            return command(**given)
+        source = click.get_current_context().get_parameter_source
+        for name in ("seeds", "no_references"):
+            if source(name) is click.core.ParameterSource.COMMANDLINE:
+                raise UserError(f"--{name.replace('_', '-')} has no effect with --search: leave it out.")
+        if given.pop("slurm", None) is not None:
+            raise UserError("--search runs on this machine: leave --slurm out, or give --slurm to `compare` alone.")
+        from ssl_bench.search import search
+
+        return search(trials, space, confirm or 0, given)
+
+    return either

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from results import cells, charts, render, tables
+from results import cells, charts, render, tables, trials
 from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
@@ -62,9 +62,20 @@ def show(records: Sequence[Record], published: Sequence[dict[str, Any]] = ()) ->
 def collect(root: Path | str, folder: Path | None = None) -> str:
     """Fold `root/records` into `results/records/*.jsonl` and regenerate what depends on them. Returns a sentence."""
     folder = folder or collecting.FOLDER
-    total, new = collecting.collect(Path(root) / "records", folder)
+    root = Path(root)
+    kept = trials.add(folder / "search" / "trials.jsonl", trials.read(root / "search" / "trials.jsonl"))
+    verdicts = sorted((root / "claims").glob("*.json"))
+    for path in verdicts:
+        write_atomic(folder / "claims" / path.name, path.read_bytes())
+    beside = f"{kept} trials of searches, {len(verdicts)} verdicts on claims."
+    if not (root / "records").exists() and (kept or verdicts):
+        return f"No records in {root}; in {folder} {beside}"
+    total, new = collecting.collect(root / "records", folder)
     written = collecting.regenerate(folder)
-    return f"{total} records in {folder / 'records'}, {new} of them new; {len(written)} files regenerated."
+    return (
+        f"{total} records in {folder / 'records'}, {new} of them new; {len(written)} files regenerated; "
+        f"in {folder} {beside}"
+    )
 
 
 def check(folder: Path | None = None) -> list[str]:

@@ -72,6 +72,10 @@ def test_wrong_names_are_one_sentence(name, sentence):
         data.open_data(dataclasses.replace(SMALL, name=name))
 
 
+def test_an_untrained_vit_can_be_evaluated_on_any_set(tmp_path):
+    assert evaluate.data_of("random:vit_tiny_patch8@48", tmp_path, "factors").name == "factors"
+
+
 def test_images_without_known_factors_are_refused(photos, tmp_path):
     with pytest.raises(UserError, match="known factors"):
         evaluate.evaluate("pixels", "factors", DataConfig(f"folder:{photos}", 24, 0.2), tmp_path)
