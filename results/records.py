@@ -43,6 +43,16 @@ REQUIRED = {  # keys that the dicts of a record must have
     "code": ("commit", "dirty"),
 }
 REQUIRED_UNLESS_EMPTY = {"pretrain_data": ("name", "fingerprint"), "optimism": ("usual", "honest", "candidates")}
+NESTED: dict[tuple[str, str], tuple[type, ...]] = {  # what tables rely on below the first level
+    **{("data", key): (str,) for key in ("name", "fingerprint")},
+    **{("seeds", key): (int, type(None)) for key in ("pretrain", "probe", "split")},
+    **{("optimism", key): (float, int) for key in ("usual", "honest", "candidates")},
+    **{("compute", key): (dict,) for key in ("pretrain", "eval")},
+    **{("collapse", "flag"): (bool,), ("collapse", "reason"): (str,)},
+    **{("code", "commit"): (str,), ("code", "dirty"): (bool,)},
+}
+LARGEST = 1e40  # of any number: no measured quantity is larger, and sums of such numbers still are numbers
+BYTES = 2**28  # of one file of records
 ACCURACIES = ("top1", "accuracy")  # headlines that are the mean of the correctness bits
 
 
@@ -151,7 +161,7 @@ def from_dict(values: Any, where: str = "the record") -> Record:
     """A validated record. Raises `UserError` naming `where`."""
     try:
         return _from_dict(values)
-    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
         raise UserError(f"{where} is not a valid record: {error}.") from None
 
 
@@ -190,6 +200,11 @@ def _check(record: Record) -> None:
         found = getattr(record, name)
         if missing := [k for k in keys if k not in found and (found or name in REQUIRED)]:
             raise ValueError(f"{name} lacks {', '.join(missing)}")
+    for (name, key), kinds in NESTED.items():
+        value = getattr(record, name).get(key)
+        if key in getattr(record, name) and (not isinstance(value, kinds) or (kinds[0] is int and value is True)):
+            raise ValueError(f"{name}.{key} must be {kinds[0].__name__}, it is {type(value).__name__}")
+    _check_sizes([record.metrics, record.optimism, record.compute, record.config, record.data])
     for name in ("method", "protocol", "headline"):
         if not getattr(record, name).strip():
             raise ValueError(f"{name} is empty")
@@ -215,6 +230,15 @@ def _check(record: Record) -> None:
         raise ValueError("its id does not match what it identifies")
 
 
+def _check_sizes(value: Any) -> None:
+    """No number that a table could not add up."""
+    if isinstance(value, (dict, list)):
+        for entry in value.values() if isinstance(value, dict) else value:
+            _check_sizes(entry)
+    elif isinstance(value, (int, float)) and abs(value) > LARGEST:
+        raise ValueError("it holds a number beyond any measured quantity")
+
+
 def write(record: Record, folder: str | Path) -> Path:
     """One file per record, named by its id. It appears whole or not at all, also after a crash of the machine."""
     path = Path(folder) / f"{record.id}.json"
@@ -237,6 +261,8 @@ def _is_record_file(path: Path) -> bool:
 
 def _read_file(path: Path) -> Iterable[Record]:
     try:
+        if path.stat().st_size > BYTES:
+            raise UserError(f"'{path}' is not a valid record: it is larger than {BYTES >> 20} MB.")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"'{path}' is not a valid record: it is not UTF-8 text.") from None
@@ -247,7 +273,7 @@ def _read_file(path: Path) -> Iterable[Record]:
             continue
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise UserError(f"{where} is not a valid record: it is not JSON (cut off?).") from None
         if isinstance(values, dict) and values.get("schema") == SCHEMA and "digest" not in values:
             raise UserError(f"{where} is not a valid record: its digest is missing.")

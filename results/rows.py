@@ -224,10 +224,11 @@ def _by_seed(unit: Sequence[Record], name: str) -> list[float]:
 
 def budget(config: dict[str, Any]) -> str:
     """The budget of a run's config in words."""
-    given = config.get("budget") or {}
+    found = config.get("budget")
+    given: dict[str, Any] = found if isinstance(found, dict) else {}
     for name in ("steps", "epochs", "images", "flops"):
-        if given.get(name):
-            amount = given[name]
+        amount = given.get(name)
+        if amount and isinstance(amount, (int, float)):
             number = f"{amount:,.0f}" if amount < 1e7 else f"{amount:.3g}"
             unit = {"flops": "FLOPs"}.get(name, name)
             return f"{number} {unit}, batch {given.get('batch_size', '?')}"

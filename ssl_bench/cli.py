@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ssl_bench import __version__, find
-from ssl_bench.errors import UserError, nearest
+from ssl_bench.errors import UserError, nearest, printable
 from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
@@ -296,5 +296,5 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("\nstopped. The same command goes on from the last checkpoint.", err=True)
         sys.exit(130)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2)

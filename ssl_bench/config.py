@@ -73,6 +73,8 @@ class DataConfig:
     val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
 
     def check(self) -> None:
+        if not 0 < self.image_size <= 4096:
+            raise UserError(f"data.image_size={self.image_size} must lie between 1 and 4096.")
         if not 0 < self.val_fraction < 0.5:
             raise UserError(f"data.val_fraction={self.val_fraction} must lie between 0 and 0.5.")
 
@@ -178,22 +180,6 @@ def _divisors(n: int) -> list[int]:
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values, JSON-ready."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_dict(cls: type, values: dict[str, Any], objective: type | None = None) -> Any:
-    """The inverse of `to_dict`; `objective` is the dataclass of `Config.objective`. Unknown keys are errors."""
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
-    out = {}
-    for key, value in values.items():
-        if key not in known:
-            raise UserError(f"Unknown setting '{key}' in {cls.__name__}. {nearest(key, known)}")
-        kind = objective if key == "objective" and objective else hints[key]
-        if is_dataclass(kind) and isinstance(value, dict):
-            out[key] = from_dict(typing.cast(type, kind), value)
-        else:
-            out[key] = tuple(value) if isinstance(value, list) else value
-    return cls(**out)
 
 
 def identity(config: Config) -> str:

@@ -6,25 +6,27 @@ Everything that decides a feature (token, norm, layers, size, interpolation, mea
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from ssl_bench import checkpoint, runs
 from ssl_bench.backbone import ViT
-from ssl_bench.config import Config, DataConfig, ViTConfig, from_dict, identity, to_dict, vit
+from ssl_bench.config import Config, DataConfig, ViTConfig, identity, to_dict, vit
 from ssl_bench.data import Dataset
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.rng import mix
+from ssl_bench.stored import from_dict
 
+Network = TypeVar("Network", bound=nn.Module)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LAYERS = 4  # the last blocks every encoder returns
 
@@ -168,15 +170,16 @@ def from_run(run: runs.Run) -> Encoder:
     if not path.exists():
         state = run.status().get("state", "not started")
         raise UserError(f"Run {run.name} has no encoder yet (state: {state}). Run the same pretrain command again.")
-    meta = json.loads(path.read_text())
-    model = ViT(from_dict(ViTConfig, meta["backbone"]), meta["image_size"], meta["channels"])
+    meta = _meta(run)
     payload = (run.folder / "encoder.safetensors").read_bytes()
     if checkpoint.sha256(payload) != meta["weights_sha256"]:
         raise UserError(f"{run.folder}/encoder.safetensors is damaged: its checksum is not that of encoder.json.")
-    weights = load(payload)
-    load_strict(model, weights, str(run.folder / "encoder.safetensors"))
-    provenance = run.folder / "provenance.json"
-    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
+    shape = (from_dict(ViTConfig, meta["backbone"]), meta["image_size"], meta["channels"])
+    try:
+        model = fitted(lambda: ViT(*shape), load(payload), str(run.folder / "encoder.safetensors"))
+    except (SafetensorError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"The encoder in {run.folder} cannot be read: {str(error)[:200]}.") from error
+    facts = run._json("provenance.json")
     status = run.status()
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, meta["image_size"],
@@ -188,8 +191,26 @@ def from_run(run: runs.Run) -> Encoder:
     )  # fmt: skip
 
 
-def load_strict(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load every weight, or say which is missing, left over or of another shape."""
+def _meta(run: runs.Run) -> dict[str, Any]:
+    """encoder.json, which may come from anybody: every value of its type and of a size that is possible."""
+    meta = run._json("encoder.json")
+    kinds = {"backbone": dict, "image_size": int, "channels": int, "pooling": str, "evaluated": str}
+    wrong = [k for k, kind in {**kinds, "weights_sha256": str}.items() if type(meta.get(k)) is not kind]
+    for key in ("mean", "std"):
+        if not all(type(v) in (int, float) and abs(v) < 1e6 for v in meta.get(key) or [None]):
+            wrong.append(key)
+    if not wrong and not (0 < meta["image_size"] <= 4096 and 0 < meta["channels"] <= 64):
+        wrong = ["image_size", "channels"]
+    depth = 0 if wrong else meta["backbone"].get("depth", 0)
+    if not wrong and type(depth) is int and depth > 1000:
+        wrong = ["backbone.depth"]
+    if wrong:
+        raise UserError(f"{run.folder}/encoder.json is damaged: its {', '.join(wrong)} cannot be.")
+    return meta
+
+
+def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Say which weight is missing, left over or of another shape; nothing where all fit."""
     mine = model.state_dict()
     missing, extra = sorted(mine.keys() - weights.keys()), sorted(weights.keys() - mine.keys())
     shapes = [k for k in sorted(mine.keys() & weights.keys()) if mine[k].shape != weights[k].shape]
@@ -198,7 +219,18 @@ def load_strict(model: nn.Module, weights: dict[str, Tensor], source: str) -> No
         parts += [f"left over: {', '.join(extra[:5])}"] * bool(extra)
         parts += [f"{k} is {list(weights[k].shape)} where {list(mine[k].shape)} is needed" for k in shapes[:3]]
         raise UserError(f"The weights in {source} do not fit the encoder; {'; '.join(parts)}.")
+
+
+def fitted(make: Callable[[], Network], weights: dict[str, Tensor], source: str) -> Network:
+    """The network with these weights, or which of them does not fit.
+
+    It is made without memory first: no file makes us take more than it holds itself.
+    """
+    with torch.device("meta"):
+        check_weights(make(), weights, source)
+    model = make()
     model.load_state_dict(weights)
+    return model
 
 
 def random_source(backbone: ViTConfig, image_size: int) -> str:

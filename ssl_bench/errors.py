@@ -24,3 +24,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     names = sorted(names)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else f"Valid: {', '.join(names)}."
+
+
+def printable(text: str) -> str:
+    """What may be sent to a terminal: names out of files may hold escape sequences, or bytes that are no text."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

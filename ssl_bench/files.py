@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ssl_bench.errors import UserError
 
@@ -51,3 +52,19 @@ def sweep(folder: Path, but: str = "") -> None:
         if not (but and path.name.startswith(f".{but}.")):
             with suppress(OSError):
                 path.unlink()
+
+
+def read_toml(path: Path, most: int = 2**20) -> dict[str, Any]:
+    """A TOML file that may come from anybody: bounded in bytes and depth, or refused with a sentence."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise UserError(f"'{path}' is larger than {most >> 10} kB, which no file of this kind is.")
+        return tomllib.loads(data.decode())
+    except OSError as error:
+        raise UserError(f"Cannot read '{path}' ({error.strerror}).") from None
+    except RecursionError:
+        raise UserError(f"'{path}' is not valid: it is nested too deeply.") from None
+    except ValueError as error:  # not UTF-8, not TOML, a number of thousands of digits
+        raise UserError(f"'{path}' is not valid: {str(error)[:200]}.") from None

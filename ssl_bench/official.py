@@ -23,8 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssl_bench.backbone import ViT
+from ssl_bench.checkpoint import refuse_bombs
 from ssl_bench.config import SIZES, ViTConfig
-from ssl_bench.encoders import IMAGENET, Encoder, load_strict, sha256
+from ssl_bench.encoders import IMAGENET, Encoder, fitted, sha256
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.foreign import CapiViT, HubBackbone, TimmBackbone, TransformersBackbone, data2vec_vit
 
@@ -126,9 +127,10 @@ def read(path: Path) -> Any:
     """A .safetensors file or a torch checkpoint, as data: nothing in it is run."""
     if not path.is_file():
         raise UserError(f"There is no file '{path}'.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        refuse_bombs(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -138,7 +140,7 @@ def read(path: Path) -> Any:
             f"'{path}' holds Python objects{what} that could run code when read, so it is refused. If you trust it, "
             "load it elsewhere and save the tensors alone with safetensors.torch.save_file."
         ) from None
-    except (EOFError, RuntimeError, OSError) as error:
+    except Exception as error:  # damaged files make torch and safetensors raise many kinds
         raise UserError(f"'{path}' is not a readable checkpoint: {_first_line(error)}") from error
 
 
@@ -152,6 +154,8 @@ def identify(data: Any, key: str | None, path: str) -> tuple[str, State, str]:
     order = ("target_encoder", "teacher", "model", "state_dict", "encoder", "student")
     chosen = key or next((k for k in order if k in nested), "")
     state = {k: v for k, v in (data[chosen] if chosen else data).items() if isinstance(v, Tensor)}
+    if any(v.numel() * v.element_size() > v.untyped_storage().nbytes() for v in state.values()):
+        raise UserError(f"'{path}' holds weights that are larger than the file, which no published one does.")
     if any("momentum_encoder." in k for k in state):
         state = {k: v for k, v in state.items() if "base_encoder." in k}
         return "mocov3", _strip(state, "module.", "base_encoder."), "base_encoder"
@@ -199,8 +203,8 @@ def _plain(state: State, family: str, settings: dict[str, str], path: str) -> Bu
     config = ViTConfig(
         dim, depth, heads, hidden / dim, patch, cls, registers, "learned", layer_scale=1e-5 * (family == "dinov2")
     )  # fmt: skip
-    model = ViT(config, size, state["patch_embed.proj.weight"].shape[1])
-    load_strict(model, state, f"'{path}' (read as {family})")
+    channels = state["patch_embed.proj.weight"].shape[1]
+    model = fitted(lambda: ViT(config, size, channels), state, f"'{path}' (read as {family})")
     return model, size, depth, cls
 
 
@@ -214,9 +218,10 @@ def _data2vec(state: State, family: str, settings: dict[str, str], path: str) ->
     state = {names.get(k.removeprefix(image), k): v for k, v in state.items()}
     dim, depth, patch = _sizes(state, "patch_embed.proj.weight", settings, path)
     size = patch * _side(_get(state, "pos_embed", path).shape[1], path)
-    model = data2vec_vit(dim, depth, int(settings.get("heads", HEADS.get(dim, max(1, dim // 64)))), patch, size)
-    load_strict(model.model, state, f"'{path}' (read as {family})")
-    return model, size, depth, True
+    heads = int(settings.get("heads", HEADS.get(dim, max(1, dim // 64))))
+    source = f"'{path}' (read as {family})"
+    model = fitted(lambda: data2vec_vit(dim, depth, heads, patch, size).model, state, source)
+    return TimmBackbone(model), size, depth, True
 
 
 def _capi(state: State, family: str, settings: dict[str, str], path: str) -> Built:
@@ -230,8 +235,8 @@ def _capi(state: State, family: str, settings: dict[str, str], path: str) -> Bui
         state = {k.replace(old, new): v for k, v in state.items()}
     dim, depth, patch = _sizes(state, "patch_embed.weight", settings, path)
     heads = dim // _get(state, "blocks.0.freqs", path).shape[1]
-    model = CapiViT(dim, depth, heads, patch, _get(state, "registers", path).shape[1])
-    load_strict(model, state, f"'{path}' (read as {family})")
+    registers = _get(state, "registers", path).shape[1]
+    model = fitted(lambda: CapiViT(dim, depth, heads, patch, registers), state, f"'{path}' (read as {family})")
     return model, int(settings.get("size", 16 * patch)), depth, False
 
 
@@ -245,12 +250,15 @@ def _get(state: State, name: str, path: str) -> Tensor:
 
 def _sizes(state: State, weight: str, settings: dict[str, str], path: str) -> tuple[int, int, int]:
     """Width, depth, patch size."""
-    dim, _, patch, across = _get(state, weight, path).shape
+    shape = _get(state, weight, path).shape
+    if len(shape) != 4:
+        raise UserError(f"'{path}' is not an encoder ssl-bench knows: its {weight} is {list(shape)}.")
+    dim, _, patch, across = shape
     asked = int(settings.get("patch", patch))
     if patch != across or asked != patch or int(settings.get("size", patch)) % patch:
         wanted = f"patch={asked}" if asked != patch else f"size={settings.get('size', 'square patches')}"
         raise UserError(f"'{path}' has patches of {patch} x {across} pixels, which does not fit {wanted}.")
-    return dim, 1 + max((int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k))), default=-1), patch
+    return dim, len({m[1] for k in state if (m := re.match(r"blocks\.(\d+)\.", k))}), patch
 
 
 def _side(count: int, path: str) -> int:

@@ -35,12 +35,14 @@ def of_run(run: runs.Run, count: int = 6) -> list[Picture]:
     images = data.val.batch(np.linspace(0, len(data.val) - 1, count).astype(int))
     encoder = encoders.from_run(run)
     info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
-    method = train.build(config, info, torch.device("cpu")).eval()
-    out = of_views(method, images)
-    state, _ = checkpoint.load(run.folder)
-    if state is not None and hasattr(method, "reconstruct"):
-        method.load_state_dict(state["method"])
-        out += reconstructions(method, images)
+    out: list[Picture] = []
+    if not isinstance(config.objective, dict):  # a scratch method: its code is run on its author's command alone
+        method = train.build(config, info, torch.device("cpu")).eval()
+        out = of_views(method, images)
+        state, _ = checkpoint.load(run.folder)
+        if state is not None and hasattr(method, "reconstruct"):
+            method.load_state_dict(state["method"])
+            out += reconstructions(method, images)
     return [*out, pca_maps(encoder, images, data), attention_maps(encoder, images), neighbours(encoder, data, count)]
 
 

@@ -104,7 +104,8 @@ def curves(run: runs.Run) -> list[dict[str, Any]]:
     rows = run.metrics()
     if not rows:
         return []
-    total = max(int(run.status().get("steps") or 0), rows[-1]["step"])
+    steps = run.status().get("steps")
+    total = max(steps if isinstance(steps, int) else 0, rows[-1]["step"], 1)
     every = max(1, len(rows) // 200)
     names = {"loss": "loss", "monitor_knn": "knn", "monitor_rankme": "rankme"}
     out = []

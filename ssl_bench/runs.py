@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssl_bench import find
-from ssl_bench.config import Config, from_dict, identity, to_dict
+from ssl_bench.config import Config, identity, to_dict
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.files import write_atomic
+from ssl_bench.stored import from_dict
 
 CODE_STATE = "code_state.json"  # beside a copy of the code that is no git repository (slurm/snapshot.py)
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
@@ -44,8 +45,15 @@ class Run:
         values = self.read_json("config.json")
         if not values:
             raise UserError(f"{self.folder} is not a run folder: it has no config.json.")
-        module = find.module("methods", values["method"])
-        return from_dict(Config, values, objective=objective_type(module))
+        method = values.get("method")
+        if not isinstance(method, str):
+            raise UserError(f"{self.folder}/config.json names no method.")
+        # A run folder may come from a stranger, so it never makes us import a module that is not ours: the settings
+        # of a scratch method (`my_lab.idea`) stay a plain dictionary until --method names it.
+        own = method in find.names("methods")
+        kind = objective_type(find.module("methods", method)) if own else None
+        config: Config = from_dict(Config, values, objective=kind).check()
+        return config
 
     def status(self) -> dict[str, Any]:
         """state (running, finished, failed, interrupted), step, steps, loss, collapsed, ...; {} before the start.
@@ -62,9 +70,17 @@ class Run:
         return self.read_json("compute.json")
 
     def metrics(self, name: str = "metrics") -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl (deterministic values) or timing.jsonl (seconds)."""
-        path = self.folder / f"{name}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """Rows of metrics.jsonl (deterministic values) or timing.jsonl (seconds); what is no row, as a kill leaves it
+        at the end, is left out."""
+        path, rows = self.folder / f"{name}.jsonl", []
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**53:
+                rows.append(row)
+        return rows
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; {} where it is not there."""

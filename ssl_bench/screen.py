@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ssl_bench.errors import printable
+
 console = Console(highlight=False)
 
 
@@ -36,7 +38,7 @@ def quantity(value: float, unit: str = "") -> str:
 
 def say(text: str, style: str = "") -> None:
     """A line for the user, wrapped to the terminal; brackets in it are no markup."""
-    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(text), style=style), soft_wrap=not console.is_terminal)
 
 
 def sheet(*columns: str, right: tuple[str, ...] = ()) -> Table:

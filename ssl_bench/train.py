@@ -106,7 +106,7 @@ class Trainer:
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
-        if state["fingerprint"] != self.data.fingerprint:
+        if state.get("fingerprint", self.data.fingerprint) != self.data.fingerprint:
             raise UserError(
                 f"The images of '{self.config.data.name}' have changed since this run began "
                 f"({state['fingerprint']} then, {self.data.fingerprint} now). Start a new run with another --root."
@@ -114,9 +114,9 @@ class Trainer:
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds, self.window = state["step"], state["seconds"], dict(state["window"])
+            self.step, self.seconds, self.window = int(state["step"]), state["seconds"], dict(state["window"])
             self.skipped = list(state.get("skipped", []))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"The checkpoint does not fit '{self.config.method}' as it is now ({str(error)[:300]}). "
                 "Its code has changed since: go back to that code, or start a new run with another --root."

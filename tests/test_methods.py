@@ -14,10 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods.ijepa import IJEPA
 from ssl_bench import checkpoint, find
-from ssl_bench.config import BudgetConfig, from_dict, identity, to_dict
+from ssl_bench.config import BudgetConfig, identity, to_dict
 from ssl_bench.data import open_data
 from ssl_bench.method import Method
 from ssl_bench.runs import objective_type, processor
+from ssl_bench.stored import from_dict
 from ssl_bench.train import Trainer
 
 METHODS = find.names("methods")
