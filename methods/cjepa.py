@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.ijepa import IJEPA, IJEPAConfig
+from methods.ijepa import IJEPA, IJEPAConfig, small_objective, small_optim
 from methods.vicreg import vicreg_terms
 from ssl_bench import budgets, distributed
 from ssl_bench.config import Config, OptimConfig
@@ -66,17 +66,9 @@ def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
 
 def small(**changes: Any) -> Config:
     """28-64 px. ssl-bench pretrain --method cjepa"""
-    return budgets.small("cjepa", _small(), _optim(), **changes)
+    return budgets.small("cjepa", small_objective(CJEPAConfig, vicreg=1e-2), small_optim(), **changes)
 
 
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method cjepa --recipe quick"""
-    return budgets.quick("cjepa", _small(), _optim(), **changes)
-
-
-def _small() -> CJEPAConfig:
-    return CJEPAConfig(predictor_depth=2, predictor_dim=64, predictor_heads=4, vicreg=1e-2)
-
-
-def _optim() -> OptimConfig:
-    return OptimConfig(lr=1e-3, lr_start=2e-4, lr_end=1e-6, warmup=0.1, weight_decay=0.05)
+    return budgets.quick("cjepa", small_objective(CJEPAConfig, vicreg=1e-2), small_optim(), **changes)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.ijepa import IJEPA, IJEPAConfig
+from methods.ijepa import IJEPA, IJEPAConfig, small_objective, small_optim
 from ssl_bench import budgets
 from ssl_bench.augment import AugmentConfig, Draws, draw, render
 from ssl_bench.backbone import init_weights
@@ -122,18 +122,14 @@ def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
 
 def small(**changes: Any) -> Config:
     """28-64 px. ssl-bench pretrain --method iwm"""
-    return budgets.small("iwm", _small(), _optim(), **changes)
+    return budgets.small("iwm", _small(), small_optim(), **changes)
 
 
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method iwm --recipe quick"""
-    return budgets.quick("iwm", _small(), _optim(), **changes)
+    return budgets.quick("iwm", _small(), small_optim(), **changes)
 
 
 def _small() -> IWMConfig:
     colour = replace(PHOTOMETRIC, blur_p=0.0)  # at 28-64 px a blur leaves little to see
-    return IWMConfig(colour, predictor_depth=2, predictor_dim=64, predictor_heads=4)
-
-
-def _optim() -> OptimConfig:
-    return OptimConfig(lr=1e-3, lr_start=2e-4, lr_end=1e-6, warmup=0.1, weight_decay=0.05)
+    return small_objective(IWMConfig, augment=colour)

@@ -17,7 +17,9 @@ from results.tables import Table
 
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccaa22", "#22aacc", "#aa3377", "#ee8833", "#7766dd")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+DASHES = ([1, 0], [6, 3], [2, 2])  # more than eight methods differ by dash too
 GREY = "#8a8f98"
+LEGEND = alt.Legend(title=None, orient="bottom", columns=3, symbolLimit=40, labelLimit=180)
 Rows = list[dict[str, Any]]
 Chart = Any  # Altair's own types change between `layer` and `properties`
 
@@ -27,10 +29,9 @@ def _marks(labels: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     names = [clean(n) for n in labels]
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
     shapes = [SHAPES[(i // len(PALETTE) + i) % len(SHAPES)] for i in range(len(names))]
-    legend = alt.Legend(title=None, orient="bottom", columns=3, symbolLimit=40, labelLimit=180)
     return (
-        alt.Color("label:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
-        alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+        alt.Color("label:N", scale=alt.Scale(domain=names, range=colours), legend=LEGEND),
+        alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=LEGEND),
     )
 
 
@@ -39,8 +40,13 @@ def methods(table: Table) -> list[str]:
 
 
 def compute_charts(table: Table) -> dict[str, Chart]:
-    """Accuracy against training FLOPs, one chart per protocol: the Pareto front, references as lines."""
+    """Accuracy against training compute, one chart per protocol: the Pareto front, references as lines.
+
+    Compute is FLOPs; where all runs spent the same (an equal budget), it is the time they took.
+    """
     out = {}
+    spent = [r.cost.flops for r in table.rows if not r.reference and r.cost.flops]
+    equal = len(spent) > 1 and max(spent) < 1.1 * min(spent) and all(r.cost.hours for r in table.rows if r.cost.flops)
     for i, column in enumerate(table.columns):
         rows: Rows = []
         lines: Rows = []
@@ -51,12 +57,14 @@ def compute_charts(table: Table) -> dict[str, Chart]:
             row = {"label": clean(r.label), "mean": cell.mean, "low": low, "high": high, "n": cell.n}
             if not r.reference and r.cost.flops:
                 state = "collapsed runs" if cell.collapsed else "trained"
-                rows.append({**row, "flops": r.cost.flops, "state": state, "front": False})
+                spend = 60 * (r.cost.hours or 0) if equal else r.cost.flops
+                rows.append({**row, "cost": spend, "state": state, "front": False})
             elif r.reference:
                 lines.append(row)
         if column.ranks and rows:
             _front(rows, column.higher)
-            out[column.label] = _compute_chart(rows, lines, column.label, methods(table))
+            axis = f"minutes of training, {spent[0]:.2g} FLOPs each" if equal else "training FLOPs"
+            out[column.label] = _compute_chart(rows, lines, column.label, axis, methods(table))
     return out
 
 
@@ -72,13 +80,13 @@ def _ring(chart: Chart) -> list[Chart]:
 def _front(rows: Rows, higher: bool) -> None:
     """Mark the rows that no cheaper row beats."""
     best = -np.inf
-    for row in sorted(rows, key=lambda r: (r["flops"], -r["mean"] if higher else r["mean"])):
+    for row in sorted(rows, key=lambda r: (r["cost"], -r["mean"] if higher else r["mean"])):
         score = row["mean"] if higher else -row["mean"]
         row["front"] = bool(score > best)
         best = max(best, score)
 
 
-def _compute_chart(rows: Rows, lines: Rows, label: str, names: Sequence[str]) -> Chart:
+def _compute_chart(rows: Rows, lines: Rows, label: str, axis: str, names: Sequence[str]) -> Chart:
     means = [r["mean"] for r in rows + lines]
     span = max(means) - min(means) or 10  # intervals of two seeds may be huge: they are shown up to one span
     low = max(min(r["low"] for r in rows + lines), min(means) - span, 0)
@@ -86,14 +94,14 @@ def _compute_chart(rows: Rows, lines: Rows, label: str, names: Sequence[str]) ->
     scale = alt.Scale(domain=[max(0, low - 0.05 * span), high + 0.05 * span], nice=False, zero=False)
     y = alt.Y("mean:Q", scale=scale, title="accuracy (%)")
     x = alt.X(
-        "flops:Q",
-        title="training FLOPs",
+        "cost:Q",
+        title=axis,
         scale=alt.Scale(type="log", padding=30, nice=False),
-        axis=alt.Axis(format=".0e", tickCount=4),
+        axis=alt.Axis(format=".0e" if axis == "training FLOPs" else ".2~g", tickCount=4),
     )
     color, shape = _marks(names)
     tips = ["label:N", alt.Tooltip("mean:Q", format=".1f"), alt.Tooltip("low:Q", format=".1f")]
-    tips += [alt.Tooltip("high:Q", format=".1f"), "n:Q", alt.Tooltip("flops:Q", format=".2e"), "state:N"]
+    tips += [alt.Tooltip("high:Q", format=".1f"), "n:Q", alt.Tooltip("cost:Q", format=".3g", title=axis), "state:N"]
     base = alt.Chart(alt.InlineData(values=rows)).encode(x=x)
     front = _part(rows, "front", True).encode(x=x).mark_line(interpolate="step-after", color=GREY, strokeDash=[2, 3])
     whisker = base.mark_rule(clip=True, strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q", color=color)
@@ -105,15 +113,16 @@ def _compute_chart(rows: Rows, lines: Rows, label: str, names: Sequence[str]) ->
         text="label:N", x=alt.value(0)
     )
     layers = alt.layer(*([rule, text] if lines else []), front.encode(y=y), whisker, points, *ringed)
-    return layers.properties(
-        width="container", height=260, description=f"Accuracy against training FLOPs, {clean(label)}"
-    )
+    return layers.properties(width="container", height=260, description=f"Accuracy against {axis}, {clean(label)}")
 
 
 def curve_charts(curves: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Chart]:
     """Learning curves over the share of training. Rows: {"label", "run", "at", and some of "loss", "knn", "rankme"}."""
     titles = {"loss": "loss, each run scaled to 0..1", "knn": "online k-NN (%), training images", "rankme": "RankMe"}
     color, _ = _marks(names)
+    dashes = [DASHES[i // len(PALETTE) % len(DASHES)] for i in range(len(names))]
+    scale = alt.Scale(domain=[clean(n) for n in names], range=dashes)
+    dash = alt.StrokeDash("label:N", scale=scale, legend=LEGEND)
     out = {}
     for key, title in titles.items():
         rows = [{k: r[k] for k in ("label", "run", "at", key)} for r in curves if isinstance(r.get(key), (int, float))]
@@ -129,6 +138,7 @@ def curve_charts(curves: Sequence[Mapping[str, Any]], names: Sequence[str]) -> d
             x=alt.X("at:Q", title="share of training", axis=alt.Axis(format="%")),
             y=alt.Y(f"{key}:Q", title=None, scale=alt.Scale(zero=False)),
             color=color,
+            strokeDash=dash,
             detail="run:N",
             tooltip=["run:N", alt.Tooltip("at:Q", format=".0%"), alt.Tooltip(f"{key}:Q", format=".3g")],
         ).properties(width="container", height=220, description=f"Learning curves: {title}")

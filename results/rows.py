@@ -226,10 +226,10 @@ def budget(config: dict[str, Any]) -> str:
     """The budget of a run's config in words."""
     found = config.get("budget")
     given: dict[str, Any] = found if isinstance(found, dict) else {}
-    for name in ("steps", "epochs", "images", "flops"):
+    for name in ("steps", "epochs", "images", "flops", "hours"):
         amount = given.get(name)
         if amount and isinstance(amount, (int, float)):
-            number = f"{amount:,.0f}" if amount < 1e7 else f"{amount:.3g}"
+            number = f"{amount:.3g}" if amount >= 1e7 or name == "hours" else f"{amount:,.0f}"
             unit = {"flops": "FLOPs"}.get(name, name)
             return f"{number} {unit}, batch {given.get('batch_size', '?')}"
     return ""

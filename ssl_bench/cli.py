@@ -18,6 +18,7 @@ from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
+    "report": "ssl_bench.report:command",
     "list": "ssl_bench.listing:list_",
     "show": "ssl_bench.listing:show",
     "export": "ssl_bench.export:command",
@@ -210,6 +211,9 @@ def eval(
 @click.option("--protocols", default="knn,linear", show_default=True, help="Comma-separated; all: every frozen one.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Pretraining seeds 0, 1, ...")
 @click.option("--recipe", default="small", show_default=True, help="For methods without one of their own.")
+@click.option(
+    "--budget", metavar="KIND=AMOUNT", help="For every run: flops=1e15, hours=0.5, images=1e6, epochs=100, steps=5000."
+)
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @click.option("--no-references", is_flag=True, help="Leave out the rows `random` and `pixels`.")
 @SEARCH
@@ -218,58 +222,24 @@ def eval(
 @ROOT
 @SETTINGS
 def compare(
-    methods: str, protocols: str, seeds: int, recipe: str, jobs: int, no_references: bool, dry_run: bool, root: Path,
-    settings: tuple[str, ...],
+    methods: str, protocols: str, seeds: int, recipe: str, budget: str | None, jobs: int, no_references: bool,
+    dry_run: bool, root: Path, settings: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Methods x seeds x protocols; skips what is there already.
 
     \b
     Example: ssl-bench compare --methods ijepa,mae,dino --protocols knn,linear --seeds 3 --recipe quick
+    Example: ssl-bench compare --methods ijepa,mae --budget hours=0.5
     """
     from ssl_bench import compare as matrix
 
+    settings = (*settings, f"budget.{budget}") if budget else settings
     rows = matrix.plan(methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references)
     if dry_run:
         from ssl_bench import forecast
 
         return forecast.show_matrix(rows, root, jobs)
     matrix.run(rows, root, jobs)
-
-
-@cli.command()
-@click.option("--format", "form", default="terminal", show_default=True, help="terminal, markdown, csv, latex, json.")
-@click.option("--html", type=click.Path(path_type=Path), default=None, help="Write the page to this file instead.")
-@click.option("--published", is_flag=True, help="Show published numbers beside the measured ones.")
-@click.option("--collect", is_flag=True, help="Fold the records into results/ and regenerate its tables.")
-@click.option("--check", is_flag=True, help="Fail where a table in results/ is stale.")
-@ROOT
-def report(form: str, html: Path | None, published: bool, collect: bool, check: bool, root: Path) -> None:
-    """The table of all records, as text or as one page.
-
-    \b
-    Example: ssl-bench report --format markdown > table.md
-    Example: ssl-bench report --html report.html
-    """
-    from results.published import load
-    from ssl_bench import report as reporting
-
-    say = _screen().say
-    if check:
-        stale = reporting.check()
-        if stale:
-            raise UserError(" ".join(stale))
-        say("results/ is fresh")
-    elif collect:
-        say(reporting.collect(root))
-    else:
-        records, beside = reporting.load(root), load() if published else []
-        if html:
-            reporting.html(records, html, root, beside)
-            say(f"wrote {html}: open it in a browser; it needs no network")
-        elif form == "terminal":
-            _screen().console.print(reporting.show(records, beside))
-        else:
-            click.echo(reporting.report(records, form, beside))
 
 
 def _screen() -> Any:

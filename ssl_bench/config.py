@@ -104,24 +104,25 @@ class OptimConfig:
             raise UserError("optim.clip_mode has no effect while optim.clip is 0: set optim.clip, or leave it.")
 
 
-BUDGETS = ("steps", "epochs", "images", "flops")
+BUDGETS = ("steps", "epochs", "images", "flops", "hours")
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How much training. Give exactly one of steps, epochs, images and flops; the others stay 0."""
+    """How much training. Give exactly one of steps, epochs, images, flops and hours; the others stay 0."""
 
     batch_size: int = 128  # images per optimizer step, over all processes
     steps: int = 0  # optimizer steps
     epochs: float = 0  # passes over the training part
     images: float = 0  # images drawn, each counted once per step however many views are cut from it
     flops: float = 0  # training FLOPs by the method's own count, 2 per multiply-add
+    hours: float = 0  # on this machine: its rate is measured before the first step, and kept for restarts
     accumulate: int = 1  # micro-batches per step; losses over a batch (contrastive ones) see only their micro-batch
 
     def check(self) -> None:
         given = [k for k in BUDGETS if getattr(self, k) != 0]
         if len(given) != 1:
-            raise UserError(f"The budget needs exactly one of steps, epochs, images, flops; it has {given or 'none'}.")
+            raise UserError(f"The budget needs exactly one of {', '.join(BUDGETS)}; it has {given or 'none'}.")
         if getattr(self, given[0]) < 0:
             raise UserError(f"budget.{given[0]}={getattr(self, given[0]):g} must be positive.")
         if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
@@ -186,6 +187,9 @@ def identity(config: Config) -> str:
     """Twelve hex digits over every field that changes the result (all but `run` and the recipe's name)."""
     values = to_dict(config)
     del values["run"], values["recipe"]
+    values["budget"] = {
+        k: v for k, v in values["budget"].items() if v or k not in BUDGETS
+    }  # kinds not given say nothing
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

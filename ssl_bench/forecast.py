@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from ssl_bench import compute, runs
 from ssl_bench.compare import Row, share
 from ssl_bench.config import Config
-from ssl_bench.data import open_data
+from ssl_bench.data import Dataset, open_data
 from ssl_bench.errors import UserError
 from ssl_bench.monitor import Monitor
 from ssl_bench.screen import clock, console, quantity, say, sheet
@@ -50,7 +51,7 @@ def estimate(config: Config) -> Estimate:
         torch.set_num_threads(config.run.threads)
     device = compute.pick_device(config.run.device)
     _forget_peak(device)
-    trainer = Trainer(config, open_data(config.data), device)
+    trainer = Trainer(_open_ended(config), open_data(config.data), device)
     try:
         step_seconds, measured = _measure(trainer)
         look = _measure_monitor(trainer) if config.monitor_points else 0.0
@@ -59,16 +60,39 @@ def estimate(config: Config) -> Estimate:
             f"{config.method} with budget.batch_size={config.budget.batch_size} does not fit into the memory of "
             f"{compute.device_label(device)}. Lower it, or raise budget.accumulate."
         ) from error
-    images = trainer.steps * config.budget.batch_size
+    steps = _affordable(config, step_seconds, look) if config.budget.hours else trainer.steps
+    images = steps * config.budget.batch_size
     encoder = _bytes(trainer.method.encoder.state_dict())
     found = Estimate(
-        trainer.steps, images, images / len(trainer.data.train), images * trainer.flops_per_image,
-        trainer.steps * step_seconds + config.monitor_points * look, step_seconds, measured,
+        steps, images, images / len(trainer.data.train), images * trainer.flops_per_image,
+        steps * step_seconds + config.monitor_points * look, step_seconds, measured,
         compute.peak_memory(device), 2 * _bytes(trainer.state()) + encoder, compute.device_label(device),
     )  # fmt: skip
     del trainer
     gc.collect()  # the next method must not stand on this one's memory
     return found
+
+
+def in_steps(config: Config, data: Dataset, device: torch.device, kept: Path) -> Config:
+    """A budget of hours as steps, by this device's rate. `kept` (JSON) holds them: a restart must not count anew."""
+    if not kept.exists():
+        trainer = Trainer(_open_ended(config), data, device)
+        step_seconds, _ = _measure(trainer)
+        look = _measure_monitor(trainer) if config.monitor_points else 0.0
+        runs.write_json(kept, {"steps": _affordable(config, step_seconds, look), "step_seconds": step_seconds})
+    steps = json.loads(kept.read_text())["steps"]
+    return replace(config, budget=replace(config.budget, hours=0, steps=steps))
+
+
+def _open_ended(config: Config) -> Config:
+    """A run whose budget is time has no last step while its rate is being measured."""
+    long = replace(config.budget, hours=0, steps=1_000_000)
+    return replace(config, budget=long) if config.budget.hours else config
+
+
+def _affordable(config: Config, step_seconds: float, look_seconds: float) -> int:
+    """Steps that fit into the hours beside the monitor's looks, at least one."""
+    return max(1, round((3600 * config.budget.hours - config.monitor_points * look_seconds) / step_seconds))
 
 
 def _measure(trainer: Trainer) -> tuple[float, int]:

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Group
 from rich.text import Text
 
-from results import cells, charts, render, tables, trials
+from results import cells, charts, published, render, tables, trials
 from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
 from results.records import Record, read, unique
 from results.rows import by_data
 from results.terminal import View
-from ssl_bench import runs
+from ssl_bench import runs, screen
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.files import write_atomic
+from ssl_bench.options import ROOT
 
 FORMATS = tuple(render.RENDERERS)
 
@@ -35,27 +37,27 @@ def load(root: Path | str, collected: bool = False) -> list[Record]:
     return found
 
 
-def report(records: Sequence[Record], form: str = "terminal", published: Sequence[dict[str, Any]] = ()) -> str:
+def report(records: Sequence[Record], form: str = "terminal", others: Sequence[dict[str, Any]] = ()) -> str:
     """One table per data set; CSV and JSON hold all data sets in one."""
     if form not in render.RENDERERS:
         raise UserError(f"Unknown format '{form}'. {nearest(form, render.RENDERERS)}")
     if form in ("csv", "json"):
-        return render.RENDERERS[form](tables.build(records, published))
+        return render.RENDERERS[form](tables.build(records, others))
     parts = by_data(records)
     out = []
     for name, members in sorted(parts.items()):
         title = {"markdown": f"## {render.markdown_escape(name)}\n\n", "latex": "% " + cells.clean(name) + "\n"}
         head = title.get(form, cells.clean(name) + "\n") if len(parts) > 1 else ""
-        out.append(head + render.RENDERERS[form](tables.build(members, published)))
+        out.append(head + render.RENDERERS[form](tables.build(members, others)))
     return "\n".join(out)
 
 
-def show(records: Sequence[Record], published: Sequence[dict[str, Any]] = ()) -> Group:
+def show(records: Sequence[Record], others: Sequence[dict[str, Any]] = ()) -> Group:
     """The terminal report in colour: `console.print(show(records))`."""
     parts = sorted(by_data(records).items())
     views: list[Any] = []
     for name, members in parts:
-        views += [View(tables.build(members, published), name if len(parts) > 1 else ""), Text()]
+        views += [View(tables.build(members, others), name if len(parts) > 1 else ""), Text()]
     return Group(*views[:-1])
 
 
@@ -84,7 +86,7 @@ def check(folder: Path | None = None) -> list[str]:
 
 
 def html(
-    records: Sequence[Record], path: Path, root: Path | str | None = None, published: Sequence[dict[str, Any]] = (),
+    records: Sequence[Record], path: Path, root: Path | str | None = None, others: Sequence[dict[str, Any]] = (),
     pictures: bool = True,
 ) -> Path:  # fmt: skip
     """Write the page to `path`. Curves and pictures come from the run folders under `root` that are still there."""
@@ -95,7 +97,7 @@ def html(
 
         first = {(r.method, r.recipe): r.run for r in reversed(records) if r.run in there}  # one run per row will do
         found = {name: of_run(there[name]) for name in sorted(set(first.values()))}
-    write_atomic(path, page(records, {name: curves(run) for name, run in sorted(there.items())}, found, published))
+    write_atomic(path, page(records, {name: curves(run) for name, run in sorted(there.items())}, found, others))
     return path
 
 
@@ -140,3 +142,48 @@ def save_charts(records: Sequence[Record], folder: Path, forms: Sequence[str] = 
                 written.append(path.with_name(path.name + ".png"))
                 written[-1].write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
     return written
+
+
+@click.command()
+@click.option("--format", "form", default="terminal", show_default=True, help="terminal, markdown, csv, latex, json.")
+@click.option(
+    "--html", "page_to", type=click.Path(path_type=Path), default=None, help="Write the page to this file instead."
+)
+@click.option(
+    "--charts",
+    "charts_to",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Write every chart to this folder, as SVG and PNG.",
+)
+@click.option("--published", "beside", is_flag=True, help="Show published numbers beside the measured ones.")
+@click.option("--collect", "fold", is_flag=True, help="Fold the records into results/ and regenerate its tables.")
+@click.option("--check", "verify", is_flag=True, help="Fail where a table in results/ is stale.")
+@ROOT
+def command(
+    form: str, page_to: Path | None, charts_to: Path | None, beside: bool, fold: bool, verify: bool, root: Path
+) -> None:  # fmt: skip
+    """The table of all records, as text or as one page.
+
+    \b
+    Example: ssl-bench report --format markdown > table.md
+    Example: ssl-bench report --html report.html
+    """
+    if verify:
+        stale = check()
+        if stale:
+            raise UserError(" ".join(stale))
+        return screen.say("results/ is fresh")
+    if fold:
+        return screen.say(collect(root))
+    records, others = load(root), published.load() if beside else []
+    if page_to:
+        html(records, page_to, root, others)
+        screen.say(f"wrote {page_to}: open it in a browser; it needs no network")
+    elif charts_to:
+        written = save_charts(records, charts_to)
+        screen.say(f"wrote {len(written)} charts to {charts_to}" if written else "no record of a trained run to draw")
+    elif form == "terminal":
+        screen.console.print(show(records, others))
+    else:
+        click.echo(report(records, form, others))

@@ -212,12 +212,17 @@ def pretrain(config: Config, root: Path, observe: Observer = lambda state: None)
 def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None:
     device = compute.pick_device(config.run.device)
     sweep(run.folder, but="config.json")  # which a process that is refused by the lock may be writing
-    trainer = Trainer(config, open_data(config.data), device)
+    data = open_data(config.data)
+    if config.budget.hours:
+        from ssl_bench import forecast
+
+        config = forecast.in_steps(config, data, device, run.folder / "steps.json")
+    trainer = Trainer(config, data, device)
     state, remarks = checkpoint.resume(run.folder)
     if state is not None:
         trainer.restore(state)
-    data = {"name": trainer.data.name, "fingerprint": trainer.data.fingerprint}
-    facts = {"data": data, "device": compute.device_label(device), "resumed_at": trainer.step, "remarks": remarks}
+    seen = {"name": data.name, "fingerprint": data.fingerprint}
+    facts = {"data": seen, "device": compute.device_label(device), "resumed_at": trainer.step, "remarks": remarks}
     runs.write_json(run.folder / "provenance.json", runs.provenance(facts))
     runs.set_status(run, state="running", reason="", non_finite=None)
     begin = {"step": trainer.step, "steps": trainer.steps, "resumed": trainer.step > 0}
