@@ -179,7 +179,7 @@ def from_run(run: runs.Run) -> Encoder:
         model = fitted(lambda: ViT(*shape), load(payload), str(run.folder / "encoder.safetensors"))
     except (SafetensorError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"The encoder in {run.folder} cannot be read: {str(error)[:200]}.") from error
-    facts = run._json("provenance.json")
+    facts = run.read_json("provenance.json")
     status = run.status()
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, meta["image_size"],
@@ -193,7 +193,7 @@ def from_run(run: runs.Run) -> Encoder:
 
 def _meta(run: runs.Run) -> dict[str, Any]:
     """encoder.json, which may come from anybody: every value of its type and of a size that is possible."""
-    meta = run._json("encoder.json")
+    meta = run.read_json("encoder.json")
     kinds = {"backbone": dict, "image_size": int, "channels": int, "pooling": str, "evaluated": str}
     wrong = [k for k, kind in {**kinds, "weights_sha256": str}.items() if type(meta.get(k)) is not kind]
     for key in ("mean", "std"):
