@@ -14,7 +14,7 @@ import click
 
 from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest, printable
-from ssl_bench.options import DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
+from ssl_bench.options import BUDGET, DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -205,15 +205,13 @@ def eval(
 
 
 @cli.command()
+@BUDGET
 @click.option(
     "--methods", default="ijepa,mae,dino", show_default=True, help="Comma-separated; METHOD:RECIPE for one of its own."
 )
 @click.option("--protocols", default="knn,linear", show_default=True, help="Comma-separated; all: every frozen one.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Pretraining seeds 0, 1, ...")
 @click.option("--recipe", default="small", show_default=True, help="For methods without one of their own.")
-@click.option(
-    "--budget", metavar="KIND=AMOUNT", help="For every run: flops=1e15, hours=0.5, images=1e6, epochs=100, steps=5000."
-)
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @click.option("--no-references", is_flag=True, help="Leave out the rows `random` and `pixels`.")
 @SEARCH
@@ -222,8 +220,8 @@ def eval(
 @ROOT
 @SETTINGS
 def compare(
-    methods: str, protocols: str, seeds: int, recipe: str, budget: str | None, jobs: int, no_references: bool,
-    dry_run: bool, root: Path, settings: tuple[str, ...],
+    methods: str, protocols: str, seeds: int, recipe: str, jobs: int, no_references: bool, dry_run: bool, root: Path,
+    settings: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Methods x seeds x protocols; skips what is there already.
 
@@ -233,7 +231,6 @@ def compare(
     """
     from ssl_bench import compare as matrix
 
-    settings = (*settings, f"budget.{budget}") if budget else settings
     rows = matrix.plan(methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references)
     if dry_run:
         from ssl_bench import forecast

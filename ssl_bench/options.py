@@ -40,6 +40,20 @@ ON_NAN = click.option(
 )  # fmt: skip
 
 
+def BUDGET(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--budget KIND=AMOUNT` becomes the setting `budget.KIND=AMOUNT` for whatever the command goes on to do."""
+
+    @click.option(
+        "--budget", metavar="KIND=AMOUNT",
+        help="For every run: flops=1e15, hours=0.5, images=1e6, epochs=100 or steps=5000.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def with_budget(budget: str | None, settings: tuple[str, ...], **given: Any) -> Any:
+        return command(settings=(*settings, *([f"budget.{budget}"] if budget else [])), **given)
+
+    return with_budget
+
+
 def SLURM(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--slurm PROFILE`: the launcher's function of the same name gets the command's options instead."""
 
