@@ -19,6 +19,7 @@ from ssl_bench.options import BUDGET, DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, S
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
     "report": "ssl_bench.report:command",
+    "data": "ssl_bench.data_command:command",
     "list": "ssl_bench.listing:list_",
     "show": "ssl_bench.listing:show",
     "export": "ssl_bench.export:command",

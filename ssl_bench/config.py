@@ -68,7 +68,7 @@ def vit(name: str, **changes: Any) -> ViTConfig:
 class DataConfig:
     """The images."""
 
-    name: str = "clothing48"  # an embedded name, folder:PATH or parquet:PATH
+    name: str = "clothing48"  # a name of `ssl-bench list datasets`, folder:, parquet: or webdataset:PATH, hf:NAME
     image_size: int = 48  # pixels per side of the stored square images
     val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
 
@@ -141,6 +141,9 @@ class RunConfig:
     checkpoint_minutes: float = 5.0  # minutes between checkpoints
     checkpoint_steps: int = 0  # steps between checkpoints; 0: by time only
     nan_skips: int = 0  # steps with a non-finite loss or gradient that may be skipped (and recorded) before a stop
+    store: Literal["auto", "decoded", "encoded"] = "auto"  # images as uint8, or packed as they are; auto: by their size
+    workers: int = 0  # threads that decode an encoded store's images; 0: all cores it may use
+    bad_limit: float = 0.001  # share of unreadable images above which a data set is refused
     tensorboard: bool = False  # also write TensorBoard event files (needs the extra `tensorboard`)
 
 

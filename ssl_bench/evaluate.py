@@ -46,6 +46,8 @@ def evaluate_all(
     wanted = [(name, protocol.load(name, own[name])) for name in own]
     place, root = compute.pick_device(device), Path(root)
     dataset = open_data(data)
+    if not dataset.labelled:
+        raise UserError(f"'{data.name}' has no labels to evaluate by: name another set with --data.")
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)
@@ -150,6 +152,7 @@ def _record(
         data={
             "name": dataset.name, "fingerprint": dataset.fingerprint, "num_train": len(dataset.train),
             "num_val": len(dataset.val), "num_test": num_test, "num_classes": len(dataset.classes),
+            **({"notes": list(dataset.notes)} if dataset.notes else {}),
         },
         pretrain_data=encoder.pretrain_data, seeds={"pretrain": encoder.seed, "probe": seed, "split": 0},
         headline=one.headline, higher_is_better=one.higher_is_better, collapse=collapse, code=runs.code_state(),

@@ -111,9 +111,15 @@ def count(rest: str) -> int:
     return int(rest or DEFAULT)
 
 
+def item(split: str, i: int) -> tuple[bytes, str, np.ndarray]:
+    """(encoded image, shape, targets) of number i, as the store takes them."""
+    image, values = example(split, i)
+    return b"P6 %d %d 255\n" % (SIDE, SIDE) + image.tobytes(), SHAPES[int(values[0])], values
+
+
 def items(num_train: int) -> Iterator[tuple[bytes, str, str, np.ndarray]]:
-    """(encoded image, shape, split, targets), as the store takes them."""
+    """(encoded image, shape, split, targets) of all images."""
     for split, number in (("train", num_train), ("test", num_train // 4)):
         for i in range(number):
-            image, values = example(split, i)
-            yield b"P6 %d %d 255\n" % (SIDE, SIDE) + image.tobytes(), SHAPES[int(values[0])], split, values
+            image, shape, values = item(split, i)
+            yield image, shape, split, values

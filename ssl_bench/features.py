@@ -106,7 +106,9 @@ def encode(encoder: Encoder, split: Split, tokens: bool) -> dict[str, dict[str, 
     out: dict[str, Tensor] = {}
     for start in range(0, len(split), BATCH):
         rows = np.arange(start, min(start + BATCH, len(split)))
-        for name, value in encoder.encode(split.batch(rows), want_tokens=tokens).items():
+        images = split.batch(rows)
+        split.ahead(rows[-1] + 1 + np.arange(min(BATCH, len(split) - rows[-1] - 1)))
+        for name, value in encoder.encode(images, want_tokens=tokens).items():
             if name not in out:
                 out[name] = torch.empty(len(split), *value.shape[1:])
             out[name][start : start + len(rows)] = value.float().cpu()

@@ -51,7 +51,7 @@ def estimate(config: Config) -> Estimate:
         torch.set_num_threads(config.run.threads)
     device = compute.pick_device(config.run.device)
     _forget_peak(device)
-    trainer = Trainer(_open_ended(config), open_data(config.data), device)
+    trainer = Trainer(_open_ended(config), open_data(config.data, config.run), device)
     try:
         step_seconds, measured = _measure(trainer)
         look = _measure_monitor(trainer) if config.monitor_points else 0.0

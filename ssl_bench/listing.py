@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from ssl_bench import compare, explain, find, screen
+from ssl_bench import catalogue, compare, explain, find, screen, sources
 from ssl_bench.config import resolve
 from ssl_bench.options import SETTINGS
 
@@ -66,17 +66,31 @@ def protocols() -> Table:
 
 
 def datasets() -> Table:
-    """Embedded sets and the ways to name one's own."""
-    table = screen.sheet("data.name", "what", "licence")
-    table.add_row(
-        "clothing48", "2,782 + 999 colour photographs of clothes, 10 classes, 48 px (embedded, the default)", "CC0 1.0"
+    """The catalogue, and the ways to name one's own images."""
+    table = screen.sheet("data.name", "what", "train + test", "classes", "px", "download", "licence", "pretrain with")
+    for name, about in catalogue.entries().items():
+        train, test = about["images"]
+        counts = f"{train:,} + {test:,}" if test else f"{train:,}, test cut here"
+        stated = f"; mean {about['mean']}, std {about['std']}" if "mean" in about else ""
+        here = "embedded" if name in sources.EMBEDDED else about.get("size", "")
+        table.add_row(
+            name, f"{about['what']}{stated} ({about['source']})", counts, str(about["classes"]), about["pixels"], here,
+            about["licence"], about["recipe"],
+        )  # fmt: skip
+    own = {
+        "factors, factors:N": "drawn images whose every factor is known; 5,000 or N to train on, N / 4 to test",
+        "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",
+        "parquet:PATH": "a file, a folder, a glob; columns image (bytes) and label; the split from the files' names",
+        "webdataset:PATH": "tar shards of key.jpg and key.cls or key.json; the split from the files' names",
+        "hf:NAME": "a set of the Hugging Face hub, got before with 'ssl-bench data get hf:NAME' (extra `hf`)",
+    }
+    for name, what in own.items():
+        table.add_row(name, what, "", "", "", "", "" if name.startswith("factors") else "yours", "")
+    table.caption = (
+        f"Sets lie in $SSL_BENCH_DATA (now {catalogue.root()}). Get one: ssl-bench data get NAME. Mean and std are "
+        "measured on the training images you have: ssl-bench data check NAME."
     )
-    table.add_row("folder:PATH", "PATH/<class>/*.jpg, or PATH/train/<class>/* and PATH/test/<class>/*", "yours")
-    table.add_row(
-        "parquet:PATH",
-        "a file, a folder or a glob; columns image (bytes) and label; files named test* are the test split",
-        "yours",
-    )
+    table.caption_justify = "left"
     return table
 
 

@@ -57,7 +57,7 @@ class Monitor:
     """Looks at the evaluated encoder a few times per run; says when its features collapse."""
 
     def __init__(self, data: Dataset, pooling: str, mean: Tensor, std: Tensor) -> None:
-        self.pooling, self.mean, self.std = pooling, mean, std
+        self.pooling, self.mean, self.std, self.labelled = pooling, mean, std, data.labelled
         bank = torch.linspace(0, len(data.train) - 1, min(BANK, len(data.train))).long().numpy()
         queries = torch.linspace(0, len(data.val) - 1, min(QUERIES, len(data.val))).long().numpy()
         self.bank, self.bank_labels = data.train.batch(bank), data.train.labels[bank]
@@ -84,8 +84,9 @@ class Monitor:
             "rankme": rankme(queries),
             "rankme_centred": rankme(centred),
             "cosine": mean_cosine(queries),
-            "knn": knn_accuracy(bank, self.bank_labels, queries, self.query_labels),
         }
+        if self.labelled:
+            values["knn"] = knn_accuracy(bank, self.bank_labels, queries, self.query_labels)
         values["collapsed"] = float(collapse_reason(values) != "")
         return values
 

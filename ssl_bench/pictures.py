@@ -31,7 +31,7 @@ BANK, NEIGHBOURS = 2000, 5
 def of_run(run: runs.Run, count: int = 6) -> list[Picture]:
     """All pictures that this run can give: masks and views, reconstructions, PCA and attention maps, neighbours."""
     config = run.config()
-    data = open_data(config.data)
+    data = open_data(config.data, config.run)
     images = data.val.batch(np.linspace(0, len(data.val) - 1, count).astype(int))
     encoder = encoders.from_run(run)
     info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)

@@ -86,6 +86,8 @@ class Trainer:
 
     def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
+        if not data.labelled and find.defined(find.module("methods", config.method), Method).uses_labels:
+            raise UserError(f"'{config.method}' trains on labels and '{data.name}' has none: name another data set.")
         self.info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
         self.method = build(config, self.info, device)
         self.flops_per_image = self.method.flops()
@@ -122,14 +124,21 @@ class Trainer:
                 "Its code has changed since: go back to that code, or start a new run with another --root."
             ) from error
 
+    def rows(self, step: int, part: int) -> tuple[slice, np.ndarray]:
+        """Which rows of a step's batch a micro-batch is, and their positions in the training part."""
+        size = self.config.budget.batch_size // self.config.budget.accumulate
+        rows = slice(part * size, (part + 1) * size)
+        return rows, self.order(step)[rows]
+
     def batch(self, part: int) -> tuple[Tensor, Tensor, Rng]:
         """Images, labels and random numbers of micro-batch `part` of this step."""
         budget, split = self.config.budget, self.data.train
-        size = budget.batch_size // budget.accumulate
-        rows = slice(part * size, (part + 1) * size)
-        indices = self.order(self.step)[rows]
+        rows, indices = self.rows(self.step, part)
         rng = Rng(mix(self.config.seed, "step", self.step), budget.batch_size, rows, self.device)
-        return split.batch(indices).to(self.device), split.labels[indices].to(self.device), rng
+        images = split.batch(indices)
+        for later in range(part + 1, part + 3) if split.decodes else ():  # meanwhile
+            split.ahead(self.rows(self.step + later // budget.accumulate, later % budget.accumulate)[1])
+        return images.to(self.device), split.labels[indices].to(self.device), rng
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step; returns what the method logs, averaged over micro-batches."""
@@ -212,7 +221,7 @@ def pretrain(config: Config, root: Path, observe: Observer = lambda state: None)
 def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None:
     device = compute.pick_device(config.run.device)
     sweep(run.folder, but="config.json")  # which a process that is refused by the lock may be writing
-    data = open_data(config.data)
+    data = open_data(config.data, config.run)
     if config.budget.hours:
         from ssl_bench import forecast
 

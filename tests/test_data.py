@@ -78,7 +78,7 @@ def folder_with(tmp_path: Path, good: int, **files: bytes) -> DataConfig:
 
 def test_broken_images_are_named_and_too_many_stop(tmp_path: Path) -> None:
     config = folder_with(tmp_path, 60, empty=b"", text=b"not an image")
-    with pytest.raises(UserError, match=r"2 of 62 images .* cannot be read: .*empty.jpg: UnidentifiedImageError"):
+    with pytest.raises(UserError, match=r"2 of 62 images .* cannot be read: .*empty.jpg: zero bytes"):
         open_data(config)
 
 

@@ -1,0 +1,71 @@
+"""`ssl-bench data get` fetches a named set, `ssl-bench data check` reads one and says what it found."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(name="data")
+def command() -> None:
+    """Get a data set, or check one before training on it.
+
+    \b
+    Example: ssl-bench data get cifar10
+    Example: ssl-bench data check folder:photos --image-size 96
+    """
+
+
+@command.command()
+@click.argument("name")
+def get(name: str) -> None:
+    """Download a set of `ssl-bench list datasets` into $SSL_BENCH_DATA. Nothing else ever downloads images.
+
+    \b
+    Example: ssl-bench data get cifar10
+    Example: ssl-bench data get hf:uoft-cs/cifar100
+    """
+    from ssl_bench import catalogue, hub, screen
+
+    if name.startswith("hf:"):
+        hub.get(name.removeprefix("hf:"))
+    else:
+        about = catalogue.entry(name)
+        screen.say(f"{name}: {about.get('size', 'size unknown')}, licence: {about['licence']}, {about['source']}")
+        catalogue.get(name)
+    screen.say(f"ready: data.name={name}", "bold")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--image-size", type=int, default=48, show_default=True, help="Pixels per side, as data.image_size.")
+@click.option("--store", type=click.Choice(["auto", "decoded", "encoded"]), default="auto", show_default=True)
+def check(name: str, image_size: int, store: str) -> None:
+    """Read every image once, build the store, and report: splits, classes, unreadable images, duplicates.
+
+    \b
+    Example: ssl-bench data check folder:photos --image-size 96
+    """
+    import json
+    import time
+
+    from ssl_bench import screen
+    from ssl_bench.config import RunConfig
+    from ssl_bench.store import ensure
+
+    began = time.monotonic()
+    folder = ensure(name, image_size, store)
+    seconds = time.monotonic() - began
+    meta = json.loads((folder / "meta.json").read_text())
+    used = sum(p.stat().st_size for p in folder.iterdir())
+    counts = ", ".join(f"{count:,} {part}" for part, count in meta["split"].items() if count)
+    screen.say(f"{name} at {image_size} px: {counts}, {len(meta['classes'])} classes", "bold")
+    screen.say(f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}")
+    rate = f", {meta['images'] / meta['seconds']:,.0f} images/s" if meta["seconds"] else ""
+    screen.say(f"  {meta['kind']} store, {screen.quantity(used, 'B')} in {folder}, built in {meta['seconds']} s{rate}")
+    screen.say(f"  this check took {seconds:.1f} s")
+    for note in meta["notes"]:
+        screen.say(f"  note: {note}", "yellow")
+    if meta["bad"]:
+        share = len(meta["bad"]) / meta["images"]
+        verdict = "refuse this set" if share > RunConfig().bad_limit else "go on without them"
+        screen.say(f"  {share:.2%} of the images cannot be read: runs {verdict} (run.bad_limit); {folder / 'bad.txt'}")

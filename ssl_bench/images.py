@@ -1,0 +1,97 @@
+"""One image, as a source gives it -> its encoded bytes -> a uint8 square. Both stores see images only through here.
+
+No torch in here: the processes that build a store start in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+MAX_BYTES = 256 * 2**20  # of one encoded image
+MAX_PIXELS = 89_478_485  # of one image: Pillow's own limit, beyond which it warns of a decompression bomb
+REDUCE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as it stays this many times larger than what is kept
+
+
+class Unreadable(Exception):
+    """Why an image cannot be used; it is counted and named, never skipped silently."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source."""
+
+    image: bytes | Path | Image.Image | Callable[[], Image.Image] | Unreadable
+    label: str  # class name; "" where the set has no labels
+    place: str  # what a report calls it
+    targets: np.ndarray | None = None  # fp32 [F] of a set with known factors
+
+
+def encoded(item: Item) -> bytes:
+    """The image's file, bounded in size; PNG where the source has pixels only."""
+    image = item.image
+    if isinstance(image, Unreadable):
+        raise image
+    if isinstance(image, Path):
+        if image.stat().st_size > MAX_BYTES:
+            raise Unreadable(f"{image.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
+        image = image.read_bytes()
+    if isinstance(image, bytes):
+        if not image:
+            raise Unreadable("zero bytes")
+        return image
+    buffer = io.BytesIO()
+    (image() if callable(image) else image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode(image: bytes | Image.Image, size: int) -> tuple[np.ndarray, str]:
+    """uint8 [3, size, size], the centre square resized with antialiasing; and what was unusual about it, or ""."""
+    opened: Any = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise Unreadable(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a decompression bomb?)")
+    unusual = _unusual(opened)
+    opened.draft(opened.mode, (REDUCE * size, REDUCE * size))  # only JPEG can, the others ignore it
+    opened = ImageOps.exif_transpose(opened)
+    if opened.mode.startswith("I"):  # 16-bit greys: PIL would clip, not scale
+        opened = Image.fromarray(np.rint(np.asarray(opened) / 257).clip(0, 255).astype(np.uint8))
+    opened = opened.convert("RGB")
+    if opened.size != (size, size):
+        opened = ImageOps.fit(opened, (size, size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(opened).transpose(2, 0, 1)), unusual
+
+
+def read(item: Item, size: int, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
+    """Pixels, encoded bytes (b"" unless they are kept) and what was unusual. `Unreadable` says why it cannot be."""
+    try:
+        image: Any = item.image
+        if keep_bytes or isinstance(image, (bytes, Path, Unreadable)):
+            image = encoded(item)
+        pixels, unusual = decode(image() if callable(image) else image, size)
+        return pixels, image if keep_bytes else b"", unusual
+    except Unreadable:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable("not an image that Pillow knows") from error
+    except Exception as error:  # Pillow raises many kinds for damaged files; each is counted and named, none hidden
+        raise Unreadable(f"{type(error).__name__}: {str(error)[:120]}") from error
+
+
+def _unusual(image: Any) -> str:
+    if getattr(image, "is_animated", False):
+        return "animated (first frame used)"
+    if image.mode.startswith("I"):
+        return "16-bit grey (scaled to 8 bits)"
+    if image.mode == "CMYK":
+        return "CMYK (converted)"
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return "transparent (alpha dropped)"
+    return ""
