@@ -248,6 +248,7 @@ def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None
                 journal.record({}, skipped=str(error))
             if writer.ready(journal.checkpoint_due()):
                 writer.save(_good(trainer, writer))
+        writer.wait()
         if trainer.step != writer.last:
             writer.save(_good(trainer, writer))
     if stop.asked:
@@ -268,10 +269,10 @@ def _non_finite(trainer: Trainer, writer: checkpoint.Writer, what: str) -> NonFi
     writer.wait()
     batch, step = trainer.order(trainer.step).tolist(), trainer.step + 1
     shown = ", ".join(map(str, batch[:8])) + (f", ... (all {len(batch)} in status.json)" if len(batch) > 8 else "")
-    last = f"the last good checkpoint is of step {writer.last}" if writer.last else "there is no checkpoint yet"
+    last = f"the last good checkpoint is of step {writer.last}, in" if writer.last else "there is no checkpoint yet in"
     advice = "a lower optim.lr, or optim.clip=1" + ("" if what == "weights" else ", or --on-nan skip=N")
     return NonFinite(
-        f"Non-finite {what} at step {step}; batch {shown}; {last}, in {writer.folder}. Try {advice}.",
+        f"Non-finite {what} at step {step}; batch {shown}; {last} {writer.folder}. Try {advice}.",
         non_finite={"step": step, "what": what, "batch": batch, "last_good_checkpoint": writer.last},
     )
 

@@ -202,6 +202,20 @@ def test_damaged_notes_do_not_stop_a_run(photos: Path, tmp_path: Path) -> None:
     assert not list(first.folder.glob(".*.tmp"))
 
 
+def test_a_signal_leaves_two_checkpoints_of_different_steps(photos: Path, tmp_path: Path) -> None:
+    config = checkpoint_each_step(tiny("mae", f"folder:{photos}", steps=10**6))
+
+    def ask(seen: dict[str, Any]) -> None:
+        if list(tmp_path.glob("*/previous.ckpt")):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt, match="the checkpoint is written"):
+        pretrain(config, tmp_path, ask)
+    run = runs.all_runs(tmp_path)[0]
+    last, previous = (checkpoint.read(run.folder / name)["step"] for name in ("last.ckpt", "previous.ckpt"))
+    assert run.status()["state"] == "interrupted" and last > previous
+
+
 def test_sweep_leaves_what_others_write(tmp_path: Path) -> None:
     for name in (".a.json.1-x.tmp", ".config.json.1-x.tmp", "a.tmp", ".hidden"):
         write_atomic(tmp_path / name, b"")
