@@ -16,7 +16,7 @@ from typing import Any
 from results import trials as lines_of
 from ssl_bench import compare, protocol, runs, space, validate
 from ssl_bench.compare import Row
-from ssl_bench.config import Config, identity, resolve, to_dict
+from ssl_bench.config import BUDGETS, Config, identity, resolve, to_dict
 from ssl_bench.errors import UserError
 from ssl_bench.screen import console, quantity, say, sheet
 
@@ -74,32 +74,40 @@ def diverged(run: runs.Run) -> bool:
     return status.get("state") == "failed" and str(status.get("reason", "")).startswith("Non-finite")
 
 
-def plan(methods: Sequence[str], recipe: str, base: Sequence[str], texts: Sequence[str], protocols: Sequence[str],
-         root: Path) -> Plan:  # fmt: skip
+def plan(
+    methods: Sequence[str], recipe: str, base: Sequence[str], texts: Sequence[str], protocols: Sequence[str], root: Path
+) -> Plan:
     """Everything checked before anything starts."""
     for name in protocols:
         protocol.load(name)
     if taken := [text for text in base if text.startswith("seed=")]:
         raise UserError(f"{taken[0]}: trials have seed 0 and confirmations seeds 1, 2, ...; leave it out.")
-    found = Plan(tuple(methods), recipe, tuple(base), tuple(space.axes(texts)), tuple(protocols), root)
+    axes = space.axes(texts)
     fixed = {text.partition("=")[0] for text in base}
-    if both := next((a.key for a in found.space if a.key in fixed and a.text not in space.DEFAULT), ""):
+    if both := next((a.key for a in axes if a.key in fixed and a.text not in space.DEFAULT), ""):
         raise UserError(f"'{both}' is both set and searched: leave one of them out.")
-    found = Plan(
-        found.methods, recipe, found.base, tuple(a for a in found.space if a.key not in fixed), found.protocols, root
-    )
+    free = tuple(a for a in axes if a.key not in fixed)
+    found = Plan(tuple(methods), recipe, tuple(base), free, tuple(protocols), root)
     configs = [found.config(method) for method in methods]
-    space.check(found.space, configs)
+    space.check(free, configs)
+    _equal(configs, free)
+    return found
+
+
+def _equal(configs: Sequence[Config], free: Sequence[space.Axis]) -> None:
+    """Refuse what would give some trials more compute, or other images, than the rest."""
+    for axis in free:
+        if axis.key.startswith(("data.", "seed", "run.")) or axis.key in [f"budget.{kind}" for kind in BUDGETS]:
+            raise UserError(f"--space '{axis.text}': all trials share data, seed and compute; set it for all instead.")
+    if len({config.data for config in configs}) > 1:
+        raise UserError("The recipes of these methods use different images: set data.name and data.image_size for all.")
     spent = {config.budget.flops for config in configs}
-    if spent == {0} and len(configs) == 1 and all(not a.key.startswith(("objective", "backbone", "budget"))
-                                                  for a in found.space):  # fmt: skip
-        return found  # one method whose trials all cost the same
-    if len(spent) > 1 or 0 in spent:
+    alike = len(configs) == 1 and all(axis.key.startswith("optim.") for axis in free)  # steps then cost the same
+    if len(spent) > 1 or (spent == {0} and not alike):
         raise UserError(
             "A fair search spends the same compute on every trial of every method: give it as FLOPs, for example "
             "budget.flops=2.2e12 (what the recipe 'quick' spends)."
         )
-    return found
 
 
 def line(shared: Plan, trial: Trial) -> dict[str, Any]:

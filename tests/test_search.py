@@ -77,6 +77,9 @@ def test_several_axes_in_one_text_and_a_setting_nobody_has():
 def test_unequal_compute_is_refused(tmp_path):
     with pytest.raises(UserError, match="same compute"):
         search.plan(["mae", "ijepa"], "quick", ["budget.steps=4"], [], ["knn"], tmp_path)
+    with pytest.raises(UserError, match="all trials share data, seed and compute"):
+        search.plan(["mae"], "quick", [], ["budget.flops=x0.5..x2"], ["knn"], tmp_path)
+    assert search.plan(["mae"], "quick", ["budget.steps=4"], ["optim.lr=1..2"], ["knn"], tmp_path).space
     with pytest.raises(UserError, match="both set and searched"):
         search.plan(["mae"], "quick", ["optim.lr=1"], ["optim.lr=1..2"], ["knn"], tmp_path)
 
