@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import tiny
 from test_house import imported, words
 from test_protocols_frozen import part
 
 from protocols.knn import KNN, KNNConfig
 from results import trials
-from ssl_bench import evaluate, find, report, runs, search, space, train, validate
+from ssl_bench import cli, evaluate, find, report, runs, search, space, train, validate
 from ssl_bench.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,3 +159,12 @@ def test_a_collapsed_trial_never_wins_and_confirmation_uses_fresh_seeds_only():
 def test_the_recipe_itself_is_trial_0(photos, tmp_path):
     plan = shared(photos, tmp_path)
     assert plan.trial("mae", 0, 0).row.config == replace(plan.config("mae"), seed=0)
+
+
+def test_every_option_of_compare_counts_or_is_refused(tmp_path):
+    for extra, sentence in ((["--seeds", "2"], "--seeds has no effect"), (["--slurm", "gpu"], "leave --slurm out"),
+                            (["--budget", "steps=3"], "same compute")):  # fmt: skip
+        done = CliRunner().invoke(cli.cli, ["compare", "--search", "2", "--root", str(tmp_path), *extra])
+        assert isinstance(done.exception, UserError) and sentence in str(done.exception)
+    done = CliRunner().invoke(cli.cli, ["compare", "--space", "optim.lr=1..2", "--root", str(tmp_path)])
+    assert "no effect without --search" in str(done.exception)
