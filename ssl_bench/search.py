@@ -152,8 +152,7 @@ def carry_out(shared: Plan, todo: list[Trial], jobs: int) -> list[dict[str, Any]
 def search(number: int, texts: Sequence[str], confirm: int, given: dict[str, Any]) -> None:
     """What `compare --search` runs; `given` are the other options of `compare`."""
     methods, protocols = given["methods"].split(","), protocol.expand(given["protocols"].split(","))
-    base = [*given["settings"], *([f"budget.{given['budget']}"] if given["budget"] else [])]
-    shared = plan(methods, given["recipe"], base, texts, protocols, given["root"])
+    shared = plan(methods, given["recipe"], given["settings"], texts, protocols, given["root"])
     todo = [shared.trial(method, i, 0) for i in range(number) for method in methods]
     for sentence in space.describe(shared.space, {m: shared.config(m) for m in methods}):
         say(f"searched: {sentence}")
