@@ -24,6 +24,7 @@ from ssl_bench.crops import TwoCrops, TwoViews, small_two_crops
 from ssl_bench.errors import UserError
 from ssl_bench.method import DataInfo, Views, cosine, ema, frozen_copy
 from ssl_bench.projection import MLP
+from ssl_bench.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,25 @@ class MoCoV3(TwoViews):
         self.momentum_projector = frozen_copy(self.projector)
         self.moved_at = -1.0  # the step whose update is done: its micro-batches share one; nothing to restore
 
-    @torch.no_grad()
-    def keys(self, crops: Tensor, at: float) -> list[Tensor]:
-        """Move the momentum network towards the newest base network, then encode both views [B, D]."""
+    def views(self, images: Tensor, rng: Rng, at: float) -> Views:
+        """The crops; and the momentum network moves towards the newest base network before it encodes them.
+
+        Not inside `forward`: there, sharded parameters are gathered copies, and a change of those would be lost.
+        """
         if self.training and at != self.moved_at:
             momentum, self.moved_at = cosine(at, self.objective.momentum, 1.0), at
             ema(self.momentum_encoder, self.encoder, momentum)
             ema(self.momentum_projector, self.projector, momentum)
+        return super().views(images, rng, at)
+
+    @torch.no_grad()
+    def keys(self, crops: Tensor) -> list[Tensor]:
+        """The momentum network's projections of both views [B, D]."""
         return [self.momentum_projector(cls).float() for cls in self.momentum_encoder(crops)[:, 0].chunk(2)]
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         crops, temperature = views["crops"], self.objective.temperature
-        k1, k2 = self.keys(crops, at)
+        k1, k2 = self.keys(crops)
         q1, q2 = (self.predictor(self.projector(cls)).float() for cls in self.encoder(crops)[:, 0].chunk(2))
         with torch.autocast(crops.device.type, enabled=False):
             return {"loss": contrastive_loss(q1, k2, temperature) + contrastive_loss(q2, k1, temperature)}

@@ -246,7 +246,8 @@ def cost(records: Sequence[Record]) -> Cost:
         found = [v[name] for _, v in sorted(runs.items()) if isinstance(v.get(name), (int, float))]
         return float(np.mean(found)) if found else None
 
-    seconds = mean("seconds")
+    runs = {k: {**v, "seconds": v["seconds"] * v.get("devices", 1)} if "seconds" in v else v for k, v in runs.items()}
+    seconds = mean("seconds")  # of one device: two GPUs for an hour are two GPU-hours
     spent = [s for r in records if isinstance(s := r.compute["eval"].get("seconds"), (int, float))]
     return Cost(
         flops=mean("flops"),

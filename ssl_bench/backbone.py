@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssl_bench.config import ViTConfig
 from ssl_bench.lean import Attention, Block, VisionTransformer, resample_abs_pos_embed
+from ssl_bench.rng import Rng
 
 LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm annotates a class where it calls a factory
 
@@ -40,13 +41,41 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // patch) * (w // patch), c * patch * patch)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: each row of a residual branch is dropped with probability `rate`, the others scaled up.
+
+    The loop sets `rng` before each forward. Rows are views of this process' images, [V * B, ...]; draws are made for
+    the whole global batch, so an image loses the same branches on any number of processes.
+    """
+
+    rng: Rng | None = None
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        if self.rng is None:
+            draw = torch.rand(len(x), device=x.device)
+        else:
+            draw = self.rng.rand(len(x) // self.rng.local).T.flatten()
+        keep = (draw >= self.rate).to(x.dtype) / (1 - self.rate)
+        return x * keep.view(-1, *[1] * (x.ndim - 1))
+
+
 def blocks(
     dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, **kwargs: Any
 ) -> nn.ModuleList:
     """`depth` of timm's pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path`."""
     rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
     make = partial(Block, dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, **kwargs)
-    return nn.ModuleList([make(drop_path=rate) for rate in rates])
+    made = nn.ModuleList([make() for _ in rates])
+    for block, rate in zip(made, rates, strict=True):
+        if rate:
+            block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+    return made
 
 
 def block_flops(tokens: int, dim: int, depth: int, mlp_ratio: float = 4.0) -> float:

@@ -14,7 +14,7 @@ import click
 
 from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest, printable
-from ssl_bench.options import BUDGET, DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
+from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -108,14 +108,16 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
 @click.option("--method", required=True, help="A name from `ssl-bench list methods`, or your own module: my_lab.idea.")
 @click.option("--recipe", default="small", show_default=True, help="A recipe of the method: `ssl-bench list recipes`.")
 @click.option("--seed", type=int, default=None, help="Same as seed=N.")
+@DEVICES
 @ON_NAN
 @DRY_RUN
 @SLURM
 @ROOT
 @SETTINGS
 def pretrain(
-    method: str, recipe: str, seed: int | None, on_nan: list[str], dry_run: bool, root: Path, settings: tuple[str, ...]
-) -> None:
+    method: str, recipe: str, seed: int | None, devices: list[str], on_nan: list[str], dry_run: bool, root: Path,
+    settings: tuple[str, ...],
+) -> None:  # fmt: skip
     """Pretrain one run; the same command again goes on.
 
     \b
@@ -126,7 +128,7 @@ def pretrain(
     from ssl_bench.config import resolve
     from ssl_bench.train import pretrain as run_pretraining
 
-    changes = [*settings, *([] if seed is None else [f"seed={seed}"]), *on_nan]
+    changes = [*settings, *([] if seed is None else [f"seed={seed}"]), *devices, *on_nan]
     config = resolve(compare.recipe(method, recipe)(), changes)
     if dry_run:
         from ssl_bench import forecast
@@ -134,6 +136,8 @@ def pretrain(
         return forecast.show_run(config, root)
     with screen.RunDisplay() as display:
         run = run_pretraining(config, root, display)
+    if not screen.speaks():
+        return
     cost, status = run.compute(), run.status()
     screen.say(f"finished {run.name}", "bold green")
     screen.say(
@@ -160,24 +164,21 @@ def pretrain(
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Repeatable; for one: linear.epochs=5.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--devices", type=int, default=1, show_default=True, help="Processes that share the feature extraction.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0: all.")
 @ROOT
 def eval(
     source: str | None, protocols: tuple[str, ...], data: str | None, image_size: int | None, seed: int,
-    settings: tuple[str, ...], device: str, threads: int, root: Path,
+    settings: tuple[str, ...], device: str, devices: int, threads: int, root: Path,
 ) -> None:  # fmt: skip
     """Evaluate a run (default: the newest) or another encoder.
 
     \b
     Example: ssl-bench eval --protocol linear
     """
-    import torch
+    from ssl_bench import launch, protocol, screen
+    from ssl_bench.evaluate import data_of, evaluate_all, help_with
 
-    from ssl_bench import protocol, screen
-    from ssl_bench.evaluate import data_of, evaluate_all
-
-    if threads:
-        torch.set_num_threads(threads)
     names = protocol.expand(name for entry in protocols for name in entry.split(","))
     for name, own in protocol.assign(names, settings).items():  # told before any work, and before "there is no run"
         protocol.load(name, own)
@@ -187,21 +188,11 @@ def eval(
         source = runs.find_run(root).name
         screen.say(f"newest finished run: {source}")
     where = data_of(source, root, data, image_size)
-    for record in evaluate_all(
-        source, names, where, root, seed, settings, device, tell=lambda p: screen.say(f"{p} ...")
-    ):
-        name = record.protocol + (f":{record.variant}" if record.variant else "")
-        gap = record.optimism
-        screen.say(f"{name} of {record.method}: {record.headline} {record.metrics[record.headline]:.2f}", "bold")
-        for key, value in record.selected.items():
-            screen.say(f"  chosen on validation: {key} = {value}")
-        if gap:
-            usual, more = gap["usual"], gap["usual"] - gap["honest"]
-            screen.say(
-                f"  picking the best of {gap['candidates']} on the test images would print {usual:.2f} ({more:+.2f})"
-            )
-        cost = record.compute["eval"]
-        screen.say(f"  {cost['seconds']:.1f} s, features {cost['feature_seconds']:.1f} s, on {cost['device']}")
+    work = (source, names, where, root, seed, settings, device)
+    with launch.group(devices, device, help_with, threads, *work):
+        launch.use_threads(threads)
+        for record in evaluate_all(*work, tell=lambda p: screen.say(f"{p} ...")):
+            screen.show_record(record)
     screen.say("next: ssl-bench report" + _root(root))
 
 
@@ -264,5 +255,5 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("\nstopped. The same command goes on from the last checkpoint.", err=True)
         sys.exit(130)
     except UserError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
+        click.echo(f"{_screen().speaker()}error: {printable(str(error))}", err=True)
         sys.exit(2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ssl_bench import distributed
 from ssl_bench.config import BudgetConfig, Config
 
 
@@ -57,15 +58,19 @@ def peak_memory(device: torch.device) -> int:
 def report(
     config: Config, device: torch.device, total_steps: int, seconds: float, flops_per_image: float
 ) -> dict[str, Any]:
-    """What compute.json holds. `seconds` is time in training, summed over restarts, start-up left out."""
+    """What compute.json holds. `seconds` is time in training, summed over restarts, start-up left out.
+
+    FLOPs and images are those of all processes together, memory is that of the process with the most.
+    """
     images = total_steps * config.budget.batch_size
     return {
         "flops": flops_per_image * images,
         "flops_per_image": flops_per_image,
         "seconds": round(seconds, 3),
         "device": device_label(device),
+        "devices": distributed.world_size(),
         "images": images,
         "images_per_second": round(images / max(seconds, 1e-9), 2),
-        "peak_memory_bytes": peak_memory(device),
+        "peak_memory_bytes": distributed.largest(peak_memory(device)),
         "steps": total_steps,
     }

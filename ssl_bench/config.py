@@ -136,7 +136,9 @@ class RunConfig:
     """What must not change the result: never part of the identity."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    threads: int = 0  # CPU threads of the process; 0: all cores it may use
+    devices: int = 1  # processes on this machine, one per GPU (torchrun and srun bring their own)
+    sharding: Literal["auto", "ddp", "fsdp"] = "auto"  # of several processes; auto: FSDP2 from ViT-L on, else DDP
+    threads: int = 0  # CPU threads of a process; 0: all cores it may use, shared by the processes on this machine
     log_every: int = 10  # steps between lines of metrics.jsonl
     checkpoint_minutes: float = 5.0  # minutes between checkpoints
     checkpoint_steps: int = 0  # steps between checkpoints; 0: by time only

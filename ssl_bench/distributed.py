@@ -1,4 +1,4 @@
-"""What a loss needs from other processes, with exact gradients; at world size 1 nothing here does anything.
+"""What a loss and the loop need from other processes; at world size 1 nothing here does anything.
 
 The convention is DDP's: gradients are averaged over processes. A loss over the gathered batch is the same number on
 every process and its averaged gradient is that of one process with the whole batch; a loss that is a mean over local
@@ -7,11 +7,17 @@ images needs no help. Tests hold every method to this. All processes must hold e
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ssl_bench.errors import UserError
+
+Value = TypeVar("Value")
 
 
 def world_size() -> int:
@@ -64,6 +70,70 @@ def total(x: Tensor) -> Tensor:
 def mean(x: Tensor) -> Tensor:
     """Mean over processes, with gradient."""
     return x if world_size() == 1 else _Sum.apply(x) / world_size()
+
+
+def average(logs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars on the CPU -> their means over processes, in one message: what one process logs for the whole batch."""
+    if world_size() == 1:
+        return logs
+    values = torch.stack(list(logs.values()))
+    dist.all_reduce(values)
+    return dict(zip(logs, values / world_size(), strict=True))
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """Whether each flag is set on any process: all of them act at the same step, or none does."""
+    if world_size() == 1:
+        return list(flags)
+    seen = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(seen, dist.ReduceOp.MAX)
+    return seen.bool().tolist()
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if world_size() == 1:
+        return number
+    seen = torch.tensor(number)
+    dist.all_reduce(seen, dist.ReduceOp.MAX)
+    return int(seen)
+
+
+def first(call: Callable[[], Value]) -> Value:
+    """What process 0's `call` returns, on every process (tensors on the CPU); its error is raised on all of them."""
+    if world_size() == 1:
+        return call()
+    leaves: list[Any] = []
+    box: list[Any] = [None, None, None]  # an error, the shape of the value, its leaves with tensors as (size, dtype)
+    if rank() == 0:
+        try:
+            leaves, spec = tree_flatten(call())
+        except BaseException as error:
+            told = str(error) if isinstance(error, UserError) else f"Process 0 stopped: {error!r}"
+            dist.broadcast_object_list([told, None, None], device=torch.device("cpu"))
+            raise
+        box = [None, spec, [_Empty(x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves]]
+    dist.broadcast_object_list(box, device=torch.device("cpu"))
+    if box[0] is not None:
+        raise UserError(box[0])
+    for i, leaf in enumerate(box[2]):
+        if isinstance(leaf, _Empty):  # one by one: a checkpoint in one message would need its memory three times
+            box[2][i] = leaves[i].cpu().contiguous() if leaves else torch.empty(leaf.shape, dtype=leaf.dtype)
+            dist.broadcast(box[2][i], 0)
+    return tree_unflatten(box[2], box[1])
+
+
+class _Empty:
+    """A tensor that follows."""
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype) -> None:
+        self.shape, self.dtype = shape, dtype
+
+
+def leave() -> None:
+    """End the group: what follows is this process' own."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class BatchNorm(nn.BatchNorm1d):

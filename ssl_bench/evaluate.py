@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from results import records
-from ssl_bench import compute, features, monitor, protocol, runs
+from ssl_bench import compute, distributed, features, launch, monitor, protocol, runs
 from ssl_bench.config import DataConfig, to_dict
 from ssl_bench.data import Dataset, Split, open_data, open_test
 from ssl_bench.encoders import Encoder, resolve
@@ -41,6 +41,7 @@ def evaluate_all(
     """Several protocols (`all`: every frozen one) from one pass over the data.
 
     `overrides`: `key=value` for every protocol, `linear.key=value` for one. `tell` gets each name before it starts.
+    The pass is shared by all processes of a `launch.group`; what follows is process 0's alone, and the group ends.
     """
     own = protocol.assign(protocol.expand(names), overrides)
     wanted = [(name, protocol.load(name, own[name])) for name in own]
@@ -57,6 +58,10 @@ def evaluate_all(
     sealed = open_test(data)
     test = _part(encoder, dataset, replace(sealed, labels=sealed.labels[:0], targets=None), "test", root, tokens)
     feature_seconds = time.perf_counter() - started
+    helped = distributed.rank() > 0
+    distributed.leave()
+    if helped:
+        return
     collapse = _collapse(encoder, train)
     for name, one in wanted:
         if tell:
@@ -73,6 +78,13 @@ def evaluate_all(
         record = _record(encoder, dataset, one, name, seed, len(sealed), collapse, result)
         records.write(record, root / "records")
         yield record
+
+
+def help_with(threads: int, *args: Any) -> None:
+    """What a further process does for `evaluate_all(*args)`: its share of the features."""
+    launch.use_threads(threads)
+    for _ in evaluate_all(*args):
+        raise AssertionError("only process 0 makes records")
 
 
 def data_of(source: str, root: Path, name: str | None = None, image_size: int | None = None) -> DataConfig:

@@ -10,14 +10,17 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ssl_bench import distributed
 from ssl_bench.data import Split
 from ssl_bench.encoders import Encoder
 from ssl_bench.protocol import Features, Rows
@@ -80,11 +83,11 @@ def extract(
     folder = root / "features"
     held = tokens and token_bytes(encoder, split) <= memory_limit() // 2
     files = {name: folder / f"{key}.{name}.safetensors" for name in (["pooled", "tokens"] if held else ["pooled"])}
-    if all(path.exists() for path in files.values()):
+    if distributed.first(lambda: all(path.exists() for path in files.values())):
         found = {name: load_file(path) for name, path in files.items()}
     else:
         found = encode(encoder, split, held)
-        for name, path in files.items():
+        for name, path in files.items() if distributed.rank() == 0 else ():
             _write(path, found[name])
     bare = replace(split, labels=split.labels[:0], targets=None)
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
@@ -102,18 +105,44 @@ def token_bytes(encoder: Encoder, split: Split) -> int:
 
 @torch.no_grad()
 def encode(encoder: Encoder, split: Split, tokens: bool) -> dict[str, dict[str, Tensor]]:
-    """One pass in fp32, without augmentation: {"pooled": {"mean", "cls"}, "tokens": {"tokens"}}."""
+    """One pass in fp32, without augmentation: {"pooled": {"mean", "cls"}, "tokens": {"tokens"}}.
+
+    Several processes take whole batches in turn, so each image is encoded once and in the company it has on one
+    process; process 0 gets all rows in order, the others keep theirs.
+    """
     out: dict[str, Tensor] = {}
-    for start in range(0, len(split), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(split)))
+    begin, end = shares(len(split))[distributed.rank()]
+    count = end - begin if distributed.rank() else len(split)
+    for start in range(begin, end, BATCH):
+        rows = np.arange(start, min(start + BATCH, end))
         images = split.batch(rows)
-        split.ahead(rows[-1] + 1 + np.arange(min(BATCH, len(split) - rows[-1] - 1)))
+        split.ahead(rows[-1] + 1 + np.arange(min(BATCH, end - rows[-1] - 1)))
         for name, value in encoder.encode(images, want_tokens=tokens).items():
             if name not in out:
-                out[name] = torch.empty(len(split), *value.shape[1:])
-            out[name][start : start + len(rows)] = value.float().cpu()
+                out[name] = torch.empty(count, *value.shape[1:])
+            out[name][start - begin : start - begin + len(rows)] = value.float().cpu()
+    for name in out:
+        collect(out[name], shares(len(split)))
     kept: dict[str, Any] = {"pooled": {k: v for k, v in out.items() if k != "tokens"}}
     return {**kept, "tokens": {"tokens": out["tokens"]}} if tokens else kept
+
+
+def shares(count: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) image of each process: whole batches, process 0 never without one."""
+    world, batches = distributed.world_size(), -(-count // BATCH)
+    ends = [min(count, -(-batches * r // world) * BATCH) for r in range(world + 1)]
+    return list(pairwise(ends))
+
+
+def collect(rows: Tensor, parts: list[tuple[int, int]]) -> None:
+    """Send this process' rows to process 0, which has room for all; in pieces, so that no message is large."""
+    for sender, (begin, end) in list(enumerate(parts))[1:]:
+        for start in range(begin, end, BATCH):
+            stop = min(start + BATCH, end)
+            if distributed.rank() == 0:
+                dist.recv(rows[start:stop], src=sender)
+            elif distributed.rank() == sender:
+                dist.send(rows[start - begin : stop - begin], dst=0)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ssl_bench import compute, runs
+from ssl_bench import compute, distributed, runs, sharding
 from ssl_bench.compare import Row, share
 from ssl_bench.config import Config
 from ssl_bench.data import Dataset, open_data
@@ -46,7 +46,7 @@ class Estimate:
 
 def estimate(config: Config) -> Estimate:
     """Trains a few steps in memory and throws them away; no file is written but the store of the images."""
-    config.check()
+    config = replace(config.check(), run=replace(config.run, devices=1, sharding="auto"))
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     device = compute.pick_device(config.run.device)
@@ -75,12 +75,13 @@ def estimate(config: Config) -> Estimate:
 
 def in_steps(config: Config, data: Dataset, device: torch.device, kept: Path) -> Config:
     """A budget of hours as steps, by this device's rate. `kept` (JSON) holds them: a restart must not count anew."""
-    if not kept.exists():
+    if not distributed.first(kept.exists):
         trainer = Trainer(_open_ended(config), data, device)
         step_seconds, _ = _measure(trainer)
         look = _measure_monitor(trainer) if config.monitor_points else 0.0
-        runs.write_json(kept, {"steps": _affordable(config, step_seconds, look), "step_seconds": step_seconds})
-    steps = json.loads(kept.read_text())["steps"]
+        found = {"steps": _affordable(config, step_seconds, look), "step_seconds": step_seconds}
+        distributed.first(lambda: runs.write_json(kept, found))
+    steps = distributed.first(lambda: json.loads(kept.read_text())["steps"])
     return replace(config, budget=replace(config.budget, hours=0, steps=steps))
 
 
@@ -100,7 +101,7 @@ def _measure(trainer: Trainer) -> tuple[float, int]:
     for _ in range(WARM):
         trainer.train_step()
     began, count = time.perf_counter(), 0
-    while count < 2 or time.perf_counter() - began < LONG:
+    while count < 2 or distributed.first(lambda: time.perf_counter() - began < LONG):
         trainer.train_step()
         count += 1
     return (time.perf_counter() - began) / count, count
@@ -111,7 +112,8 @@ def _measure_monitor(trainer: Trainer) -> float:
     method = trainer.method
     monitor = Monitor(trainer.data, method.pooling, method.mean, method.std)
     began = time.perf_counter()
-    monitor(method.encoder)
+    with sharding.gathered(method):
+        monitor(method.encoder)
     return time.perf_counter() - began
 
 
@@ -140,6 +142,8 @@ def show_run(config: Config, root: Path) -> None:
     say(f"  time     about {clock(e.seconds)} on {e.device}, from {e.measured} steps of {1000 * e.step_seconds:.3g} ms")
     say(f"  memory   about {quantity(e.memory, 'B')}")
     say(f"  disk     about {quantity(e.disk, 'B')} in {root}: two checkpoints and the encoder")
+    if config.run.devices > 1:
+        say(f"  This is what one process would take with the whole batch; {config.run.devices} will share it.")
     say("Nothing was started: the same line without --dry-run does.")
 
 

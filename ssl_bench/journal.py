@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ssl_bench import runs
+from ssl_bench import distributed, runs, sharding
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 from ssl_bench.monitor import Monitor, collapse_reason
@@ -37,8 +37,9 @@ class Journal:
         self.signals: dict[str, float] = {}
         self.clock = self.last_status = self.last_save = time.monotonic()
         self.base, self.began = trainer.seconds, trainer.step
-        self.board: Any = board(run.folder) if config.run.tensorboard else None
-        for name in ("metrics", "timing"):
+        self.writes = distributed.rank() == 0
+        self.board: Any = board(run.folder) if config.run.tensorboard and self.writes else None
+        for name in ("metrics", "timing") if self.writes else ():
             truncate(run.folder / f"{name}.jsonl", trainer.step)
 
     def record(self, logs: dict[str, Tensor], skipped: str = "") -> None:
@@ -58,10 +59,13 @@ class Journal:
             told = f"step {trainer.step} skipped: non-finite {skipped} ({len(trainer.skipped)} of {run.nan_skips})"
             self.observe({"run": self.run.name, "step": trainer.step, "steps": trainer.steps, "remarks": [told]})
         if self.monitor and trainer.step in self.watched:
-            self.signals = self.monitor(trainer.method.encoder)
+            with sharding.gathered(trainer.method):  # so every process looks, and process 0 writes
+                self.signals = self.monitor(trainer.method.encoder)
             row |= {f"monitor_{key}": value for key, value in self.signals.items()}
         now = time.monotonic()
         trainer.seconds = self.base + now - self.clock
+        if not self.writes:
+            return
         if row:
             append(self.run.folder / "metrics.jsonl", {"step": trainer.step, **row})
             if self.board is not None:
@@ -75,8 +79,10 @@ class Journal:
             self._status({"loss": float(logs["loss"])} if logs else {})
 
     def checkpoint_due(self) -> bool:
-        """By steps or by minutes, as `run` asks; the clock starts again when this says yes."""
+        """By steps or by minutes, as `run` asks and process 0 counts; the clock starts again when this says yes."""
         run = self.trainer.config.run
+        if not self.writes:
+            return False
         by_steps = run.checkpoint_steps and self.trainer.step % run.checkpoint_steps == 0
         due = bool(by_steps) or time.monotonic() - self.last_save > 60 * run.checkpoint_minutes
         if due:

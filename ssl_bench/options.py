@@ -109,3 +109,12 @@ def SEARCH(command: Callable[..., Any]) -> Callable[..., Any]:
         return search(trials, space, confirm or 0, given)
 
     return either
+
+
+def _devices(context: click.Context, option: click.Parameter, count: int | None) -> list[str]:
+    return [] if count is None else [f"run.devices={count}"]
+
+
+DEVICES = click.option(
+    "--devices", type=int, callback=_devices, help="Processes on this machine, one per GPU; same as run.devices=N."
+)

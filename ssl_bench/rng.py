@@ -1,4 +1,4 @@
-"""Random numbers of one training step.
+"""Random numbers of one training step, and the order of the images.
 
 Every draw is a function of (seed, step) and of the image's place in the *global* batch, so a batch is the same
 on any number of workers, processes or restarts, and no generator state has to be saved.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,3 +60,22 @@ class Rng:
     def shared(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), the same numbers on every process, no batch dimension."""
         return torch.rand(*shape, generator=self.generator, device=self.device)
+
+
+class Order:
+    """Batch i of the endless stream of shuffled epochs, as positions in the training part: a function of (seed, i)."""
+
+    def __init__(self, seed: int, num_images: int, batch_size: int) -> None:
+        self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
+        self.permutations: dict[int, np.ndarray] = {}
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self.permutations:
+            generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+            fresh = torch.randperm(self.num_images, generator=generator).numpy()
+            self.permutations = {e: p for e, p in self.permutations.items() if e >= epoch - 1} | {epoch: fresh}
+        return self.permutations[epoch]
+
+    def __call__(self, step: int) -> np.ndarray:
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.array([self.permutation(p // self.num_images)[p % self.num_images] for p in places.tolist()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,21 @@ from rich.text import Text
 
 from ssl_bench.errors import printable
 
-console = Console(highlight=False)
+
+def speaks() -> bool:
+    """Whether this process writes to the screen: of several that torchrun or srun started, only the first does."""
+    env = os.environ
+    if "WORLD_SIZE" in env:
+        return env.get("RANK", "0") == "0"
+    return env.get("SLURM_STEP_NUM_TASKS", "1") == "1" or env.get("SLURM_PROCID", "0") == "0"
+
+
+def speaker() -> str:
+    """`process 3: ` where several may have something to say, and this one is not the first."""
+    return "" if speaks() else f"process {os.environ.get('RANK') or os.environ['SLURM_PROCID']}: "
+
+
+console = Console(highlight=False, quiet=not speaks())
 
 
 def clock(seconds: float | None) -> str:
@@ -47,6 +62,19 @@ def sheet(*columns: str, right: tuple[str, ...] = ()) -> Table:
     for name in columns:
         table.add_column(name, overflow="fold", justify="right" if name in right else "left")
     return table
+
+
+def show_record(record: Any) -> None:
+    """One measured number, what was chosen for it, and what it took."""
+    name = record.protocol + (f":{record.variant}" if record.variant else "")
+    gap, cost = record.optimism, record.compute["eval"]
+    say(f"{name} of {record.method}: {record.headline} {record.metrics[record.headline]:.2f}", "bold")
+    for key, value in record.selected.items():
+        say(f"  chosen on validation: {key} = {value}")
+    if gap:
+        usual, more = gap["usual"], gap["usual"] - gap["honest"]
+        say(f"  picking the best of {gap['candidates']} on the test images would print {usual:.2f} ({more:+.2f})")
+    say(f"  {cost['seconds']:.1f} s, features {cost['feature_seconds']:.1f} s, on {cost['device']}")
 
 
 class RunDisplay:

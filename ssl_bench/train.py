@@ -11,37 +11,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ssl_bench import checkpoint, compute, distributed, find, runs
-from ssl_bench.backbone import explicit_attention
+from ssl_bench import checkpoint, compute, distributed, find, launch, runs, sharding
+from ssl_bench.backbone import DropPath, explicit_attention
 from ssl_bench.config import Config, to_dict
 from ssl_bench.data import Dataset, open_data
 from ssl_bench.errors import NonFinite, UserError
 from ssl_bench.files import sweep, write_atomic
 from ssl_bench.journal import Journal, Observer
-from ssl_bench.lean import AdamW
-from ssl_bench.method import DataInfo, Method, cosine, warmup_cosine
+from ssl_bench.method import DataInfo, Method
 from ssl_bench.monitor import collapse_reason
-from ssl_bench.rng import Rng, mix
+from ssl_bench.optimizer import clip_gradients, make_optimizer, set_schedules
+from ssl_bench.rng import Order, Rng, mix
 from ssl_bench.stop import Stop
-
-
-class Order:
-    """Batch i of the endless stream of shuffled epochs, as positions in the training part: a function of (seed, i)."""
-
-    def __init__(self, seed: int, num_images: int, batch_size: int) -> None:
-        self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
-        self.permutations: dict[int, np.ndarray] = {}
-
-    def permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self.permutations:
-            generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
-            fresh = torch.randperm(self.num_images, generator=generator).numpy()
-            self.permutations = {e: p for e, p in self.permutations.items() if e >= epoch - 1} | {epoch: fresh}
-        return self.permutations[epoch]
-
-    def __call__(self, step: int) -> np.ndarray:
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return np.array([self.permutation(p // self.num_images)[p % self.num_images] for p in places.tolist()])
 
 
 def build(config: Config, info: DataInfo, device: torch.device) -> Method:
@@ -51,34 +32,6 @@ def build(config: Config, info: DataInfo, device: torch.device) -> Method:
     method: Method = cls(config, info).to(device)
     explicit_attention(method, device.type == "cpu")
     return method
-
-
-def make_optimizer(method: Method, config: Config) -> torch.optim.AdamW:
-    """Fused AdamW over the method's parameter groups."""
-    groups = [group for group in method.param_groups() if group["params"]]
-    o = config.optim
-    return AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True)
-
-
-def set_schedules(optimizer: torch.optim.Optimizer, config: Config, at: float) -> dict[str, float]:
-    """Learning rate and weight decay of this step, scaled per group."""
-    o = config.optim
-    lr = warmup_cosine(at, o.warmup, o.lr_start, o.lr, o.lr_end)
-    wd = o.weight_decay if o.weight_decay_end is None else cosine(at, o.weight_decay, o.weight_decay_end)
-    for group in optimizer.param_groups:
-        group["lr"] = (o.lr if group.get("lr_constant") else lr) * group["lr_scale"]  # SimSiam's predictor: constant
-        group["weight_decay"] = wd * group["weight_decay_scale"]
-    return {"lr": lr, "weight_decay": wd}
-
-
-def clip_gradients(parameters: list[Tensor], norm: float, mode: str) -> None:
-    """One global norm, or every tensor by itself as DINO's `clip_gradients` does."""
-    if mode == "global":
-        torch.nn.utils.clip_grad_norm_(parameters, norm)
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    for gradient, size in zip(gradients, torch._foreach_norm(gradients), strict=True):
-        gradient.mul_((norm / (size + 1e-6)).clamp(max=1.0))
 
 
 class Trainer:
@@ -91,6 +44,9 @@ class Trainer:
         self.info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
         self.method = build(config, self.info, device)
         self.flops_per_image = self.method.flops()
+        self.share = sharding.share(config.budget.batch_size, config.budget.accumulate)
+        self.model = sharding.wrap(self.method, self.method.encoder, config.run.sharding, device)
+        self.drop_paths = [m for m in self.method.modules() if isinstance(m, DropPath)]
         self.steps = compute.steps(config.budget, len(data.train), self.flops_per_image)
         self.optimizer = make_optimizer(self.method, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -100,11 +56,14 @@ class Trainer:
         self.skipped: list[int] = []  # steps without an update, counted from 1
 
     def state(self) -> dict[str, Any]:
-        """Everything a restart needs. Generators and the place in the data follow from the step."""
+        """Everything a restart needs, on any number of processes; all of them call this together.
+
+        Generators and the place in the data follow from the step.
+        """
         return {
             "step": self.step, "seconds": self.seconds, "window": self.window, "skipped": self.skipped,
-            "fingerprint": self.data.fingerprint, "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "fingerprint": self.data.fingerprint, "method": sharding.whole(self.method.state_dict()),
+            "optimizer": sharding.whole(self.optimizer.state_dict()),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -114,8 +73,8 @@ class Trainer:
                 f"({state['fingerprint']} then, {self.data.fingerprint} now). Start a new run with another --root."
             )
         try:
-            self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.method.load_state_dict(sharding.cut_like(state["method"], self.method.state_dict()))
+            self.optimizer.load_state_dict(sharding.cut_optimizer(state["optimizer"], self.parameters))
             self.step, self.seconds, self.window = int(state["step"]), state["seconds"], dict(state["window"])
             self.skipped = list(state.get("skipped", []))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -125,16 +84,21 @@ class Trainer:
             ) from error
 
     def rows(self, step: int, part: int) -> tuple[slice, np.ndarray]:
-        """Which rows of a step's batch a micro-batch is, and their positions in the training part."""
-        size = self.config.budget.batch_size // self.config.budget.accumulate
-        rows = slice(part * size, (part + 1) * size)
+        """Which rows of a step's batch this process has in a micro-batch, and their places in the training part."""
+        start = (part * distributed.world_size() + distributed.rank()) * self.share
+        rows = slice(start, start + self.share)
         return rows, self.order(step)[rows]
 
     def batch(self, part: int) -> tuple[Tensor, Tensor, Rng]:
-        """Images, labels and random numbers of micro-batch `part` of this step."""
+        """Images, labels and random numbers of micro-batch `part` of this step: this process' share of them."""
         budget, split = self.config.budget, self.data.train
         rows, indices = self.rows(self.step, part)
-        rng = Rng(mix(self.config.seed, "step", self.step), budget.batch_size, rows, self.device)
+        rng, dropped = (
+            Rng(mix(self.config.seed, what, self.step), budget.batch_size, rows, self.device)
+            for what in ("step", "drop path")
+        )
+        for module in self.drop_paths:
+            module.rng = dropped
         images = split.batch(indices)
         for later in range(part + 1, part + 3) if split.decodes else ():  # meanwhile
             split.ahead(self.rows(self.step + later // budget.accumulate, later % budget.accumulate)[1])
@@ -155,11 +119,13 @@ class Trainer:
                 views = method.views(images, rng, at)
             if method.uses_labels:
                 views["labels"] = labels
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                out = method(views, at)
-            (out["loss"] / config.budget.accumulate).backward()
+            with sharding.without_exchange(self.model, part < config.budget.accumulate - 1):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    out = self.model(views, at)
+                (out["loss"] / config.budget.accumulate).backward()
             for key, value in out.items():
                 logs[key] = logs.get(key, torch.zeros(())) + value.detach().float().cpu() / config.budget.accumulate
+        logs = distributed.average(logs)
         if trouble := self.trouble(logs["loss"]):
             for name, value in before.items():
                 method.get_buffer(name).copy_(value)
@@ -195,50 +161,72 @@ class Trainer:
         return bool(torch.isfinite(distributed.total(torch.stack(norms).sum().cpu())))
 
 
-def pretrain(config: Config, root: Path, observe: Observer = lambda state: None) -> runs.Run:
-    """Train one run to its end, or go on where it stopped; the same command again does nothing more."""
+def ignore(state: dict[str, Any]) -> None:
+    """The observer where nobody watches."""
+
+
+def pretrain(config: Config, root: Path, observe: Observer = ignore) -> runs.Run:
+    """Train one run to its end, or go on where it stopped; the same command again does nothing more.
+
+    With run.devices, torchrun or srun, several processes are in here together; process 0 alone writes and observes.
+    """
     config.check()
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
-    run = runs.start(root, config)
-    if run.status().get("state") == "finished":
+    with launch.group(config.run.devices, config.run.device, pretrain, config, root):
+        launch.use_threads(config.run.threads)
+        return _pretrain(config, root, ignore if distributed.rank() else observe)
+
+
+def _pretrain(config: Config, root: Path, observe: Observer) -> runs.Run:
+    held: list[Any] = []
+
+    def begin() -> tuple[runs.Run, bool]:
+        run = runs.start(root, config)
+        if run.status().get("state") == "finished":
+            return run, True
+        held.append(runs.lock(run))
+        sweep(run.folder, but="config.json")  # which a process that is refused by the lock may be writing
+        return run, False
+
+    run, finished = distributed.first(begin)
+    if finished:
         return run
-    held = runs.lock(run)
     stop = Stop()
     try:
         _train(config, run, stop, observe)
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(UserError):  # a full disk takes no status either, and what went wrong is said by `error`
-            runs.set_status(run, state=state, reason=str(error), **getattr(error, "facts", {}))
+            if held:
+                runs.set_status(run, state=state, reason=str(error), **getattr(error, "facts", {}))
         raise
     finally:
         stop.restore()
-        held.close()
+        for lock in held:
+            lock.close()
     return run
 
 
 def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None:
     device = compute.pick_device(config.run.device)
-    sweep(run.folder, but="config.json")  # which a process that is refused by the lock may be writing
     data = open_data(config.data, config.run)
     if config.budget.hours:
         from ssl_bench import forecast
 
         config = forecast.in_steps(config, data, device, run.folder / "steps.json")
     trainer = Trainer(config, data, device)
-    state, remarks = checkpoint.resume(run.folder)
+    state, remarks = distributed.first(lambda: checkpoint.resume(run.folder))
     if state is not None:
         trainer.restore(state)
-    seen = {"name": data.name, "fingerprint": data.fingerprint}
-    facts = {"data": seen, "device": compute.device_label(device), "resumed_at": trainer.step, "remarks": remarks}
-    runs.write_json(run.folder / "provenance.json", runs.provenance(facts))
-    runs.set_status(run, state="running", reason="", non_finite=None)
+    facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}
+    facts |= {"device": compute.device_label(device), "processes": distributed.world_size(), "resumed_at": trainer.step}
+    distributed.first(lambda: runs.write_json(run.folder / "provenance.json", runs.provenance(facts)))
+    distributed.first(lambda: runs.set_status(run, state="running", reason="", non_finite=None))
     begin = {"step": trainer.step, "steps": trainer.steps, "resumed": trainer.step > 0}
     observe({"run": run.name, "remarks": remarks, **begin})
     journal = Journal(trainer, run, observe)
+    stopping = False
     with checkpoint.Writer(run.folder, trainer.step if state else None) as writer:
-        while trainer.step < trainer.steps and not stop.asked:
+        while trainer.step < trainer.steps and not stopping:
             try:
                 journal.record(trainer.train_step())
             except FloatingPointError as error:
@@ -246,22 +234,25 @@ def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None
                     raise _non_finite(trainer, writer, str(error)) from error
                 trainer.skip()
                 journal.record({}, skipped=str(error))
-            if writer.ready(journal.checkpoint_due()):
-                writer.save(_good(trainer, writer))
-        writer.wait()
-        if trainer.step != writer.last:
-            writer.save(_good(trainer, writer))
-    if stop.asked:
+            stopping, due = distributed.any_of(stop.asked, writer.ready(journal.checkpoint_due()))
+            if due:
+                _keep(trainer, writer)
+        distributed.first(writer.wait)
+        if distributed.first(lambda: trainer.step != writer.last):
+            _keep(trainer, writer)
+            distributed.first(writer.wait)  # a launcher may end all processes when one of them has ended
+    if stopping:
         raise KeyboardInterrupt("stopped by a signal; the checkpoint is written")
     _finish(trainer, run)
 
 
-def _good(trainer: Trainer, writer: checkpoint.Writer) -> dict[str, Any]:
-    """The state, if it is worth keeping."""
+def _keep(trainer: Trainer, writer: checkpoint.Writer) -> None:
+    """Write the state, if it is worth keeping: all processes gather it, process 0 writes."""
     if not trainer.finite():
         trainer.step -= 1  # the step that made them
         raise _non_finite(trainer, writer, "weights")
-    return trainer.state()
+    state = trainer.state()
+    distributed.first(lambda: writer.save(state))
 
 
 def _non_finite(trainer: Trainer, writer: checkpoint.Writer, what: str) -> NonFinite:
@@ -278,13 +269,19 @@ def _non_finite(trainer: Trainer, writer: checkpoint.Writer, what: str) -> NonFi
 
 
 def _finish(trainer: Trainer, run: runs.Run) -> None:
+    weights = sharding.whole(trainer.method.encoder.state_dict())
+    cost = compute.report(trainer.config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
+    distributed.first(lambda: _leave(trainer, run, weights, cost))
+
+
+def _leave(trainer: Trainer, run: runs.Run, weights: dict[str, Tensor], cost: dict[str, Any]) -> None:
+    """What a finished run leaves in its folder."""
     method, info = trainer.method, trainer.info
-    payload = save({k: v.detach().cpu().contiguous() for k, v in method.encoder.state_dict().items()})
+    payload = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
     write_atomic(run.folder / "encoder.safetensors", payload)
     meta = {"backbone": to_dict(method.encoder.config), "image_size": info.image_size, "channels": info.channels}
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
     runs.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
-    cost = compute.report(trainer.config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
     runs.write_json(run.folder / "compute.json", {**cost, "skipped_steps": trainer.skipped})
     watched = [row for row in run.metrics() if "monitor_collapsed" in row][-1:]
     signals = {k.removeprefix("monitor_"): v for row in watched for k, v in row.items() if k.startswith("monitor_")}

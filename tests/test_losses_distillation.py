@@ -21,9 +21,9 @@ from ssl_bench.config import Config, resolve
 from ssl_bench.distributed import BatchNorm
 from ssl_bench.errors import UserError
 from ssl_bench.method import DataInfo, Method
+from ssl_bench.optimizer import make_optimizer, set_schedules
 from ssl_bench.projection import MLP
 from ssl_bench.rng import Rng
-from ssl_bench.train import make_optimizer, set_schedules
 
 INFO = DataInfo(48, 3, 10)
 

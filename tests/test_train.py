@@ -22,7 +22,9 @@ from ssl_bench import checkpoint, find, monitor, runs
 from ssl_bench.config import BudgetConfig, Config
 from ssl_bench.errors import UserError
 from ssl_bench.method import cosine, linear, warmup_cosine
-from ssl_bench.train import Order, clip_gradients, pretrain
+from ssl_bench.optimizer import clip_gradients
+from ssl_bench.rng import Order
+from ssl_bench.train import pretrain
 
 WRITTEN = ("encoder.safetensors", "metrics.jsonl")
 
