@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from slurm import here, ledger, queue
+from slurm.job import Task
 from slurm.ledger import Job
 from ssl_bench import runs, screen
 from ssl_bench.errors import UserError, nearest
@@ -95,17 +96,18 @@ def retry(above: Path, root: Path | None, names: tuple[str, ...], everything: bo
 
     root = root or above
     views, _ = _views(root)
-    chosen = _chosen([view for view in views if view.state in AGAIN], names, everything, "failed")
-    tasks = [view.job.task for view in chosen if view.job.task.stage != "report"]
-    runs_again = {task.run for task in tasks if task.stage == "pretrain"}
-    for view in views:  # what was cancelled because its pretraining failed comes back with it
-        task = view.job.task
-        if task.stage == "evaluate" and task.run in runs_again and view.state in AGAIN and task not in tasks:
-            tasks.append(task)
-    used = profiles.load(profile) if profile else ledger.profile_of(root, chosen[0].job)
-    if not tasks:  # only the report failed
-        tasks = [view.job.task for view in chosen]
-    launch.submit(root, used, tasks)
+    dead = [view for view in views if view.state in AGAIN]
+    chosen = _chosen(dead, names, everything, "failed")
+    again = {view.job.task.run for view in chosen if view.job.task.stage == "pretrain"}
+    # What was cancelled because its pretraining failed comes back with it; the report comes with any evaluation.
+    chosen += [view for view in dead if view.job.task.stage == "evaluate" and view.job.task.run in again]
+    work = [view.job for view in chosen if view.job.task.stage != "report"] or [view.job for view in chosen]
+    groups: dict[str, tuple[profiles.Profile, dict[Any, Task]]] = {}
+    for job in work:
+        used = profiles.load(profile) if profile else ledger.profile_of(root, job)
+        groups.setdefault(repr(used), (used, {}))[1][job.key] = job.task
+    for used, tasks in groups.values():
+        launch.submit(root, used, list(tasks.values()))
 
 
 def show(root: Path) -> None:

@@ -82,6 +82,8 @@ def _pretraining(run: str, label: str, arguments: Sequence[str], root: Path) -> 
 
 def submit(root: Path, profile: Profile, tasks: Sequence[Task], dry_run: bool = False) -> None:
     """Submit what no job is at work on yet, with a report at the end where something is evaluated."""
+    if "%" in str(root.resolve()):
+        raise UserError(f"SLURM reads '%' in {root.resolve()} as a pattern for log files. Choose another --root.")
     tasks = [replace(task, max_requeues=profile.max_requeues) for task in tasks]
     busy = _busy(root, profile) if not dry_run else {}
     fresh = [task for task in tasks if ledger.Job("", task, "", root).key not in busy]
@@ -131,8 +133,10 @@ def stages(tasks: Sequence[Task], running: dict[str, str] | None = None) -> list
     arrays = [
         Array("pretrain", training), Array("evaluate", paired, paired=True), Array("evaluate", others, after=awaited),
     ]  # fmt: skip
+    reports = [task for task in tasks if task.stage == "report"]  # one that is tried again
     if paired or others:
-        arrays.append(Array("report", [Task("report", "report", tasks[0].root)]))
+        reports = [Task("report", "report", tasks[0].root)]
+    arrays.append(Array("report", reports))
     for array in arrays:
         if len(array.tasks) > MOST:
             raise UserError(f"{len(array.tasks)} jobs are more than a SLURM array holds ({MOST}): use fewer seeds.")
@@ -145,7 +149,7 @@ def dependency(array: Array, ids: dict[str, list[str]]) -> str | None:
     if array.paired:
         pairs = len(array.tasks) > 1
         return f"aftercorr:{trained[0].partition('_')[0]}" if pairs else f"afterok:{trained[0]}"
-    if array.stage == "report":
+    if array.stage == "report" and evaluated:
         return "afterany:" + ":".join(sorted({job.partition("_")[0] for job in evaluated}))
     return "afterany:" + ":".join(array.after) if array.after else None
 

@@ -154,6 +154,8 @@ def test_stages_pair_each_evaluation_with_its_pretraining() -> None:
     assert [launch.dependency(a, ids) for a in arrays] == [None, "aftercorr:7", "afterany:55_1", "afterany:8:9"]
     single = launch.stages([task("pretrain", "b"), task("evaluate", "b")])
     assert launch.dependency(single[1], {"pretrain": ["7"]}) == "afterok:7"
+    alone = launch.stages([task("report", "")])
+    assert [a.stage for a in alone] == ["report"] and launch.dependency(alone[0], {}) is None
     with pytest.raises(UserError, match="more than a SLURM array holds"):
         launch.stages([task("pretrain", str(i)) for i in range(1001)])
 
