@@ -64,7 +64,14 @@ def _stage(submission: ledger.Submission, tasks: Sequence[Task], code: Path) -> 
 def _start(profile: Profile, logs: Path, task: Task, code: Path, slot: int) -> Any:
     import submitit
 
-    executor = submitit.LocalExecutor(logs)
+    from slurm.launch import command
+
+    class Here(submitit.LocalExecutor):
+        @property
+        def _submitit_command_str(self) -> str:
+            return command(logs)
+
+    executor = Here(logs)
     executor.update_parameters(
         timeout_min=profile.minutes, signal_delay_s=profile.signal_seconds, tasks_per_node=profile.processes,
         gpus_per_node=profile.gpus, stderr_to_stdout=True,

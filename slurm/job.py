@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from slurm.start import HELD
 from ssl_bench.errors import UserError
 
 WAIT = 60.0  # seconds that a job stopped by TERM waits for its end before it goes on
@@ -108,9 +109,12 @@ class Signals:
         self.again, self.working = False, False
         signal.signal(signal.SIGTERM, self.terminate)
         signal.signal(signal.SIGUSR2, self.interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)  # what came since the start of the process comes now
 
     def __enter__(self) -> None:
         self.working = True
+        if self.again:
+            raise KeyboardInterrupt
 
     def __exit__(self, *_: object) -> None:
         self.working = False

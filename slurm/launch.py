@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,6 +166,10 @@ def executor(profile: Profile, array: Array, logs: Path, code: Path, ids: dict[s
         def affinity(cls) -> int:
             return 2
 
+        @property
+        def _submitit_command_str(self) -> str:
+            return command(logs)
+
     one = profile.for_stage(array.stage)
     wanted = {
         "partition": one.partition, "account": one.account, "qos": one.qos, "constraint": one.constraint,
@@ -182,6 +187,11 @@ def executor(profile: Profile, array: Array, logs: Path, code: Path, ids: dict[s
         **{key: value for key, value in wanted.items() if value},
     )  # fmt: skip
     return found
+
+
+def command(logs: Path) -> str:
+    """How a job starts: as submitit starts it, but deaf to signals until it can answer them."""
+    return shlex.join([sys.executable, "-u", "-m", "slurm.start", str(logs.resolve())])
 
 
 def setup(profile: Profile, code: Path) -> list[str]:

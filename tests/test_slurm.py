@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,11 @@ from click.testing import CliRunner
 from conftest import tiny
 
 from slurm import jobs, launch, ledger, profile, snapshot
-from slurm.job import Task
+from slurm.job import Signals, Task
+from slurm.start import HELD
 from ssl_bench import cli, runs
 from ssl_bench.errors import UserError
+from ssl_bench.train import Stop
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -270,6 +274,41 @@ def test_a_finished_run_needs_no_job(photos: Path, tmp_path: Path) -> None:
     runs.set_status(run, state="finished", step=6, steps=6)
     submitted(tmp_path, ("5", task("pretrain", run.name)))
     assert [view.state for view in jobs._views(tmp_path)[0]] == ["finished"], "the run folder knows better"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_usr2_asks_the_training_loop_and_interrupts_everything_else() -> None:
+    signals = Signals()
+    with signals:
+        stop = Stop()
+        os.kill(os.getpid(), signal.SIGTERM)  # preemption sends both
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.asked and signals.again, "at the end of the step, not in the middle"
+        stop.restore()
+    signals = Signals()
+    os.kill(os.getpid(), signal.SIGTERM)  # outside of training: nothing to save
+    os.kill(os.getpid(), signal.SIGUSR2)
+    with pytest.raises(KeyboardInterrupt), signals:
+        pass  # what came before the work began
+    signals = Signals()
+    with pytest.raises(KeyboardInterrupt), signals:
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signals_wait_for_a_task_that_is_not_ready() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert Signals().again
 
 
 @pytest.mark.slow
