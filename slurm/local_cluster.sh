@@ -176,6 +176,7 @@ case ${1:-} in
   controller-stop) end "$DIR/run/slurmctld.pid" slurmctld ;;
   controller-start) start_controller ;;
   node-kill)
+    nodes | grep -qxF "${2:-}" || die "node-kill needs a node: $(nodes | tr '\n' ' ')"
     p=$(pid_of "$DIR/run/slurmd.$2.pid" slurmd) && kill -9 "$p"
     rm -f "$DIR/run/slurmd.$2.pid"
     kill_steps "$2" ;;
