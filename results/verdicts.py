@@ -182,12 +182,12 @@ def _pair(
 
 
 def _collapse(name: str, records: Sequence[Record]) -> Outcome:
-    """In percent of the runs, with the exact (Clopper-Pearson) interval; all or none of two or more decide."""
+    """In percent of the runs; decided where the exact (Clopper-Pearson) interval leaves out half: six alike."""
     flags = list({r.run: bool(r.collapse["flag"]) for r in records}.values())
     if not flags:
         return Outcome(f"{name} collapses", OPEN, None)
     found = stats.binomtest(sum(flags), len(flags)).proportion_ci(LEVEL)
-    decided = OPEN if len(flags) < 2 else HOLDS if all(flags) else OPEN if any(flags) else FAILS
+    decided = HOLDS if found.low > 0.5 else FAILS if found.high < 0.5 else OPEN
     share = 100 * sum(flags) / len(flags)
     return Outcome(
         f"{name} collapses (% of runs)", decided, share, 100 * found.low, 100 * found.high, seeds=(len(flags), 0)
