@@ -24,7 +24,6 @@ from ssl_bench.train import Trainer
 METHODS = find.names("methods")
 THREE = ["dinov2", "mae", "simclr"]  # also on four processes: teacher and centres, none of it, gathers
 STEPS, HALF = 6, 3
-TOLERANCE = dict.fromkeys(METHODS, 1e-4)
 
 Curves = dict[str, Any]
 
@@ -43,6 +42,13 @@ def config_of(case: str, photos: Path, sharding: str) -> Config:
 
 
 CASES = [*METHODS, "dino/accumulate", "mocov3/accumulate", "simclr/accumulate", "dino/drop path", "mae/drop path"]
+
+
+# Relative; two to four processes were seen to differ by 1e-7 to 3e-7, and by 7e-7 (simsiam) and 2e-6 (byol).
+TOLERANCE = dict.fromkeys(CASES, 1e-5) | {
+    "byol": 5e-5,
+    "mocov3/accumulate": 5e-4,  # 5e-5 seen: BatchNorm without affine over micro-batches of four images
+}
 
 
 def trainer(case: str, photos: Path, sharding: str = "ddp") -> Trainer:
@@ -132,7 +138,7 @@ def difference(a: list[float], b: list[float]) -> float:
 def test_two_processes_have_the_loss_curve_of_one(case: str, sharding: str, alone: Curves, two: Curves) -> None:
     found = two[f"{case} {sharding}"]
     assert found["equal"], "the processes hold different parameters or buffers"
-    assert difference(alone[case]["losses"], found["losses"]) < TOLERANCE[case.partition("/")[0]]
+    assert difference(alone[case]["losses"], found["losses"]) < TOLERANCE[case]
 
 
 @pytest.mark.slow
