@@ -118,9 +118,14 @@ def _drawn(rest: str) -> Source:
     return Source(files(Path(factors.__file__)), content)
 
 
+def is_pattern(location: Path) -> bool:
+    """Whether a path is a glob; a file or folder that is there under that very name is none."""
+    return bool(WILD.search(str(location))) and not location.exists()
+
+
 def files(location: Path, suffix: str = "") -> list[tuple[str, int, int]]:
     """(path, bytes, modification time) of a file, a glob or everything below a folder, sorted by path."""
-    if WILD.search(str(location)):
+    if is_pattern(location):
         found = [(p, os.stat(p)) for p in glob.glob(str(location), recursive=True) if os.path.isfile(p)]
     elif location.is_file():
         found = [(str(location), location.stat())]
@@ -140,7 +145,7 @@ def _walk(location: Path | str) -> Iterator[tuple[str, os.stat_result]]:
 
 def part_of(path: str, location: Path) -> str:
     """train, test, val or other, from the file's name or the folders between it and `location`; else train."""
-    while WILD.search(str(location)) or location.is_file():
+    while is_pattern(location) or location.is_file():
         location = location.parent
     below = os.path.relpath(path, location)
     for word in reversed(below.lower().split(os.sep)):
