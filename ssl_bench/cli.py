@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import click
 
 from ssl_bench import __version__, find
 from ssl_bench.errors import UserError, nearest, printable
-from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
+from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -197,6 +197,7 @@ def eval(
 
 
 @cli.command()
+@EVAL_DATA
 @BUDGET
 @click.option(
     "--methods", default="ijepa,mae,dino", show_default=True, help="Comma-separated; METHOD:RECIPE for one of its own."
@@ -213,17 +214,21 @@ def eval(
 @SETTINGS
 def compare(
     methods: str, protocols: str, seeds: int, recipe: str, jobs: int, no_references: bool, dry_run: bool, root: Path,
-    settings: tuple[str, ...],
+    settings: tuple[str, ...], eval_data: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Methods x seeds x protocols; skips what is there already.
 
     \b
     Example: ssl-bench compare --methods ijepa,mae,dino --protocols knn,linear --seeds 3 --recipe quick
     Example: ssl-bench compare --methods ijepa,mae --budget hours=0.5
+    Example: ssl-bench compare --methods mae,dino data.name=stl10:unlabelled --eval-data stl10,cifar10
     """
     from ssl_bench import compare as matrix
 
-    rows = matrix.plan(methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references)
+    chosen = methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references
+    for name in eval_data[:-1]:
+        matrix.run(matrix.plan(*chosen, name), root, jobs, table=False)
+    rows = matrix.plan(*chosen, *eval_data[-1:])
     if dry_run:
         from ssl_bench import forecast
 

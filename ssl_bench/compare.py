@@ -61,8 +61,12 @@ def plan(
     overrides: Sequence[str],
     root: Path,
     references: bool = True,
+    data: str = "",
 ) -> list[Row]:
-    """Every row, checked before anything starts. A method may carry its own recipe: `ijepa:paper`."""
+    """Every row, checked before anything starts. A method may carry its own recipe: `ijepa:paper`.
+
+    `data`: the set to evaluate on, where it is not the one pretrained on.
+    """
     from ssl_bench.protocol import expand
 
     protocols = expand(protocols)
@@ -82,6 +86,8 @@ def plan(
             rows.append(
                 Row(label, run.name, run, arguments, seed, data=config.data.name, recorded=run.name, config=config)
             )
+            if data:
+                rows[-1].data, rows[-1].where = data, ["--data", data]
     if references:
         rows += _references(rows)
     there = numbers(root)
@@ -104,11 +110,10 @@ def _references(rows: list[Row]) -> list[Row]:
         if (name, row.seed) not in seen:
             seen.add((name, row.seed))
             label, source = f"random seed {row.seed}", f"random:{row.source}"
-            out.append(Row(label, source, None, [], row.seed, data=row.data, recorded=name))
+            out.append(Row(label, source, None, [], row.seed, where=row.where, data=row.data, recorded=name))
     assert rows[0].config is not None
-    data = rows[0].config.data
-    where = ["--data", data.name, "--image-size", str(data.image_size)]
-    return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=data.name, recorded="pixels")]
+    where = ["--data", rows[0].data, "--image-size", str(rows[0].config.data.image_size)]
+    return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=rows[0].data, recorded="pixels")]
 
 
 def missing(protocols: Sequence[str], encoder: tuple[str, int, str], there: set[Any]) -> list[str]:
@@ -234,12 +239,13 @@ class Matrix:
         return (sum(known) + waiting * each) / min(self.jobs, max(1, waiting + len(known)))
 
 
-def run(rows: list[Row], root: Path, jobs: int) -> None:
+def run(rows: list[Row], root: Path, jobs: int, table: bool = True) -> None:
     """All rows with a live table (or lines), then the report. Raises where a row failed, after the others are done."""
     from ssl_bench import report, screen
 
     drive(rows, root, jobs)
-    screen.console.print(report.show(report.load(root)))
+    if table:
+        screen.console.print(report.show(report.load(root)))
     refuse_failed(rows)
 
 

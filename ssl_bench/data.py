@@ -19,7 +19,6 @@ from torch import Tensor
 from ssl_bench import screen, store
 from ssl_bench.config import DataConfig, RunConfig
 from ssl_bench.errors import UserError
-from ssl_bench.files import write_atomic
 from ssl_bench.packed import Encoded
 
 _said: set[tuple[Path, str]] = set()
@@ -84,7 +83,7 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     run = run or RunConfig()
     folder = store.ensure(config.name, config.image_size, run.store)
     meta = _meta(folder)
-    _accept(folder, meta, config.name, run.bad_limit)
+    store.accept(folder, meta, run.bad_limit)
     for note in meta["notes"]:
         if (folder, note) not in _said:
             _said.add((folder, note))
@@ -132,19 +131,3 @@ def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Spli
     found = {n: np.load(p) for n in ("rows", "labels", "targets") if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
     return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets)
-
-
-def _accept(folder: Path, meta: dict[str, Any], name: str, limit: float) -> None:
-    """Refuse a set with too many unreadable images. A higher limit, once given, holds for this state of the set."""
-    bad, total, given = len(meta["bad"]), meta["images"], folder / "bad_limit"
-    share = bad / total
-    if share > limit:
-        limit = max(limit, float(given.read_text()) if given.exists() else 0.0)
-    elif share > RunConfig().bad_limit:
-        write_atomic(given, str(limit))
-    if share > limit:
-        shown = "; ".join(f"{place}: {why}" for place, why in meta["bad"][:5])
-        raise UserError(
-            f"{bad} of {total} images of '{name}' cannot be read: {shown} (all of them: {folder / 'bad.txt'}). That is "
-            f"{share:.2%}, more than run.bad_limit={limit:g}: mend or remove them, or set run.bad_limit higher."
-        )

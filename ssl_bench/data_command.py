@@ -39,7 +39,8 @@ def get(name: str) -> None:
 @click.argument("name")
 @click.option("--image-size", type=int, default=48, show_default=True, help="Pixels per side, as data.image_size.")
 @click.option("--store", type=click.Choice(["auto", "decoded", "encoded"]), default="auto", show_default=True)
-def check(name: str, image_size: int, store: str) -> None:
+@click.option("--bad-limit", type=float, default=0.001, show_default=True, help="Accept so many unreadable images.")
+def check(name: str, image_size: int, store: str, bad_limit: float) -> None:
     """Read every image once, build the store, and report: splits, classes, unreadable images, duplicates.
 
     \b
@@ -49,8 +50,7 @@ def check(name: str, image_size: int, store: str) -> None:
     import time
 
     from ssl_bench import screen
-    from ssl_bench.config import RunConfig
-    from ssl_bench.store import ensure
+    from ssl_bench.store import accept, ensure
 
     began = time.monotonic()
     folder = ensure(name, image_size, store)
@@ -65,7 +65,4 @@ def check(name: str, image_size: int, store: str) -> None:
     screen.say(f"  this check took {seconds:.1f} s")
     for note in meta["notes"]:
         screen.say(f"  note: {note}", "yellow")
-    if meta["bad"]:
-        share = len(meta["bad"]) / meta["images"]
-        verdict = "refuse this set" if share > RunConfig().bad_limit else "go on without them"
-        screen.say(f"  {share:.2%} of the images cannot be read: runs {verdict} (run.bad_limit); {folder / 'bad.txt'}")
+    accept(folder, meta, bad_limit)

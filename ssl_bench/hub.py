@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ssl_bench import sources
+from ssl_bench import parquet, sources
 from ssl_bench.errors import UserError
 from ssl_bench.images import Item
 from ssl_bench.sources import CHUNK, Chunk, Content, Source
@@ -52,7 +52,7 @@ def _load(name: str, download: bool) -> dict[str, Any]:
 
 def _columns(name: str, features: Any, wanted: str) -> tuple[str, str]:
     kinds = {column: type(feature).__name__ for column, feature in features.items()}
-    images = [c for c, kind in kinds.items() if kind == "Image"]
+    images = [c for c, kind in kinds.items() if kind == "Image"] or [c for c in parquet.IMAGE if c in kinds]
     labels = [wanted] if wanted else [c for c, kind in kinds.items() if kind == "ClassLabel"]
     labels = labels or [c for c in sources.LABEL if c in kinds]
     if len(images) != 1 or len(labels) > 1 or (wanted and wanted not in kinds):

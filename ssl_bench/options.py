@@ -118,3 +118,27 @@ def _devices(context: click.Context, option: click.Parameter, count: int | None)
 DEVICES = click.option(
     "--devices", type=int, callback=_devices, help="Processes on this machine, one per GPU; same as run.devices=N."
 )
+
+
+def EVAL_DATA(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--eval-data A,B`: the command gets the names as `eval_data`, each of them found before anything starts."""
+
+    @click.option(
+        "--eval-data", metavar="A,B,...",
+        help="Evaluate on these data sets instead of the one pretrained on; a table for each.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def checked(eval_data: str | None, **given: Any) -> Any:
+        if eval_data is None:
+            return command(**given)
+        for name, option in (("trials", "--search"), ("slurm", "--slurm"), ("dry_run", "--dry-run")):
+            if given[name]:
+                raise UserError(f"--eval-data has no effect with {option}: leave one of them out.")
+        from ssl_bench import sources
+
+        names = list(dict.fromkeys(eval_data.split(",")))
+        for name in names:
+            sources.find(name)
+        return command(eval_data=names, **given)
+
+    return checked

@@ -34,6 +34,7 @@ VERSION = 2
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
 ALONE = 20_000  # images that one process builds without helpers
+BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused
 SAY_SECONDS = 10.0  # between lines of progress
 
 
@@ -257,6 +258,23 @@ def _tables(build: Build) -> Iterator[dict[str, Any]]:
     for i in range(len(build.content.chunks)):
         with np.load(build.table(i), allow_pickle=False) as file:
             yield {**{k: file[k] for k in file.files}, **json.loads(file["about"].tobytes())}
+
+
+def accept(folder: Path, meta: dict[str, Any], limit: float = BAD_LIMIT) -> None:
+    """Refuse a set with too many unreadable images. A higher limit, once given, holds for this state of the set."""
+    bad, total, given = len(meta["bad"]), meta["images"], folder / "bad_limit"
+    share = bad / total
+    if share > limit:
+        limit = max(limit, float(given.read_text()) if given.exists() else 0.0)
+    elif share > BAD_LIMIT:
+        write_atomic(given, str(limit))
+    if share > limit:
+        shown = "; ".join(f"{place}: {why}" for place, why in meta["bad"][:5])
+        raise UserError(
+            f"{bad} of {total} images of '{meta['name']}' cannot be read: {shown} (all of them: {folder / 'bad.txt'}). "
+            f"That is {share:.2%}, more than run.bad_limit={limit:g}: mend or remove them, or set run.bad_limit higher "
+            "(or --bad-limit of `ssl-bench data check`, which holds for every run on this set)."
+        )
 
 
 if __name__ == "__main__":  # a helper

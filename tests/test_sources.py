@@ -201,3 +201,13 @@ def test_the_catalogue_is_usable(name: str) -> None:
 def test_the_command_reports(photos: Path) -> None:
     done = CliRunner().invoke(cli, ["data", "check", f"folder:{photos}", "--image-size", "24"])
     assert done.exit_code == 0 and "120 train, 36 test, 3 classes" in done.output and "fingerprint" in done.output
+
+
+def test_a_comparison_evaluated_on_another_set(photos: Path, tmp_path: Path) -> None:
+    name = f"folder:{photos}"
+    rows = compare.plan(["mae"], ["knn"], 1, "quick", [], tmp_path, True, name)
+    assert [row.data for row in rows] == [name] * 3 and all(row.where[:2] == ["--data", name] for row in rows)
+    assert rows[0].config is not None and rows[0].config.data.name == "clothing48"
+    for more, sentence in (("cifra10", "Did you mean 'cifar10'"), ("clothing48 --dry-run", "no effect with --dry-run")):
+        done = CliRunner().invoke(cli, ["compare", "--root", str(tmp_path), "--eval-data", *more.split()])
+        assert isinstance(done.exception, UserError) and sentence in str(done.exception)
