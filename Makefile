@@ -13,7 +13,7 @@ help:
 	@echo "make test         the tests, two at a time"
 	@echo "make test-slow    several processes at once, wheels, a browser, simulations"
 	@echo "make check        ruff, formatting, types"
-	@echo "make bench        every method x seed x protocol, resumable: ssl-bench compare"
+	@echo "make bench        timings beside other libraries, where they are installed (ARGS=\"steps --methods mae\")"
 	@echo "make clean        remove .venv, caches and dist (never runs)"
 
 quickstart: $(STAMP)
@@ -32,7 +32,7 @@ check: $(STAMP)
 	$(BIN)/ssl-bench report --check
 
 bench: $(STAMP)
-	$(BIN)/ssl-bench compare $(ARGS)
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache

@@ -20,6 +20,7 @@ from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT,
 ELSEWHERE: dict[str, str] = {
     "report": "ssl_bench.report:command",
     "data": "ssl_bench.data_command:command",
+    "speed": "ssl_bench.speed:speed",
     "list": "ssl_bench.listing:list_",
     "show": "ssl_bench.listing:show",
     "export": "ssl_bench.export:command",

@@ -109,11 +109,10 @@ def _measure(trainer: Trainer) -> tuple[float, int]:
 
 def _measure_monitor(trainer: Trainer) -> float:
     """Seconds of one look at the encoder."""
-    method = trainer.method
-    monitor = Monitor(trainer.data, method.pooling, method.mean, method.std)
+    monitor = Monitor(trainer)
     began = time.perf_counter()
-    with sharding.gathered(method):
-        monitor(method.encoder)
+    with sharding.gathered(trainer.method):
+        monitor(trainer.method.encoder)
     return time.perf_counter() - began
 
 

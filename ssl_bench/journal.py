@@ -30,9 +30,9 @@ class Journal:
 
     def __init__(self, trainer: Trainer, run: runs.Run, observe: Observer) -> None:
         self.trainer, self.run, self.observe = trainer, run, observe
-        config, method = trainer.config, trainer.method
+        config = trainer.config
         points = config.monitor_points
-        self.monitor = Monitor(trainer.data, method.pooling, method.mean, method.std) if points else None
+        self.monitor = Monitor(trainer) if points else None
         self.watched = {round(trainer.steps * (i + 1) / points) for i in range(points)}
         self.signals: dict[str, float] = {}
         self.clock = self.last_status = self.last_save = time.monotonic()

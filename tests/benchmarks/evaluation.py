@@ -1,0 +1,112 @@
+"""Evaluation beside scikit-learn, and what a run spends on watching itself."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from protocols.knn import knn_votes
+from ssl_bench import checkpoint, compare, measure, train
+from ssl_bench.config import resolve
+from ssl_bench.journal import Journal
+from ssl_bench.logistic import logistic
+from ssl_bench.monitor import Monitor
+
+
+def features(count: int, classes: int, dim: int = 192, spread: float = 0.25) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overlapping Gaussian classes [N, D]."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (count,), generator=generator)
+    centres = spread * torch.randn(classes, dim, generator=generator)
+    return centres[labels] + torch.randn(count, dim, generator=generator), labels
+
+
+def report(what: str, timing: dict[str, measure.Timing], target: float) -> None:
+    click.echo(what)
+    for name, t in timing.items():
+        click.echo(f"  {name:<34} {t.median:>9.2f} s ({min(t.seconds):.2f} to {max(t.seconds):.2f})")
+    low, middle, high = measure.ratio(timing["scikit-learn"], timing["ours"])
+    verdict = "met" if middle >= target else "NOT met"
+    click.echo(
+        f"  {'-> times scikit-learn':<34} {middle:>9.2f} x ({low:.2f} to {high:.2f}), asked {target:g}: {verdict}"
+    )
+
+
+def knn(queries: int, rounds: int, bank: int = 50_000, k: int = 20, t: float = 0.07) -> None:
+    import numpy as np
+    from sklearn.neighbors import KNeighborsClassifier
+
+    x, y = features(bank + queries, 100)
+    unit = torch.nn.functional.normalize(x, dim=1)
+    votes: dict[str, Any] = {}
+
+    def theirs() -> None:
+        # on unit vectors the Euclidean ranking is the cosine's: scikit-learn's quickest exact path
+        model = KNeighborsClassifier(k, weights=lambda d: np.exp(-(d**2) / (2 * t)), algorithm="brute")
+        votes["theirs"] = model.fit(unit[:bank].numpy(), y[:bank].numpy()).predict(unit[bank:].numpy())
+
+    def ours() -> None:
+        votes["ours"] = knn_votes(x[:bank], y[:bank], x[bank:], [k], t, 100)[0].argmax(1).numpy()
+
+    timing = measure.alternate({"ours": ours, "scikit-learn": theirs}, rounds)
+    same = 100 * float((votes["ours"] == votes["theirs"]).mean())
+    report(f"k-NN, {bank:,} x {queries:,} x 192, same votes {same:.2f} %", timing, 8)
+
+
+def regression(rounds: int, count: int = 10_000, classes: int = 10) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = features(count + 2000, classes)
+    strengths = 10 ** torch.linspace(-4, 2, 7)
+    accuracy: dict[str, list[float]] = {}
+    train_x, test_x, train_y, test_y = x[:count], x[count:], y[:count], y[count:]
+
+    def theirs() -> None:
+        models = [
+            LogisticRegression(C=c, max_iter=1000).fit(train_x.numpy(), train_y.numpy()) for c in strengths.tolist()
+        ]
+        accuracy["theirs"] = [100 * m.score(test_x.numpy(), test_y.numpy()) for m in models]
+
+    def ours() -> None:
+        solution = logistic(train_x, train_y, classes, strengths)
+        accuracy["ours"] = [100 * float((z.argmax(1) == test_y).double().mean()) for z in solution.logits(test_x)]
+
+    timing = measure.alternate({"ours": ours, "scikit-learn": theirs}, rounds)
+    gap = max(abs(a - b) for a, b in zip(accuracy["ours"], accuracy["theirs"], strict=True))
+    report(f"logistic regression, {count:,} x 192, 7 values of C, accuracies within {gap:.2f} points", timing, 6)
+
+
+def overhead(methods: tuple[str, ...] = ("mae", "dino", "ijepa")) -> None:
+    """The share of monitor, journal and checkpoints in `quick` runs on the embedded photographs."""
+    for method in methods:
+        spent: dict[str, float] = {"monitor": 0.0, "journal": 0.0, "checkpoint": 0.0}
+        kept = (Monitor.__call__, Journal.record, checkpoint.save)
+
+        def timed(name: str, inner: Callable[..., Any], spent: dict[str, float] = spent) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                began = time.process_time()
+                out = inner(*args, **kwargs)
+                spent[name] += time.process_time() - began
+                return out
+
+            return call
+
+        Monitor.__call__ = timed("monitor", kept[0])  # type: ignore[method-assign]
+        Journal.record = timed("journal", kept[1])  # type: ignore[method-assign]
+        checkpoint.save = timed("checkpoint", kept[2])
+        with tempfile.TemporaryDirectory() as folder:
+            config = resolve(compare.recipe(method, "quick")(), ["run.threads=1"])
+            began = time.process_time()
+            train.pretrain(config, Path(folder))
+            whole = time.process_time() - began
+        Monitor.__call__, Journal.record, checkpoint.save = kept  # type: ignore[method-assign]
+        spent["journal"] -= spent["monitor"]  # the journal calls the monitor
+        parts = ", ".join(f"{name} {100 * seconds / whole:.2f} %" for name, seconds in spent.items())
+        total = 100 * sum(spent.values()) / whole
+        click.echo(f"{method} quick, {whole:.0f} CPU s: {parts}; together {total:.2f} %, asked under 3 %")
