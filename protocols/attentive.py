@@ -10,7 +10,7 @@ register tokens are not read.
 
 Variants name the published head (they differ in more than the name): `vjepa2`, `capi`, `aim`, `ep`.
 
-Changes: 1 first version.
+Changes: 1 first version. 2 the rates of `capi` follow the batch (per 256 images), as published.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class AttentiveConfig:
     clip: float = 1.0  # norm of each head's gradient; 0: none
     num_heads: int = 0  # of the attention; 0: one per 64 dimensions, at least one
     queries: int = 32  # of `ep`
+    lr_per_256: bool = False  # learning rates are for 256 images and grow with the batch
 
 
 def vjepa2() -> AttentiveConfig:
@@ -53,9 +54,12 @@ def vjepa2() -> AttentiveConfig:
 
 
 def capi() -> AttentiveConfig:
-    """CAPI (capi/eval_classification.py): one query without a query map, no norm, residual or MLP; 30 heads."""
+    """CAPI (capi/eval_classification.py): one query without a query map, no norm, residual or MLP; 30 heads.
+
+    On the encoder's patch tokens, as there; its "predictor pooling" takes CLS's place in linear probes, not here.
+    """
     lrs = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-    return AttentiveConfig("capi", lrs, (5e-4, 1e-3, 5e-2), epochs=20, warmup=0.1, beta2=0.95, clip=0.0)
+    return AttentiveConfig("capi", lrs, (5e-4, 1e-3, 5e-2), 20, warmup=0.1, beta2=0.95, clip=0.0, lr_per_256=True)
 
 
 def aim() -> AttentiveConfig:
@@ -118,8 +122,9 @@ class Probes(Predictor):
     def __init__(self, config: AttentiveConfig, x: Features, seed: int) -> None:
         super().__init__()
         assert x.tokens is not None
-        self.config, grid = config, [(lr, wd) for lr in config.lrs for wd in config.weight_decays]
-        self.names = [f"lr={lr:g}/wd={wd:g}" for lr, wd in grid]
+        unit = min(config.batch_size, len(x)) / 256 if config.lr_per_256 else 1.0
+        self.config, grid = config, [(lr * unit, wd) for lr in config.lrs for wd in config.weight_decays]
+        self.names = [f"lr={lr:g}/wd={wd:g}" for lr in config.lrs for wd in config.weight_decays]
         self.chosen = 0
         first = x.tokens.batch(torch.arange(min(256, len(x))).numpy())
         self.statistics = first.mean((0, 1)), first.std((0, 1)) + 1e-6
@@ -172,7 +177,7 @@ class Probes(Predictor):
 
 
 class Attentive(Protocol):
-    version = 1
+    version = 2
     input = "tokens"
     config: AttentiveConfig
 

@@ -6,12 +6,13 @@ tensors, positions and CLS; layer-wise learning-rate decay in depth + 1 groups (
 d^(depth - i), head 1); linear warm-up, cosine per iteration; random crops and flips, RandAugment (timm's
 rand-m9-mstd0.5-inc1), random erasing, mixup and cutmix per batch, label smoothing, drop path. The learning rate is
 blr * batch / 256. `finetune:mae` is as published. The default is for thousands of small images: fewer epochs, a higher
-rate, cutmix alone (the published augmentation is too strong there). That choice was made once on the *test* images of
-the embedded photographs, among three settings on one MAE run (38, 49 and 60 %): its numbers there are optimistic.
+rate, and crops and flips alone. It was chosen on the validation part of the embedded photographs (277 images, fitted on
+the other 2,505) among three settings of one quick MAE run: crops and flips 61.4 %, with cutmix 48.7 %, with the
+published augmentation 38.3 %. With far longer training the stronger augmentation may win; that was not tried.
 Trained once on training and validation part, the last epoch counts: nothing is chosen (the official code reports the
 best epoch on the test set). Test images: resize and centre crop, no augmentation.
 
-Changes: 1 first version.
+Changes: 1 first version. 2 the default has no cutmix any more: chosen again, on validation images.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ class FinetuneConfig:
     randaugment: str = ""  # "": none
     erase: float = 0.0  # probability of random erasing
     mixup: float = 0.0
-    cutmix: float = 1.0
+    cutmix: float = 0.0
     smoothing: float = 0.1
     pooling: str = "mean"  # mean of the patch tokens, or cls
 
 
 PUBLISHED: dict[str, Any] = {
-    "randaugment": "rand-m9-mstd0.5-inc1", "erase": 0.25, "mixup": 0.8, "crop_scale": (0.08, 1.0),
+    "randaugment": "rand-m9-mstd0.5-inc1", "erase": 0.25, "mixup": 0.8, "cutmix": 1.0, "crop_scale": (0.08, 1.0),
 }  # fmt: skip
 
 
@@ -190,7 +191,7 @@ class Finetuned(Predictor):
 
 
 class Finetune(Protocol):
-    version = 1
+    version = 2
     input = "images"
     frozen = False
     config: FinetuneConfig

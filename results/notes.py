@@ -57,3 +57,16 @@ def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     if dirty:
         out.append(f"{dirty} of {len(records)} records were made by code with uncommitted changes.")
     return out
+
+
+def optimism(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Per protocol, what choosing on the test images would have printed in place of what the table shows."""
+    out = []
+    for i, column in enumerate(columns):
+        found = [
+            (r.label, c.mean, c.optimism) for r in rows if (c := r.cells[i]) is not None and c.optimism is not None
+        ]
+        if found:
+            gains = ", ".join(f"`{name}` {mean + gap:.1f} (+{gap:.1f})" for name, mean, gap in found)
+            out.append(f"{column.label}: picking the best head on the test images would have printed {gains}.")
+    return out

@@ -94,7 +94,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
             rows.append(Row(name, name, "", (), "", Cost(), (None,) * len(columns), ""))
             said.append(f"`{name}` was not measured.")
     rows = sorted(rows, key=_place)
-    said = [*notes.budgets(rows), *notes.runs(rows, kept), *said]
+    said = [*notes.budgets(rows), *notes.runs(rows, kept), *said, *notes.optimism(rows, columns)]
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 
 

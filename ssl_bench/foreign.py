@@ -67,7 +67,11 @@ class TransformersBackbone(nn.Module):
         )
 
     def layers(self, images: Tensor, indices: Iterable[int], norm: bool = True) -> list[Tensor]:
-        states = self.model(images, output_hidden_states=True).hidden_states
+        kept_order = {}
+        if self.model.config.model_type == "vit_mae":  # it shuffles patches by this noise even where it masks none
+            count = images[0, 0].numel() // self.model.config.patch_size**2
+            kept_order["noise"] = torch.arange(count, device=images.device).float().expand(len(images), -1)
+        states = self.model(images, output_hidden_states=True, **kept_order).hidden_states
         return [self.norm(states[i + 1]) if norm else states[i + 1] for i in indices]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -195,3 +196,47 @@ def test_several_protocols_encode_each_part_once(photos, tmp_path, monkeypatch):
     assert [r.protocol for r in found] == names
     assert seen == [96, 24, 36]
     assert (found[0].selected["k"], found[2].protocol_config["epochs"]) == (5, 1)
+
+
+NEAREST_MEAN = '''
+"""`centroid`: the nearest class mean (a scratch protocol)."""
+from dataclasses import dataclass
+
+import torch
+
+from ssl_bench.protocol import Features, Predictor, Protocol
+
+
+@dataclass(frozen=True)
+class CentroidConfig:
+    shrink: float = 0.0  # of each mean towards the mean of all
+
+
+class Means(Predictor):
+    def __init__(self, x, shrink):
+        super().__init__()
+        means = torch.stack([x.own[x.labels == c].mean(0) for c in range(x.num_classes)])
+        self.means = means.lerp(x.own.mean(0), shrink)
+
+    def predict(self, x):
+        return -torch.cdist(x.own, self.means)
+
+
+class Centroid(Protocol):
+    config: CentroidConfig
+
+    def fit(self, train: Features, val: Features, seed: int) -> Means:
+        return Means(train + val, self.config.shrink)
+'''
+
+
+def test_adding_a_protocol_is_one_file(photos, tmp_path, monkeypatch):
+    assert len(NEAREST_MEAN.splitlines()) < 80
+    (tmp_path / "scratch_lab").mkdir()
+    (tmp_path / "scratch_lab" / "centroid.py").write_text(NEAREST_MEAN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    data = DataConfig(f"folder:{photos}", 24, val_fraction=0.2)
+    record = evaluate.evaluate("pixels", "scratch_lab.centroid", data, tmp_path, 0, ["shrink=0.1"], "cpu")
+    assert (record.protocol, record.protocol_config) == ("scratch_lab.centroid", {"shrink": 0.1})
+    assert record.value > 90  # the classes are colours

@@ -226,3 +226,18 @@ def test_broken_checkpoints_are_refused_by_name(tmp_path):
     ):
         with pytest.raises(UserError, match=sentence):
             encoders.resolve(source, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2WithRegisters", "ViTMAE", "IJepa"])
+def test_transformers_models_give_their_own_tokens(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=DIM, num_hidden_layers=DEPTH, num_attention_heads=2, image_size=SIZE, patch_size=PATCH
+    )
+    config.mask_ratio = 0.0
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    model.save_pretrained(tmp_path)
+    encoder = encoders.resolve(f"hf:{tmp_path}", tmp_path)
+    order = {"noise": torch.arange(16.0).expand(2, -1)} if kind == "ViTMAE" else {}  # it shuffles the patches by noise
+    expected = model(encoder.prepare(IMAGES), **order).last_hidden_state[:, encoder.model.num_prefix :]
+    assert torch.allclose(encoder.encode(IMAGES, want_tokens=True)["tokens"], expected, atol=1e-5)

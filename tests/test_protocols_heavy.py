@@ -12,7 +12,7 @@ from PIL import Image
 from test_protocols_frozen import part
 from torch import nn
 
-from protocols import attentive, finetune, linear
+from protocols import attentive, finetune, linear, lowshot
 from protocols.finetune import Classifier, Finetune, FinetuneConfig, layer_of, param_groups
 from protocols.robust import Robust, RobustConfig
 from ssl_bench import encoders, features
@@ -185,3 +185,29 @@ def test_robustness_uses_the_clean_head_unchanged(parts):
     errors = 100 * (output[1:] != parts[2].labels).double().mean(1)
     assert metrics["error"] == pytest.approx(float(errors.mean()))
     assert metrics["relative_error"] == pytest.approx(metrics["error"] - 100 + metrics["clean_top1"])
+
+
+def test_finetuning_without_mixing_is_plain_cross_entropy(parts):
+    config = FinetuneConfig(epochs=3, batch_size=32, blr=5e-3, mixup=0.0, cutmix=0.0)
+    scores = Finetune(config).fit(parts[0], parts[1], 0).predict(parts[2])
+    assert classification(scores, parts[2].labels, 3)["top1"] > 50
+
+
+def test_lowshot_by_finetuning_trains_on_its_few_images_only(parts):
+    tuning = FinetuneConfig(2, 8, 5e-3, warmup_epochs=0, **lowshot.TUNING)
+    one = lowshot.LowShot(lowshot.LowShotConfig("finetune", 0.0, (), (10.0,), 2, tuning))
+    assert (one.input, one.headline, load("lowshot:finetune").headline) == ("images", "percent10", "percent1")
+    predictor = one.fit(parts[0], parts[1], 0)
+    assert predictor.selected == {"percent10": 18}
+    output = predictor.predict(parts[2])
+    assert output.shape == (2, 1, 60)
+    assert set(one.score(output, parts[2].labels, 3)) == {"percent10", "percent10_std"}
+    with pytest.raises(UserError, match="no effect"):
+        load("lowshot", ["finetune.epochs=3"])
+
+
+def test_capis_rates_follow_the_batch():
+    config = replace(attentive.capi(), epochs=1, batch_size=32, lrs=(1e-3,), weight_decays=(0.05,))
+    scaled = attentive.Probes(config, tokens(64, 0), 0)
+    plain = attentive.Probes(replace(config, lr_per_256=False, lrs=(1e-3 / 8,)), tokens(64, 0), 0)
+    assert all(torch.equal(scaled.parameters[k], plain.parameters[k]) for k in plain.parameters)

@@ -37,6 +37,17 @@ def test_cell_and_order() -> None:
     assert "[41.4, 47.5] (1)" in cells.number(pixels)
 
 
+def test_what_choosing_on_the_test_images_would_print_is_said() -> None:
+    gaps = {0: 1.0, 1: 2.0, 2: 3.0}
+    made = [
+        fake("mae", 40.0, s, "linear", optimism={"usual": 40.0 + g, "honest": 40.0, "candidates": 9})
+        for s, g in gaps.items()
+    ]
+    said = tables.build([*made, fake("dino", 50.0, 0)]).notes
+    assert "linear: picking the best head on the test images would have printed `mae` 42.0 (+2.0)." in said
+    assert not any(note.startswith("knn: picking") for note in said)
+
+
 def test_ties_references_and_collapse() -> None:
     table = tables.build(quickstart())
     tied = {r.label for r in table.rows if (c := r.cells[1]) is not None and c.tied}
