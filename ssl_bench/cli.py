@@ -23,6 +23,8 @@ ELSEWHERE: dict[str, str] = {
     "speed": "ssl_bench.speed:speed",
     "list": "ssl_bench.listing:list_",
     "show": "ssl_bench.listing:show",
+    "runs": "ssl_bench.keeping:list_runs",
+    "prune": "ssl_bench.keeping:prune",
     "export": "ssl_bench.export:command",
     "jobs": "slurm.jobs:jobs",
     "validate": "ssl_bench.validate:validate",

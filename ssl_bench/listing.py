@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.table import Table
 
-from ssl_bench import catalogue, compare, explain, find, screen, sources
+from ssl_bench import catalogue, compare, explain, find, screen, sources, zoo
 from ssl_bench.config import resolve
-from ssl_bench.options import SETTINGS
+from ssl_bench.errors import UserError
+from ssl_bench.options import ROOT, SETTINGS
 
 
 @click.command(name="list")
-@click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes"]))
+@click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes", "encoders"]))
 def list_(what: str) -> None:
-    """What there is: methods, protocols, datasets, recipes.
+    """What there is: methods, protocols, datasets, recipes, encoders.
 
     \b
     Example: ssl-bench list methods
     """
     tables = {"methods": methods, "protocols": protocols, "datasets": datasets, "recipes": recipes}
-    screen.console.print(tables[what]())
+    screen.console.print({**tables, "encoders": encoders}[what]())
 
 
 @click.command()
-@click.argument("method")
-@click.option("--recipe", default="small", show_default=True, help="A recipe of the method.")
+@click.argument("name", metavar="METHOD|RUN")
+@click.option("--recipe", default=None, help="A recipe of the method; default: small.")
+@ROOT
 @SETTINGS
-def show(method: str, recipe: str, settings: tuple[str, ...]) -> None:
-    """Every setting of a method's recipe with its reason or source.
+def show(name: str, recipe: str | None, root: Path, settings: tuple[str, ...]) -> None:
+    """Every setting of a method and why, or all that is known of a run.
 
     \b
+    A run is named by its folder or by the beginning of its name, with at least one dash.
     Example: ssl-bench show ijepa --recipe quick
+    Example: ssl-bench show ijepa-small-s0
     """
-    explain_recipe(method, recipe, settings)
+    if "-" not in name and not (Path(name) / "config.json").exists():
+        return explain_recipe(name, recipe or "small", settings)
+    if recipe or settings:
+        raise UserError(f"{' '.join(settings) or '--recipe'} has no effect on '{name}': a run has the settings it has.")
+    from ssl_bench import about, runs
+
+    about.show_run(runs.find_run(root, name), root)
 
 
 def _first_line(thing: object) -> str:
@@ -91,6 +102,16 @@ def datasets() -> Table:
         "measured on the training images you have: ssl-bench data check NAME."
     )
     table.caption_justify = "left"
+    return table
+
+
+def encoders() -> Table:
+    """Every kind of encoder, and the official files."""
+    table = screen.sheet("encoder", "what", "token", "licence", "size")
+    for source in zoo.SOURCES:
+        table.add_row(*source)
+    for _, name, file, *rest in zoo.FILES:
+        table.add_row("file:PATH", f"{name}: {file}", *rest)
     return table
 
 

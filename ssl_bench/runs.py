@@ -194,6 +194,18 @@ def lock(run: Run) -> IO[str]:
     return file
 
 
+def busy(run: Run) -> bool:
+    """Whether a process is training it now."""
+    try:
+        with open(run.folder / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock, or a file system without locks: nothing is known
+        return False
+    return False
+
+
 def set_status(run: Run, **values: Any) -> None:
     """Merge into status.json, atomically, with the time."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

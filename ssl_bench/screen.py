@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +56,16 @@ def quantity(value: float, unit: str = "") -> str:
 def say(text: str, style: str = "") -> None:
     """A line for the user, wrapped to the terminal; brackets in it are no markup."""
     console.print(Text(printable(text), style=style), soft_wrap=not console.is_terminal)
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """A curve in one line: the means of `width` equal stretches, from the lowest ▁ to the highest █."""
+    count = min(width, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    finite = [v for v in means if math.isfinite(v)]
+    low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (v - low) / (span or 1))] if math.isfinite(v) else "?" for v in means)
 
 
 def sheet(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from conftest import tiny
 
-from ssl_bench import cli, forecast
+from ssl_bench import cli, forecast, keeping, runs, screen
 from ssl_bench.errors import UserError
+from ssl_bench.evaluate import evaluate_all
+from ssl_bench.train import pretrain
 
 COMMANDS = cli.cli.list_commands(click.Context(cli.cli))
 HEAVY = ("torch", "timm", "pandas", "numpy", "rich", "scipy")
@@ -68,10 +72,6 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(photos: Path, tmp_path: Path
 
 
 def test_an_estimate_counts_what_the_run_will_count(photos: Path, tmp_path: Path) -> None:
-    from conftest import tiny
-
-    from ssl_bench.train import pretrain
-
     config = tiny("mae", f"folder:{photos}", steps=5)
     e, run = forecast.estimate(config), pretrain(config, tmp_path)
     cost = run.compute()
@@ -84,3 +84,85 @@ def test_an_estimate_counts_what_the_run_will_count(photos: Path, tmp_path: Path
 def test_dry_run_checks_what_a_run_checks(photos: Path, tmp_path: Path) -> None:
     wrong = call("pretrain", "--method", "mae", "--dry-run", *small(photos, tmp_path), "optim.lr=-1")
     assert isinstance(wrong.exception, UserError) and "must be positive" in str(wrong.exception)
+
+
+def test_every_kind_of_encoder_is_listed() -> None:
+    from ssl_bench import official, zoo
+
+    assert {family for family, *_ in zoo.FILES} == set(official.DROPPED)
+    shown = call("list", "encoders").output
+    assert all(word in shown for word in ("RUN", "random:RUN", "pixels", "timm:NAME", "hf:NAME", "hub:REPO:NAME"))
+    assert shown.count("file:PATH") == len(zoo.FILES) and "CC BY-NC 4.0" in shown
+
+
+@pytest.mark.parametrize(("values", "drawn"), [
+    ([1.0, 2.0, 3.0], "▁▅█"), ([5.0], "▁"), ([0.0, float("nan"), 1.0], "▁?█"), ([2.0] * 100, "▁" * 8),
+    ([*[0.0] * 50, *[1.0] * 50], "▁▁▁▁████"), ([float("nan")], "?"),
+])  # fmt: skip
+def test_sparkline(values: list[float], drawn: str) -> None:
+    assert screen.sparkline(values, 8) == drawn
+
+
+def trained(photos: Path, root: Path, seed: int = 0) -> runs.Run:
+    config = tiny("mae", f"folder:{photos}", steps=4)
+    return pretrain(replace(config, seed=seed), root)
+
+
+def test_show_says_all_that_is_known_of_a_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen.console, "width", 140)
+    both = [trained(photos, tmp_path, seed) for seed in (0, 1)]
+    for run in both:
+        list(evaluate_all(run.name, ["knn"], run.config().data, tmp_path))
+    runs.set_status(both[0], collapsed=True, collapse_reason="all images map to one vector")
+    shown = call("show", both[0].name, "--root", str(tmp_path)).output
+    for said in ("finished", "changed", "backbone.embed_dim=32", "budget.steps=4", "loss ", "val k-NN", "knn", "(2)",
+                 "4 steps, 48 images", "COLLAPSED: all images", "ssl-bench export"):  # fmt: skip
+        assert said in shown, said
+    wrong = call("show", both[0].name, "optim.lr=1", "--root", str(tmp_path))
+    assert isinstance(wrong.exception, UserError) and "has no effect" in str(wrong.exception)
+    assert "objective.mask_ratio" in call("show", "mae").output
+
+
+def test_show_tells_how_an_unfinished_run_goes_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen.console, "width", 2000)
+    line = ["--method", "mae", "--recipe", "quick", *small(photos, tmp_path, 20), "objective.mask_ratio=0.5"]
+    assert call("pretrain", *line).exit_code == 0
+    run = runs.all_runs(tmp_path)[0]
+    runs.set_status(run, state="interrupted", step=7)
+    shown = call("show", run.name, "--root", str(tmp_path)).output
+    assert "interrupted at step 7 of 20" in shown
+    command = next(row for row in shown.splitlines() if "goes on" in row).split("   ")[0].split()
+    before = [run.name for run in runs.all_runs(tmp_path)]
+    assert call(*command[1:], "run.threads=1").exit_code == 0
+    assert [run.name for run in runs.all_runs(tmp_path)] == before, "the same run, not another"
+
+
+def test_runs_lists_filters_and_prune_spares_what_matters(photos: Path, tmp_path: Path) -> None:
+    done, gone, dead, busy = (trained(photos, tmp_path, seed) for seed in range(4))
+    list(evaluate_all(done.name, ["knn"], done.config().data, tmp_path))
+    runs.set_status(gone, state="failed", reason="loss nan")
+    runs.set_status(dead, state="running")  # and nobody holds its lock: killed
+    runs.set_status(busy, state="running")
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "config.json").write_text('{"architecture": "vit_base_patch16_224"}')
+    before = {p for p in tmp_path.rglob("*") if p.is_file()}
+    with runs.lock(busy):
+        states = {row["run"].name: row["state"] for row in keeping.look(tmp_path)}
+        assert states == {done.name: "finished", gone.name: "failed", dead.name: "died", busy.name: "running"}
+        assert "1 run in" in call("runs", "--state", "failed", "--root", str(tmp_path)).output
+        assert "No run" in call("runs", "--method", "dino", "--root", str(tmp_path)).output
+        asked = CliRunner().invoke(cli.cli, ["prune", "--root", str(tmp_path)], input="n\n")
+        assert "Nothing was deleted" in asked.output and {p for p in tmp_path.rglob("*") if p.is_file()} == before, (
+            "no is no"
+        )
+        assert call("prune", "--keep-unfinished", "--yes", "--root", str(tmp_path)).exit_code == 0
+        assert gone.folder.exists() and not (done.folder / "last.ckpt").exists()
+        assert "freed" in call("prune", "--yes", "--root", str(tmp_path)).output
+    assert not gone.folder.exists() and not dead.folder.exists()
+    left = {p for p in tmp_path.rglob("*") if p.is_file()}
+    assert {p for p in before - left if p.is_relative_to(done.folder)} == {done.folder / "last.ckpt"}
+    assert {p for p in before if p.is_relative_to(busy.folder)} <= left
+    assert {p for p in before if "records" in p.parts or "exported" in p.parts} <= left
+    assert "Nothing to prune" in call("prune", "--root", str(tmp_path), "--keep-unfinished").output

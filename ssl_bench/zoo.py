@@ -1,0 +1,23 @@
+"""Every kind of encoder that `eval` takes, and the published files that `file:` knows: `ssl-bench list encoders`."""
+
+from __future__ import annotations
+
+SOURCES = (  # how to write it, what it is, the token, licence, size
+    ("RUN", "your run: its folder, or the beginning of its name", "its method's", "its images'", "any"),
+    ("random:RUN", "the same network untrained; also random:vit_tiny_patch8@48", "mean", "none needed", "any"),
+    ("pixels", "the normalised image itself", "all pixels", "none needed", "0"),
+    ("timm:NAME", "a ViT of timm, timm:hf-hub:OWNER/NAME too; ,size=PIXELS", "CLS, else mean", "its card's", ""),
+    ("hf:NAME", "a ViT of transformers (to be installed); ,size=PIXELS", "CLS; I-JEPA: mean", "its card's", ""),
+    ("hub:REPO:NAME", "torch.hub: DINO, DINOv2; runs the repository's code", "CLS", "the repository's", ""),
+)
+# Family as official.py tells it from the file's keys, name, a file, token, licence of the repository, parameters.
+FILES = (
+    ("ijepa", "I-JEPA", "IN1K-vit.h.14-300e.pth.tar; ,key=encoder", "mean", "CC BY-NC 4.0", "H 631 M, g 1.0 G"),
+    ("mae", "MAE", "mae_pretrain_vit_base.pth", "CLS", "CC BY-NC 4.0", "B 86 M, L 303 M, H 631 M"),
+    ("dino", "DINO", "dino_deitsmall16_pretrain.pth, or a full checkpoint", "CLS", "Apache-2.0", "S 22 M, B 86 M"),
+    ("dino", "iBOT", "a backbone or a full checkpoint", "CLS", "Apache-2.0", "S 22 M, B 86 M, L 303 M"),
+    ("mocov3", "MoCo v3", "vit-s-300ep.pth.tar", "CLS", "CC BY-NC 4.0", "S 22 M, B 86 M"),
+    ("dinov2", "DINOv2", "dinov2_vits14_pretrain.pth, _reg4_ too", "CLS", "Apache-2.0", "S 22 M, B 87 M, L 304 M"),
+    ("data2vec", "data2vec 2.0", "base_imagenet.pt of fairseq", "CLS", "MIT", "B 86 M, L 303 M, H 631 M"),
+    ("capi", "CAPI", "capi_vitl14_in1k.pth", "mean", "Apache-2.0", "L 302 M"),
+)  # fmt: skip
