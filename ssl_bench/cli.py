@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ssl_bench import __version__, find
-from ssl_bench.errors import UserError, nearest, printable
+from ssl_bench import __version__
+from ssl_bench.errors import UserError, printable
+from ssl_bench.lazy import Group
 from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
@@ -32,43 +30,12 @@ ELSEWHERE: dict[str, str] = {
 }
 
 
-class Group(click.Group):
-    """Nearest-name errors for commands; commands in the order they are used; some imported only when they run."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *ELSEWHERE]
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """What help and completion need: of a command elsewhere the name and its sentence, read without an import."""
-        return click.Command(name, short_help=_summary(name)) if name in ELSEWHERE else self.commands.get(name)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        known = self.list_commands(ctx)
-        if args and args[0] not in known and not args[0].startswith("-"):
-            raise click.UsageError(f"No command '{args[0]}'. {nearest(args[0], known)}")
-        name, found, rest = super().resolve_command(ctx, args)
-        return name, command(name) if name else found, rest
-
-
-def command(name: str) -> click.Command:
-    """The command itself, imported where it lives."""
-    if name not in ELSEWHERE:
-        return cli.commands[name]
-    module, _, attribute = ELSEWHERE[name].partition(":")
-    found: click.Command = getattr(find.load(module), attribute)
-    return found
-
-
-def _summary(name: str) -> str:
-    """The first line of the docstring of a command elsewhere."""
-    module, _, attribute = ELSEWHERE[name].partition(":")
-    spec = find_spec(module)
-    body = ast.parse(Path(spec.origin).read_text()).body if spec and spec.origin else []
-    docs = [ast.get_docstring(n) for n in body if isinstance(n, ast.FunctionDef) and n.name == attribute]
-    return (docs[0] or "").split("\n")[0] if docs else ""
-
-
-@click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    elsewhere=ELSEWHERE,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="ssl-bench")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
