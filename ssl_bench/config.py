@@ -147,6 +147,7 @@ class RunConfig:
     workers: int = 0  # threads that decode an encoded store's images; 0: all cores it may use
     bad_limit: float = 0.001  # share of unreadable images above which a data set is refused
     tensorboard: bool = False  # also write TensorBoard event files (needs the extra `tensorboard`)
+    wandb: Literal["off", "offline", "online"] = "off"  # Weights & Biases, in the run folder or sent (extra `wandb`)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ssl_bench import distributed, runs, sharding
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 from ssl_bench.monitor import Monitor, collapse_reason
+from ssl_bench.trackers import Trackers
 
 if TYPE_CHECKING:
     from ssl_bench.train import Trainer
@@ -38,7 +39,7 @@ class Journal:
         self.clock = self.last_status = self.last_save = time.monotonic()
         self.base, self.began = trainer.seconds, trainer.step
         self.writes = distributed.rank() == 0
-        self.board: Any = board(run.folder) if config.run.tensorboard and self.writes else None
+        self.trackers = Trackers(config, run, self.writes)
         for name in ("metrics", "timing") if self.writes else ():
             truncate(run.folder / f"{name}.jsonl", trainer.step)
 
@@ -68,15 +69,15 @@ class Journal:
             return
         if row:
             append(self.run.folder / "metrics.jsonl", {"step": trainer.step, **row})
-            if self.board is not None:
-                for name, number in row.items():
-                    if isinstance(number, int | float):
-                        self.board.add_scalar(name, number, trainer.step)
+            self.trackers.add(trainer.step, row)
             timing = {"step": trainer.step, "seconds": trainer.seconds, "images_per_second": self.rate()}
             append(self.run.folder / "timing.jsonl", timing)
         if now - self.last_status > STATUS_SECONDS or trainer.step == trainer.steps:
             self.last_status = now
             self._status({"loss": float(logs["loss"])} if logs else {})
+
+    def close(self) -> None:
+        self.trackers.close()
 
     def checkpoint_due(self) -> bool:
         """By steps or by minutes, as `run` asks and process 0 counts; the clock starts again when this says yes."""
@@ -109,15 +110,6 @@ class Journal:
         seen |= {key: self.signals[key] for key in ("knn", "rankme", "std") if key in self.signals}
         runs.set_status(self.run, state="running", **seen)
         self.observe({"run": self.run.name, **seen})
-
-
-def board(folder: Path) -> Any:
-    """A TensorBoard writer into the run folder."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("run.tensorboard=true needs TensorBoard: pip install 'ssl-bench[tensorboard]'.") from error
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

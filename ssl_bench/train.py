@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +225,7 @@ def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None
     observe({"run": run.name, "remarks": remarks, **begin})
     journal = Journal(trainer, run, observe)
     stopping = False
-    with checkpoint.Writer(run.folder, trainer.step if state else None) as writer:
+    with closing(journal), checkpoint.Writer(run.folder, trainer.step if state else None) as writer:
         while trainer.step < trainer.steps and not stopping:
             try:
                 journal.record(trainer.train_step())
