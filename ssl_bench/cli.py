@@ -24,6 +24,7 @@ ELSEWHERE: dict[str, str] = {
     "runs": "ssl_bench.keeping:list_runs",
     "prune": "ssl_bench.keeping:prune",
     "export": "ssl_bench.export:command",
+    "doctor": "ssl_bench.doctor:doctor",
     "jobs": "slurm.jobs:jobs",
     "validate": "ssl_bench.validate:validate",
     "claims": "ssl_bench.claims:claims",

@@ -166,3 +166,22 @@ def test_runs_lists_filters_and_prune_spares_what_matters(photos: Path, tmp_path
     assert {p for p in before if p.is_relative_to(busy.folder)} <= left
     assert {p for p in before if "records" in p.parts or "exported" in p.parts} <= left
     assert "Nothing to prune" in call("prune", "--root", str(tmp_path), "--keep-unfinished").output
+
+
+def test_doctor_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssl_bench import doctor
+
+    monkeypatch.setattr(doctor, "SECONDS", 0.02)
+    facts, slow = doctor.examine(tmp_path / "runs")
+    found = dict(facts)
+    assert {"libraries", "CPU", "CPU features", "CPU products", "runs", "cache"} <= set(found)
+    assert "bfloat16" in found["CPU products"] and "free, writes" in found["runs"] and not list(tmp_path.iterdir())
+    assert all(sentence.endswith(".") for sentence in slow)
+
+
+def test_completion_knows_commands_without_importing_them() -> None:
+    asked = {"_SSL_BENCH_COMPLETE": "bash_complete", "COMP_WORDS": "ssl-bench ", "COMP_CWORD": "1"}
+    names = CliRunner().invoke(cli.cli, env=asked, prog_name="ssl-bench").output.split()
+    assert {f"plain,{name}" for name in COMMANDS} <= set(names)
+    source = CliRunner().invoke(cli.cli, env={"_SSL_BENCH_COMPLETE": "bash_source"}, prog_name="ssl-bench").output
+    assert "complete -o nosort -F" in source
