@@ -204,10 +204,12 @@ def _disturb(storm: Storm) -> None:
     time.sleep(20)
     call(SCRIPT, "controller-start")
     storm.say(f"the controller is back, {job} is at step {storm.step(cancelled)}")
+    # The controller must have heard from every node again, or it does not miss one that dies.
+    until(lambda: "*" not in call("sinfo", "-h", "-N", "-o", "%T"))
     node = call("squeue", "-h", "-j", job, "-o", "%N").strip()
     call(SCRIPT, "node-kill", node)
     storm.say(f"node {node} has died with {job} at step {storm.step(cancelled)}")
-    until(lambda: "down" in call("sinfo", "-h", "-N", "-n", node, "-o", "%T"), 90)
+    until(lambda: "down" in call("sinfo", "-h", "-N", "-n", node, "-o", "%T"))
     call(SCRIPT, "node-start", node)
     until(lambda: all(job.ended_well for job in ledger.latest(storm.root)), 400)
     storm.say("all jobs have ended well")
