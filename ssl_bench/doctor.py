@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def gemm(device: Any, dtype: Any, size: int = 512) -> float:
 
 
 def _slow_cpu(
-    cores: int, threads: int, load: float, features: list[str], rates: dict[str, float]
+    cores: int, threads: int, load: float, features: Sequence[str], rates: dict[str, float]
 ) -> list[str]:  # fmt: skip
     """What of the processor is slow, and why."""
     out = []

@@ -47,6 +47,7 @@ def _wandb(config: Config, run: Run) -> Any:
     """The run of the same name in the project $WANDB_PROJECT (default: ssl-bench); a restart goes on in it."""
     import os
 
+    mode: Any = config.run.wandb
     try:
         import wandb
     except ImportError as error:
@@ -54,7 +55,7 @@ def _wandb(config: Config, run: Run) -> Any:
     try:
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ssl-bench"), name=run.name, id=run.name, resume="allow",
-            dir=str(run.folder), mode=config.run.wandb, config=to_dict(config),
+            dir=str(run.folder), mode=mode, config=to_dict(config),
         )  # fmt: skip
     except wandb.errors.Error as error:
         raise UserError(f"Weights & Biases cannot start: {error}. Use run.wandb=offline, or wandb login.") from error

@@ -44,7 +44,6 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert shown.exit_code == 0
     assert "Example: ssl-bench" in shown.output
     command = cli.cli.load(name)
-    assert command.name == name
     summary = cli.cli.get_command(click.Context(cli.cli), name)
     assert summary and summary.get_short_help_str(200) == command.get_short_help_str(200), "lists read it unimported"
     assert all(option.help for option in command.params if isinstance(option, click.Option)), "an option without help"
