@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from ssl_bench import catalogue, compare, explain, find, screen, sources, zoo
@@ -78,25 +79,25 @@ def protocols() -> Table:
 
 def datasets() -> Table:
     """The catalogue, and the ways to name one's own images."""
-    table = screen.sheet("data.name", "what", "train + test", "classes", "px", "download", "licence", "pretrain with")
+    table = screen.sheet("data.name", "what it is")
+    table.columns[0].no_wrap = True
     for name, about in catalogue.entries().items():
         train, test = about["images"]
-        counts = f"{train:,} + {test:,}" if test else f"{train:,}, test cut here"
+        counts = f"{train:,} + {test:,} images" if test else f"{train:,} images, test cut here"
         stated = f"; mean {about['mean']}, std {about['std']}" if "mean" in about else ""
-        here = "embedded" if name in sources.EMBEDDED else about.get("size", "")
-        table.add_row(
-            name, f"{about['what']}{stated} ({about['source']})", counts, str(about["classes"]), about["pixels"], here,
-            about["licence"], about["recipe"],
-        )  # fmt: skip
+        here = "embedded" if name in sources.EMBEDDED else f"{about['size']} to download" if "size" in about else ""
+        facts = [counts, f"{about['classes']} classes", f"{about['pixels']} px", here, f"licence: {about['licence']}"]
+        words = f"{about['what']} ({about['source']}){stated}; pretrain with {about['recipe']}"
+        table.add_row(name, ", ".join(fact for fact in facts if fact) + "\n[dim]" + escape(words) + "[/dim]")
     own = {
-        "factors, factors:N": "drawn images whose every factor is known; 5,000 or N to train on, N / 4 to test",
+        "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
         "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",
         "parquet:PATH": "a file, a folder, a glob; columns image (bytes) and label; the split from the files' names",
         "webdataset:PATH": "tar shards of key.jpg and key.cls or key.json; the split from the files' names",
         "hf:NAME": "a set of the Hugging Face hub, got before with 'ssl-bench data get hf:NAME' (extra `hf`)",
     }
     for name, what in own.items():
-        table.add_row(name, what, "", "", "", "", "" if name.startswith("factors") else "yours", "")
+        table.add_row(name, what)
     table.caption = (
         f"Sets lie in $SSL_BENCH_DATA (now {catalogue.root()}). Get one: ssl-bench data get NAME. Mean and std are "
         "measured on the training images you have: ssl-bench data check NAME."

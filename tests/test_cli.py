@@ -98,13 +98,13 @@ def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path)
         ("eval --protocol knn", "No finished run in"),
         ("eval nothing --protocol knn", "No run 'nothing'"),
         ("report", "There are no records at"),
-        ("pretend", "No command 'pretend'. Did you mean 'pretrain'?"),
+        ("pretrian", "No command 'pretrian'. Did you mean 'pretrain'?"),
         ("compare --methods mae --seeds 0", "at least one seed"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: str, sentence: str, tmp_path: Path) -> None:
     words = arguments.replace("EMPTY", str(tmp_path)).split()
-    root = [] if words[0] == "pretend" else ["--root", str(tmp_path / "runs")]
+    root = [] if words[0] == "pretrian" else ["--root", str(tmp_path / "runs")]
     done = call(*words, *root, cwd=tmp_path)
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())

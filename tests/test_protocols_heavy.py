@@ -52,7 +52,7 @@ def parts(tmp_path):
 @pytest.mark.parametrize("name", ["vjepa", "vjepa2", "capi", "aim", "ep"])
 def test_attentive_heads_learn_and_the_best_is_chosen(name):
     base = attentive.AttentiveConfig() if name == "vjepa" else getattr(attentive, name)()
-    config = replace(base, epochs=3, batch_size=32)
+    config = replace(base, epochs=6, batch_size=32)  # rates follow the batch: 32 images learn slowly
     predictor = attentive.Attentive(config).fit(tokens(160, 0), tokens(40, 1), 0)
     test = tokens(200, 2)
     names = [n for n, _ in predictor.candidates(test)]

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -306,9 +307,14 @@ def test_usr2_asks_the_training_loop_and_interrupts_everything_else() -> None:
 
 @pytest.mark.usefixtures("handlers")
 def test_signals_wait_for_a_task_that_is_not_ready() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-    os.kill(os.getpid(), signal.SIGUSR2)
-    assert Signals().again
+    signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)  # another thread of the test worker would die of it
+    try:
+        assert Signals().again
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow
