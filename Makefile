@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 ARGS :=
 
-.PHONY: help quickstart test test-slow check bench clean
+.PHONY: help quickstart test test-slow test-cluster check bench clean
 
 help:
 	@echo "make quickstart   a small comparison from end to end (ARGS=--fast: smaller still)"
 	@echo "make test         the tests, two at a time"
 	@echo "make test-slow    several processes at once, wheels, a browser, simulations"
+	@echo "make test-cluster a real two-node SLURM on this machine: time-outs, preemption, a dead node (root, Debian)"
 	@echo "make check        ruff, formatting, types"
 	@echo "make bench        timings beside other libraries, where they are installed (ARGS=\"steps --methods mae\")"
 	@echo "make clean        remove .venv, caches and dist (never runs)"
@@ -20,10 +21,14 @@ quickstart: $(STAMP)
 	$(BIN)/ssl-bench quickstart $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not cluster" $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-cluster: $(STAMP)
+	slurm/local_cluster.sh install
+	$(BIN)/python -m pytest -s -m cluster $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from ssl_bench.train import pretrain
 HOME = Path(__file__).parents[1]
 PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md")), HOME / "results" / "claims" / "README.md"]
 PLANNED = ("pretrain", "compare", "claims")  # hours of work: their plan is what a test can wait for
-NOT_RUN = ("quickstart",)  # minutes; .ci/run and its own test run it
+NOT_RUN = ("quickstart", "jobs", "data")  # minutes, a queue, the network: their options are looked at only
 
 
 def commands() -> list[tuple[str, str]]:
@@ -43,6 +44,7 @@ def test_command_of_the_documentation(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(forecast, "LONG", 0.0)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
+    shutil.copy(HOME / "slurm" / "gpu.toml", tmp_path / "my_cluster.toml")
     (tmp_path / "my_lab").mkdir()
     example = (HOME / "docs" / "add-your-method.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     (tmp_path / "my_lab" / "idea.py").write_text(example)

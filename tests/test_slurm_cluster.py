@@ -62,7 +62,7 @@ def quick() -> Config:
     """As MAE's."""
     return replace(mae.quick(), method="storm_lab.sleepy")
 '''
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 def call(*words: str | Path, check: bool = True, timeout: float = 120) -> str:
