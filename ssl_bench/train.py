@@ -283,10 +283,17 @@ def _leave(trainer: Trainer, run: runs.Run, weights: dict[str, Tensor], cost: di
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
     runs.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
     runs.write_json(run.folder / "compute.json", {**cost, "skipped_steps": trainer.skipped})
-    watched = [row for row in run.metrics() if "monitor_collapsed" in row][-1:]
-    signals = {k.removeprefix("monitor_"): v for row in watched for k, v in row.items() if k.startswith("monitor_")}
-    reason = collapse_reason(signals)
     (run.folder / checkpoint.PREVIOUS).unlink(missing_ok=True)  # of no use beside a finished run's last
+    reason = _collapse(run)
     runs.set_status(
         run, state="finished", step=trainer.step, steps=trainer.steps, collapsed=bool(reason), collapse_reason=reason
     )
+
+
+def _collapse(run: runs.Run) -> str:
+    """Why the run counts as collapsed, or "". One look is enough: what recovers is another run than was asked for."""
+    for row in run.metrics():
+        if row.get("monitor_collapsed"):
+            signals = {k.removeprefix("monitor_"): v for k, v in row.items() if k.startswith("monitor_")}
+            return f"{collapse_reason(signals)} at step {row['step']:,}"
+    return ""
