@@ -90,7 +90,8 @@ def test_restart_is_exact_also_right_after_a_skipped_step(method: str, photos: P
 def test_recipes_round_trip_and_check(method: str) -> None:
     module = find.module("methods", method)
     recipes = find.recipes(module)
-    assert {"paper", "small", "quick"} <= recipes.keys()
+    published = find.defined(find.module("methods", method), Method).paper != "unpublished"
+    assert {"small", "quick", *(["paper"] if published else [])} <= recipes.keys()
     for recipe in recipes.values():
         config = recipe().check()
         again = from_dict(type(config), json.loads(json.dumps(to_dict(config))), objective_type(module))
