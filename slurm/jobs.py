@@ -15,7 +15,7 @@ from slurm.job import Task
 from slurm.ledger import Job
 from ssl_bench import runs, screen
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.options import ROOT
+from ssl_bench.options import ROOT, at_root
 
 AT = click.option("--root", type=click.Path(path_type=Path), default=None, help="Folder of runs and records.")
 OVER = re.compile(r"(?:JOB|STEP) .* CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")  # slurmstepd's line in a job's log
@@ -131,7 +131,7 @@ def show(root: Path) -> None:
             for line in lines:
                 screen.say(f"  | {line}")
     if any(view.state in AGAIN for view in views):
-        screen.say("\nnext: ssl-bench jobs retry --all" + ("" if str(root) == "runs" else f" --root {root}"))
+        screen.say("\nnext: ssl-bench jobs retry --all" + at_root(root))
 
 
 def _views(root: Path) -> tuple[list[View], str]:

@@ -21,6 +21,7 @@ from slurm.job import Task
 from slurm.profile import Profile
 from ssl_bench import runs, screen
 from ssl_bench.errors import UserError
+from ssl_bench.options import at_root
 
 MOST = 1000  # tasks of one array: SLURM's MaxArraySize is 1001 unless a site has raised it
 
@@ -59,7 +60,7 @@ def compare(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
     )  # fmt: skip
     todo = [row for row in rows if row.state != "done"]
     if not todo:
-        return screen.say(f"All {len(rows)} rows are there already: ssl-bench report --root {root}")
+        return screen.say(f"All {len(rows)} rows are there already: ssl-bench report{at_root(root)}")
     if not dry_run:
         for row in rows:
             if row.config is not None:
@@ -108,8 +109,7 @@ def submit(root: Path, profile: Profile, tasks: Sequence[Task], dry_run: bool = 
         return here.run(submission, code, arrays)
     for array in arrays:
         _send(submission, array, code)
-    where = "" if str(root) == "runs" else f" --root {root}"
-    screen.say(f"next: ssl-bench jobs{where}      cancel: ssl-bench jobs cancel{where}")
+    screen.say(f"next: ssl-bench jobs{at_root(root)}      cancel: ssl-bench jobs cancel{at_root(root)}")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from results.rows import budget
 from ssl_bench import explain
 from ssl_bench.config import BUDGETS, Config
 from ssl_bench.errors import UserError
+from ssl_bench.options import at_root
 from ssl_bench.runs import Run, busy
 from ssl_bench.screen import clock, console, quantity, say, sheet, sparkline
 
@@ -151,7 +152,7 @@ def _changed(config: Config) -> list[str]:
 
 def _next(run: Run, root: Path, evaluated: bool) -> list[str]:
     """Commands that make sense now."""
-    config, where = run.config(), "" if str(root) == "runs" else f" --root {root}"
+    config, where = run.config(), at_root(root)
     if run.status().get("state") != "finished":
         settings = "".join(f" {shlex.quote(text)}" for text in _changed(config))
         recipe = f" --recipe {config.recipe}" if config.recipe != "small" else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from ssl_bench import __version__
 from ssl_bench.errors import UserError, printable
 from ssl_bench.lazy import Group
-from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM
+from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM, at_root
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -121,7 +120,7 @@ def pretrain(
         screen.say(f"  skipped for non-finite values: steps {', '.join(map(str, skipped))}", "yellow")
     if status.get("collapsed"):
         screen.say(f"  COLLAPSED: {status['collapse_reason']}. Its numbers will carry a flag.", "bold red")
-    screen.say(f"  next: ssl-bench eval {run.name} --protocol knn --protocol linear" + _root(root))
+    screen.say(f"  next: ssl-bench eval {run.name} --protocol knn --protocol linear" + at_root(root))
 
 
 @cli.command()
@@ -165,7 +164,7 @@ def eval(
         launch.use_threads(threads)
         for record in evaluate_all(*work, tell=lambda p: screen.say(f"{p} ...")):
             screen.show_record(record)
-    screen.say("next: ssl-bench report" + _root(root))
+    screen.say("next: ssl-bench report" + at_root(root))
 
 
 @cli.command()
@@ -212,10 +211,6 @@ def _screen() -> Any:
     from ssl_bench import screen
 
     return screen
-
-
-def _root(root: Path) -> str:
-    return "" if str(root) == "runs" else f" --root {shlex.quote(str(root))}"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -54,7 +54,7 @@ def estimate(config: Config) -> Estimate:
     trainer = Trainer(_open_ended(config), open_data(config.data, config.run), device)
     try:
         step_seconds, measured = _measure(trainer)
-        look = _measure_monitor(trainer) if config.monitor_points else 0.0
+        look = _measure_monitor(trainer)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{config.method} with budget.batch_size={config.budget.batch_size} does not fit into the memory of "
@@ -78,7 +78,7 @@ def in_steps(config: Config, data: Dataset, device: torch.device, kept: Path) ->
     if not distributed.first(kept.exists):
         trainer = Trainer(_open_ended(config), data, device)
         step_seconds, _ = _measure(trainer)
-        look = _measure_monitor(trainer) if config.monitor_points else 0.0
+        look = _measure_monitor(trainer)
         found = {"steps": _affordable(config, step_seconds, look), "step_seconds": step_seconds}
         distributed.first(lambda: runs.write_json(kept, found))
     steps = distributed.first(lambda: json.loads(kept.read_text())["steps"])
@@ -108,7 +108,9 @@ def _measure(trainer: Trainer) -> tuple[float, int]:
 
 
 def _measure_monitor(trainer: Trainer) -> float:
-    """Seconds of one look at the encoder."""
+    """Seconds of one look at the encoder, 0 where none is asked for."""
+    if not trainer.config.monitor_points:
+        return 0.0
     monitor = Monitor(trainer)
     began = time.perf_counter()
     with sharding.gathered(trainer.method):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ ROOT = click.option(
     "--root", type=click.Path(path_type=Path), default="runs", show_default=True, envvar="SSL_BENCH_ROOT",
     help="Folder of runs and records.",
 )  # fmt: skip
+
+
+def at_root(root: Path) -> str:
+    """What a suggested command needs to find the same runs, quoted for a shell; "" for the default."""
+    return "" if str(root) == "runs" else f" --root {shlex.quote(str(root))}"
+
+
 SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 DRY_RUN = click.option(
     "--dry-run",
