@@ -53,7 +53,7 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--fast", is_flag=True, help="A tenth of the budget: two minutes, for a first look.")
+@click.option("--fast", is_flag=True, help="One seed and a tenth of the budget: two minutes, for a first look.")
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @ROOT
 def quickstart(fast: bool, jobs: int, root: Path) -> None:
@@ -65,8 +65,8 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
     """
     from ssl_bench import budgets, compare
 
-    settings = [f"budget.flops={budgets.FAST_FLOPS:g}"] if fast else []
-    rows = compare.plan(["ijepa", "mae", "dino", "supervised"], ["knn", "linear"], 2, "quick", settings, root)
+    seeds, settings = (1, [f"budget.flops={budgets.FAST_FLOPS:g}"]) if fast else (2, [])
+    rows = compare.plan(["ijepa", "mae", "dino", "supervised"], ["knn", "linear"], seeds, "quick", settings, root)
     compare.run(rows, root, jobs)
     say = _screen().say
     say("Next:", "bold")

@@ -26,6 +26,7 @@ from ssl_bench.config import DataConfig
 from ssl_bench.errors import UserError, printable
 from ssl_bench.evaluate import data_of, evaluate
 from ssl_bench.files import read_toml
+from ssl_bench.options import at_root
 from ssl_bench.pictures import of_run
 from ssl_bench.train import pretrain
 from tests.fake_records import fake
@@ -289,6 +290,6 @@ def test_odd_places_work(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         text = report.report(found, form)
         assert "\x1b" not in text and (form in ("json", "csv") or place not in text or place.isprintable())
     report.html(found, tmp_path / place / "page.html", root, pictures=False)
-    assert shlex.split(cli._root(root)) == ["--root", str(root)]
+    assert shlex.split(at_root(root)) == ["--root", str(root)]
     assert sorted(p.name for p in tmp_path.iterdir()) == [place], "nothing was written elsewhere"
     assert os.path.exists(root / "records")
