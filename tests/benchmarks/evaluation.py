@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ssl_bench.config import resolve
 from ssl_bench.journal import Journal
 from ssl_bench.logistic import logistic
 from ssl_bench.monitor import Monitor
+from ssl_bench.speed import trainer
 
 
 def features(count: int, classes: int, dim: int = 192, spread: float = 0.25) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,3 +112,29 @@ def overhead(methods: tuple[str, ...] = ("mae", "dino", "ijepa")) -> None:
         parts = ", ".join(f"{name} {100 * seconds / whole:.2f} %" for name, seconds in spent.items())
         total = 100 * sum(spent.values()) / whole
         click.echo(f"{method} quick, {whole:.0f} CPU s: {parts}; together {total:.2f} %, asked under 3 %")
+
+
+def checkpoints(backbones: tuple[str, ...] = ("micro_patch6", "vit_base_patch16"), rounds: int = 5) -> None:
+    """MAE at 48 px, batch 32: how long the loop stands still for a checkpoint, against a step; the write follows."""
+    for backbone in backbones:
+        settings = [f"backbone={backbone}", "objective.decoder_heads=4", "run.threads=1"]
+        at_work = trainer(resolve(compare.recipe("mae", "quick")(), settings), torch.device("cpu"))
+        steps, pauses, writes = [], [], []
+        with tempfile.TemporaryDirectory() as folder, checkpoint.Writer(Path(folder)) as writer:
+            at_work.train_step()
+            for _ in range(rounds):
+                began = time.perf_counter()
+                at_work.train_step()
+                trained = time.perf_counter()
+                writer.save(at_work.state())
+                handed_over = time.perf_counter()
+                writer.wait()
+                steps.append(trained - began)
+                pauses.append(handed_over - trained)
+                writes.append(time.perf_counter() - handed_over)
+            size = (Path(folder) / checkpoint.LAST).stat().st_size
+        step, pause, write = (statistics.median(seconds) for seconds in (steps, pauses, writes))
+        click.echo(
+            f"checkpoint of {backbone}, {size / 1e6:,.1f} MB: the loop stands still for {1000 * pause:.0f} ms, "
+            f"{pause / step:.2f} of a step of {1000 * step:.0f} ms; written and read back in {write:.2f} s"
+        )

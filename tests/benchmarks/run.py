@@ -1,4 +1,4 @@
-"""Timings beside other libraries: `make bench`, or python tests/benchmarks/run.py steps data whole evaluation overhead.
+"""Timings beside other libraries: `make bench`, or python tests/benchmarks/run.py with some of the parts below.
 
 What is compared runs alternately in one process; lowest, median and highest of all rounds are printed, with the
 machine's matrix product beside them. With one thread the clock counts CPU time, so that other people's load falls out.
@@ -189,11 +189,11 @@ def main(
     parts: tuple[str, ...], methods: str, backbone: str, batch: int, rounds: int, workers: int, threads: int,
     queries: int,
 ) -> None:  # fmt: skip
-    """Parts: steps, data, whole, evaluation, overhead; all of them, if none is named."""
+    """Parts: steps, data, whole, evaluation, overhead, checkpoints; all of them, if none is named."""
     import evaluation
 
     torch.set_num_threads(threads)
-    parts = parts or ("steps", "data", "whole", "evaluation", "overhead")
+    parts = parts or ("steps", "data", "whole", "evaluation", "overhead", "checkpoints")
     for part, method in itertools.product(parts, methods.split(",")):
         if part == "steps":
             steps(method, backbone, batch, rounds)
@@ -206,6 +206,8 @@ def main(
         evaluation.regression(rounds)
     if "overhead" in parts:
         evaluation.overhead()
+    if "checkpoints" in parts:
+        evaluation.checkpoints()
 
 
 if __name__ == "__main__":
