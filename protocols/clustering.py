@@ -102,5 +102,7 @@ class Clustering(Protocol):
         }
         for name, measure in measures.items():
             found = [100 * float(measure(clusters.numpy(), truth)) for clusters in output]
-            metrics[name], metrics[f"{name}_std"] = float(np.mean(found)), float(np.std(found, ddof=len(found) > 1))
+            metrics[name] = float(np.mean(found))
+            if len(found) > 1:
+                metrics[f"{name}_std"] = float(np.std(found, ddof=1))
         return metrics

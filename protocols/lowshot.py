@@ -10,18 +10,22 @@ here it is after it, as for every other protocol. `lowshot:ridge` is big_vision'
 (evaluators/fewshot_lsr.py): features whitened per dimension by the shots, a constant column of 100 as bias, targets
 +-1, ridge 2^10, in float64. The headline is 10 images per class, mean over draws; the spread over draws is recorded.
 
+`lowshot:imagenet` is MSN's regression on ImageNet's official 1 % and 10 % (ssl_bench/lists.py). `lists=FOLDER` names
+the folder of the two files; each must have the official sha256, which the record keeps in place of the folder. The
+lists name training images and nothing is chosen, so both parts are fitted on: without the validation part a tenth of
+each list would be missing. Any variant that takes 1 % or 10 % alone, once, can be given `lists` too.
+
 `lowshot:ijepa` fine-tunes the whole network on 1 % (Assran et al. 2023, arXiv 2301.08243): 50 epochs, AdamW, batch
 512, layer decay 0.75, label smoothing 0.1, RandAugment, and no mixup, cutmix, erasing or drop path. `lowshot:finetune`
 is the same for small sets, where 1 % does not fill a batch of that size: batches of 32, the rate and crops of
-`finetune`, no RandAugment; these were not searched. ImageNet's official lists are not read (the store keeps no file
-names): 1 % and 10 % are drawn per class.
+`finetune`, no RandAugment; these were not searched. Without `lists`, their 1 % and 10 % are drawn per class.
 
 Changes: 1 first version. 2 fine-tuning; the numbers of the other two are as before.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -30,6 +34,7 @@ from torch import Tensor
 
 from protocols.finetune import FinetuneConfig, Finetuned
 from ssl_bench.errors import UserError
+from ssl_bench.lists import OFFICIAL, read, rows
 from ssl_bench.logistic import logistic
 from ssl_bench.protocol import Features, Predictor, Protocol, members
 
@@ -42,10 +47,15 @@ class LowShotConfig:
     percents: tuple[float, ...] = (1.0, 10.0)  # of each class
     draws: int = 5
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)  # of the solver of that name
+    lists: str = ""  # folder of ImageNet's official lists, read instead of drawing percents; in records: their sha256
 
     def check(self) -> None:
         if not self.names() or self.draws < 1:
             raise UserError("lowshot needs shots or percents, and draws >= 1.")
+        if self.lists and (self.shots or self.draws != 1 or not set(self.percents) <= set(OFFICIAL)):
+            raise UserError(
+                "The official lists are one draw of 1 and 10 %: with lists, set shots= percents=1,10 draws=1."
+            )
         if self.solver != "finetune" and self.finetune != FinetuneConfig():
             raise UserError(f"finetune.* has no effect while solver={self.solver}.")
 
@@ -56,6 +66,11 @@ class LowShotConfig:
 def ridge() -> LowShotConfig:
     """big_vision's few-shot evaluator (evaluators/fewshot_lsr.py, configs/common_fewshot.py): seconds, no choices."""
     return LowShotConfig("ridge", penalty=1024.0)
+
+
+def imagenet() -> LowShotConfig:
+    """ImageNet's official 1 % and 10 %, google-research/simclr's lists in lists=FOLDER; MSN's default penalty."""
+    return LowShotConfig(shots=(), draws=1, lists="imagenet_subsets")
 
 
 TUNING: dict[str, Any] = {  # I-JEPA's 1 % recipe, as far as it does not depend on the size of the set
@@ -113,11 +128,11 @@ def predict_logistic(bank: Tensor, labels: Tensor, queries: Tensor, num_classes:
 
 
 class FewShot(Predictor):
-    def __init__(self, bank: Features, config: LowShotConfig) -> None:
+    def __init__(self, bank: Features, config: LowShotConfig, sets: list[list[Tensor]]) -> None:
         super().__init__()
         self.x, self.labels, self.num_classes, self.config = bank.own, bank.labels, bank.num_classes, config
-        self.sets = [draw(self.labels, self.num_classes, config, i) for i in range(config.draws)]
-        self.selected = {n: len(s) for n, s in zip(config.names(), self.sets[0], strict=True)}
+        self.sets = sets  # of each draw, one per name of `config.names()`
+        self.selected = {n: len(s) for n, s in zip(config.names(), sets[0], strict=True)}
 
     def predict(self, x: Features) -> Tensor:
         """Classes [draws, settings, N]."""
@@ -131,8 +146,8 @@ class FewShot(Predictor):
 class Tuned(FewShot):
     """The same sets; the encoder itself is trained on each."""
 
-    def __init__(self, bank: Features, config: LowShotConfig, seed: int) -> None:
-        super().__init__(bank, config)
+    def __init__(self, bank: Features, config: LowShotConfig, sets: list[list[Tensor]], seed: int) -> None:
+        super().__init__(bank, config, sets)
         self.tuned = [[Finetuned(bank.take(s), config.finetune, seed) for s in sets] for sets in self.sets]
 
     def predict(self, x: Features) -> Tensor:
@@ -145,20 +160,28 @@ class LowShot(Protocol):
 
     def __init__(self, config: LowShotConfig) -> None:
         super().__init__(config)
+        self.listed = [read(config.lists, p) for p in config.percents] if config.lists else []
+        if self.listed:  # where they lie changes no number, which they are does
+            self.config = replace(config, lists=" ".join(OFFICIAL[p][1] for p in config.percents))
         self.headline = "shots10" if 10 in config.shots else config.names()[0]
         self.input = "images" if config.solver == "finetune" else "features"
 
     def fit(self, train: Features, val: Features, seed: int) -> FewShot:
-        tunes = self.config.solver == "finetune"
-        return Tuned(train + val, self.config, seed) if tunes else FewShot(train + val, self.config)
+        both, c = train + val, self.config
+        if self.listed:
+            sets = [[rows(both.files, names) for names in self.listed]]
+        else:
+            sets = [draw(both.labels, both.num_classes, c, i) for i in range(c.draws)]
+        return Tuned(both, c, sets, seed) if c.solver == "finetune" else FewShot(both, c, sets)
 
     def classes(self, output: Tensor) -> None:
-        return None  # five draws: no single correctness bit per image
+        return None  # several draws and sizes: no single correctness bit per image
 
     def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
         accuracy = 100 * (output == labels).double().mean(2)  # [draws, settings]
-        metrics = {}
+        metrics: dict[str, float] = {}
         for name, column in zip(self.config.names(), accuracy.T, strict=True):
             metrics[name] = float(column.mean())
-            metrics[f"{name}_std"] = float(column.std()) if len(column) > 1 else 0.0
+            if len(column) > 1:
+                metrics[f"{name}_std"] = float(column.std())
         return metrics

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Split:
     index: np.ndarray  # int64 [N], rows of the store
     labels: Tensor  # int64 [N]
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
+    files: np.ndarray | None = None  # bytes [N], the file names of training images whose source has them
 
     def __len__(self) -> int:
         return len(self.index)
@@ -39,7 +40,12 @@ class Split:
     def part(self, mask: np.ndarray) -> Split:
         """The images where `mask` [N] is set."""
         targets = None if self.targets is None else self.targets[mask]
-        return Split(self.store, self.index[mask], self.labels[mask], targets)
+        files = None if self.files is None else self.files[mask]
+        return Split(self.store, self.index[mask], self.labels[mask], targets, files)
+
+    def bare(self) -> Split:
+        """The images without anything that is known of them."""
+        return replace(self, labels=self.labels[:0], targets=None, files=None)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
         """uint8 [B, C, H, W] for positions in this split."""
@@ -128,6 +134,7 @@ def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Spli
         images = Encoded(folder, np.load(folder / f"{home}_table.npy"), size, threads)
     else:
         images = np.memmap(folder / f"{home}.u8", np.uint8, "r", shape=(meta["rows"][home], 3, size, size))
-    found = {n: np.load(p) for n in ("rows", "labels", "targets") if (p := folder / f"{split}_{n}.npy").exists()}
+    names = ("rows", "labels", "targets", "files")
+    found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
-    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets)
+    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"))

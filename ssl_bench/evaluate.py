@@ -56,7 +56,7 @@ def evaluate_all(
     train = _part(encoder, dataset, dataset.train, "train", root, tokens)
     val = _part(encoder, dataset, dataset.val, "val", root, tokens)
     sealed = open_test(data)
-    test = _part(encoder, dataset, replace(sealed, labels=sealed.labels[:0], targets=None), "test", root, tokens)
+    test = _part(encoder, dataset, sealed.bare(), "test", root, tokens)
     feature_seconds = time.perf_counter() - started
     helped = distributed.rank() > 0
     distributed.leave()
@@ -99,7 +99,7 @@ def run(
     one: Protocol, train: Features, val: Features, test: Features, truth: Tensor | None, seed: int
 ) -> dict[str, Any]:
     """Fit, predict, score: the fields of the record that come from the protocol. `test` has no labels."""
-    assert not len(test.labels) and test.targets is None
+    assert not len(test.labels) and test.targets is None and test.files is None
     if truth is None:
         raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
     started = time.perf_counter()

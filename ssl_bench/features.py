@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,12 @@ def extract(
         found = encode(encoder, split, held)
         for name, path in files.items() if distributed.rank() == 0 else ():
             _write(path, found[name])
-    bare = replace(split, labels=split.labels[:0], targets=None)
+    bare = split.bare()
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
-    images = Rows.of(bare)
-    pooled = found["pooled"]
-    return Features(split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets)
+    images, pooled = Rows.of(bare), found["pooled"]
+    return Features(
+        split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files
+    )
 
 
 def token_bytes(encoder: Encoder, split: Split) -> int:

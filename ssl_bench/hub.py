@@ -95,4 +95,4 @@ def _rows(name: str, part: str, image: str, label: str, rows: range) -> Iterator
         path = row[image]["path"]
         if picture is None and path and any(Path(path).resolve().is_relative_to(home) for home in allowed):
             picture, place = Path(path), path  # a folder of images: the library gives their paths
-        yield sources.labelled(picture, row[label] if label else "", names, place)
+        yield sources.labelled(picture, row[label] if label else "", names, place, path or "")

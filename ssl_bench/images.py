@@ -6,6 +6,7 @@ No torch in here: the processes that build a store start in a fraction of a seco
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,12 @@ class Item:
     label: str  # class name; "" where the set has no labels
     place: str  # what a report calls it
     targets: np.ndarray | None = None  # fp32 [F] of a set with known factors
+    name: str = ""  # of its file in the source, where `image` is no path
+
+    @property
+    def file(self) -> str:
+        """The name of its file, without folders; "" where the source has none."""
+        return os.path.basename(self.name) or (self.image.name if isinstance(self.image, Path) else "")
 
 
 def encoded(item: Item) -> bytes:

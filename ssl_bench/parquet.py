@@ -98,9 +98,9 @@ def _rows(path: str, first: int, start: int, stop: int, image: str, label: str) 
             here = range(max(start - at, 0), min(stop - at, len(batch)))
             for i in here:
                 value = batch.column(0)[i].as_py()
-                data = value.get("bytes") if isinstance(value, dict) else value
+                data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
                 place = f"{path} row {before + at + i}"
-                yield sources.labelled(data, batch.column(1)[i].as_py(), names, place)
+                yield sources.labelled(data, batch.column(1)[i].as_py(), names, place, str(file or ""))
             at += len(batch)
             if at >= stop:
                 return

@@ -81,6 +81,7 @@ class Features:
     tokens: Rows | None = None  # patch tokens of the last layer [B, T, D] by index, for input = "tokens"
     encoder: Any = None  # ssl_bench.encoders.Encoder, for input = "images"
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors; None on the test part
+    files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
 
     def __len__(self) -> int:
         return len(self.images)
@@ -108,15 +109,22 @@ class Features:
             images=replace(self.images, index=self.images.index[rows]),
             tokens=self.tokens and replace(self.tokens, index=self.tokens.index[rows]),
             targets=None if self.targets is None else self.targets[index],
+            files=None if self.files is None else self.files[rows],
         )  # fmt: skip
+
+    def bare(self) -> Features:
+        """The images without anything that is known of them."""
+        return replace(self, labels=self.labels[:0], targets=None, files=None)
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
         tokens = Rows.of(self.tokens, other.tokens) if self.tokens and other.tokens else None
         known = [part.targets for part in (self, other) if part.targets is not None]
+        named = [part.files for part in (self, other) if part.files is not None]
         return replace(
             self, labels=torch.cat([self.labels, other.labels]), tokens=tokens,
             targets=torch.cat(known) if len(known) == 2 else None,
+            files=np.concatenate(named) if len(named) == 2 else None,
             images=Rows.of(self.images, other.images),
             pooled={k: torch.cat([v, other.pooled[k]]) for k, v in self.pooled.items()},
         )  # fmt: skip

@@ -74,7 +74,7 @@ def _item(labelled: bool, row: Row) -> Item:
         label = _label(path, labels) if labelled else ""
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Item(Unreadable(f"no label ({type(error).__name__}: {str(error)[:80]})"), "", place)
-    return Item(_bytes(path, image), label, place)
+    return Item(_bytes(path, image), label, place, name=name)
 
 
 def _label(path: str, labels: dict[str, Member]) -> str:

@@ -203,10 +203,11 @@ def _folder_content(location: Path, state: list[tuple[str, int, int]]) -> Conten
     return Content(chunks, total, labelled, notes)
 
 
-def labelled(data: Any, label: Any, names: Sequence[str], place: str) -> Item:
+def labelled(data: Any, label: Any, names: Sequence[str], place: str, file: str = "") -> Item:
     """An item from a row's image and label; what cannot be right becomes `Unreadable`."""
     if not isinstance(data, (bytes, Path, Image.Image)):
         data = Unreadable("the row has no image bytes; paths in a row are not followed")
     if label is None or (isinstance(label, int) and (label < 0 or (names and label >= len(names)))):
         return Item(Unreadable(f"label {label} is none of the {len(names) or 'known'} classes"), "", place)
-    return Item(data, str(names[label] if names else f"{label:05d}") if isinstance(label, int) else str(label), place)
+    text = str(names[label] if names else f"{label:05d}") if isinstance(label, int) else str(label)
+    return Item(data, text, place, name=file)

@@ -30,7 +30,7 @@ from ssl_bench.files import write_atomic
 from ssl_bench.images import SUFFIXES, Item, Unreadable, read
 from ssl_bench.sources import Chunk, Content
 
-VERSION = 2
+VERSION = 3
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
 ALONE = 20_000  # images that one process builds without helpers
@@ -193,7 +193,8 @@ def _add(rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes,
     new: dict[str, Any] = {
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
-        "label": item.label, "sums": wide.sum(1), "squares": (wide * wide).sum(1), "ok": bool(raw), "length": length,
+        "label": item.label, "name": item.file, "ok": bool(raw), "length": length,
+        "sums": wide.sum(1), "squares": (wide * wide).sum(1),
     }  # fmt: skip
     if item.targets is not None:
         new["targets"] = item.targets
@@ -232,6 +233,7 @@ def _write_table(path: Path, rows: dict[str, list[Any]], bad: list[list[str]], u
     arrays: dict[str, Any] = {k: np.array([list(v) for v in rows[k]], np.uint8) for k in ("digest", "pixels")}
     arrays |= {"label": np.array([place[name] for name in rows["label"]], np.int64), "ok": np.array(rows["ok"], bool)}
     arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length")}
+    arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
     arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
     buffer = io.BytesIO()
     np.savez(buffer, about=np.frombuffer(about, np.uint8), **arrays)

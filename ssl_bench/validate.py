@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def crossed(one: Protocol, train: Features, val: Features, seed: int) -> dict[st
         truth = held.labels if one.scores == "labels" else held.targets
         assert truth is not None
         with torch.no_grad():
-            output = predictor.predict(replace(held, labels=held.labels[:0], targets=None))
+            output = predictor.predict(held.bare())
             found.append({**one.score(output, truth, train.num_classes), **predictor.measured})
     return {name: (found[0][name] + found[1][name]) / 2 for name in found[0] if name in found[1]}
 
