@@ -29,3 +29,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """What may be sent to a terminal: names out of files may hold escape sequences, or bytes that are no text."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """Kind and first line of another library's error, for a sentence of ours."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -95,7 +95,7 @@ def data2vec_vit(dim: int, depth: int, heads: int, patch: int, size: int) -> Tim
 
 
 class CapiBlock(nn.Module):
-    """Pre-norm with RMSNorm, rotary positions with learned frequencies, no bias."""
+    """Pre-norm with RMSNorm, rotary positions with learned frequencies, no bias; a predictor's block has a context."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -105,36 +105,59 @@ class CapiBlock(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
         self.freqs = nn.Parameter(torch.zeros(2, dim // heads))
 
-    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: Tensor, context: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x [B, T, D] at places [T, 2]; `context`: what keys and values are of, and its places."""
         b, t, d = x.shape
-        y, angle = self.norm1(x), places @ self.freqs
-        q, k, v = (m(y).view(b, t, self.heads, -1).transpose(1, 2) for m in (self.q, self.k, self.v))
-        q, k = (z * angle.cos() + torch.cat((-z.chunk(2, -1)[1], z.chunk(2, -1)[0]), -1) * angle.sin() for z in (q, k))
+        y = self.norm1(x)
+        seen, where = context or (y, places)
+        q, k, v = (
+            m(z).view(b, -1, self.heads, d // self.heads).transpose(1, 2)
+            for m, z in ((self.q, y), (self.k, seen), (self.v, seen))
+        )
+        q, k = _turned(q, places @ self.freqs), _turned(k, where @ self.freqs)
         x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
+def _turned(x: Tensor, angle: Tensor) -> Tensor:
+    """Channels i and i + half of x [..., T, d] turned together, by angle [T, d]."""
+    first, second = x.chunk(2, -1)
+    return x * angle.cos() + torch.cat((-second, first), -1) * angle.sin()
+
+
 class CapiViT(nn.Module):
-    """CAPI's encoder (2502.08769): registers on the image's edge, rotary positions, no weights in the last norm."""
+    """CAPI's encoder (2502.08769): registers on the image's edge, rotary positions, no weights in the last norm.
+
+    Before the registers stands the paper's predictor pooling, the published model's global feature (capi/model.py): the
+    predictor's first block asks the encoder's output at every patch, its answers are normed and averaged. It is of the
+    last layer whichever layers are asked for, as there.
+    """
 
     def __init__(self, dim: int, depth: int, heads: int, patch: int, registers: int) -> None:
         super().__init__()
-        self.num_prefix, self.dim = registers, dim
+        self.num_prefix, self.dim = 1 + registers, dim
         self.patch_embed = nn.Conv2d(3, dim, patch, stride=patch)
         self.registers = nn.Parameter(torch.zeros(1, registers, dim))
         self.blocks = nn.ModuleList(CapiBlock(dim, heads) for _ in range(depth))
+        self.mask_token, self.predictor = nn.Parameter(torch.zeros(1, dim)), CapiBlock(dim, heads)
 
     def layers(self, images: Tensor, indices: Iterable[int], norm: bool = True) -> list[Tensor]:
         patches = self.patch_embed(images)
         rows, columns = (torch.linspace(0, 1, n, device=images.device) for n in patches.shape[-2:])
-        places = torch.cat([_edge(self.num_prefix, images.device), torch.cartesian_prod(rows, columns)])
+        grid = torch.cartesian_prod(rows, columns)
+        places = torch.cat([_edge(self.registers.shape[1], images.device), grid])
         x = torch.cat([self.registers.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
         wanted, found = list(indices), {}
         for i, block in enumerate(self.blocks):
             x = block(x, places)
             if i in wanted:
-                found[i] = F.rms_norm(x, (self.dim,), eps=1e-5) if norm else x
-        return [found[i] for i in wanted]
+                found[i] = self.norm(x) if norm else x
+        asked = self.mask_token.expand(len(images), len(grid), -1)
+        pooled = self.norm(self.predictor(asked, grid, (self.norm(x), places))).mean(1, keepdim=True)
+        return [torch.cat([pooled, found[i]], 1) for i in wanted]
+
+    def norm(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (self.dim,), eps=1e-5)
 
 
 def _edge(count: int, device: torch.device) -> Tensor:

@@ -4,42 +4,31 @@
 never guessed: what is missing or left over is an error that names it, and what belongs to no encoder (projection heads,
 decoders, mask tokens) is dropped by a list per family and said in the record. Files are read as data only.
 
-Settings follow a comma: `file:in1k.pth.tar,key=encoder` (I-JEPA: `encoder`, or `target_encoder`, the default),
-`heads=12`, `size=224` (pixels, where positions are interpolated), `patch=16` (checked against the file).
+Settings follow a comma, of all kinds `size=224` (pixels, where positions are interpolated) and `pooling=mean` (the
+token; default: CLS where there is one, CAPI's being its predictor pooling); of files also `key=encoder` (I-JEPA:
+`encoder`, or `target_encoder`, the default), `heads=12` and `patch=16` (checked against the file).
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssl_bench.backbone import ViT
-from ssl_bench.checkpoint import refuse_bombs
 from ssl_bench.config import SIZES, ViTConfig
 from ssl_bench.encoders import IMAGENET, Encoder, fitted, sha256
-from ssl_bench.errors import UserError, nearest
+from ssl_bench.errors import UserError, first_line, nearest
 from ssl_bench.foreign import CapiViT, HubBackbone, TimmBackbone, TransformersBackbone, data2vec_vit
+from ssl_bench.layouts import DROPPED, State, identify, read
 
-State = dict[str, Tensor]
+COMMON = ("size", "pooling")
 HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}
-DROPPED = {  # what each family's file holds beside the encoder
-    "ijepa": (),
-    "mae": ("decoder_", "mask_token", "head."),
-    "dino": ("head.", "masked_embed"),  # iBOT too
-    "mocov3": ("head.",),
-    "dinov2": ("mask_token", "head.", "dino_head.", "ibot_head."),
-    "data2vec": ("modality_encoders.IMAGE.decoder.", "_ema", "shared_decoder."),
-    "capi": ("decoder.", "mask_token", "enc_norm.", "dec_norm."),
-}
 
 
 def resolve(kind: str, name: str) -> Encoder:
@@ -52,7 +41,7 @@ def from_timm(name: str, pretrained: bool = True) -> Encoder:
     """timm's weights, input size, mean, std and interpolation, as its default config has them."""
     import timm
 
-    base, settings = _settings(name, ("size",))
+    base, settings = _settings(name)
     plain = base.split(".")[0].removeprefix("hf-hub:")
     if "hf-hub:" not in base and plain not in timm.list_models():
         raise UserError(f"timm has no model '{base}'. {nearest(plain, timm.list_models())}")
@@ -60,15 +49,15 @@ def from_timm(name: str, pretrained: bool = True) -> Encoder:
     try:
         model: Any = timm.create_model(base, pretrained=pretrained, num_classes=0, **size)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"timm cannot load '{base}': {_first_line(error)} Without a network, use file:PATH.") from error
+        raise UserError(f"timm cannot load '{base}': {first_line(error)} Without a network, use file:PATH.") from error
     if not hasattr(model, "forward_intermediates"):
         raise UserError(f"timm's '{base}' gives no token maps (forward_intermediates), which the protocols need.")
     data = timm.data.resolve_model_data_config(model)
     backbone, pixels = TimmBackbone(model), int(size.get("img_size", data["input_size"][-1]))
     has_cls = bool(getattr(model, "has_class_token", backbone.num_prefix))
     return _encoder(
-        f"timm:{base}", backbone, pixels, len(model.blocks), has_cls,
-        "", "", round(pixels / data["crop_pct"]), data["mean"], data["std"], data["interpolation"],
+        f"timm:{base}", backbone, pixels, len(model.blocks), has_cls, settings.get("pooling", ""),
+        "", round(pixels / data["crop_pct"]), data["mean"], data["std"], data["interpolation"],
     )  # fmt: skip
 
 
@@ -78,22 +67,22 @@ def from_hf(name: str) -> Encoder:
         from transformers import AutoConfig, AutoModel  # type: ignore[import-not-found]
     except ImportError:
         raise UserError("hf: needs a package: pip install transformers. Or use timm:hf-hub:NAME.") from None
-    base, settings = _settings(name, ("size",))
+    base, settings = _settings(name)
     try:
         config = AutoConfig.from_pretrained(base)
         config.mask_ratio = 0.0
         model = AutoModel.from_pretrained(base, config=config)
     except (OSError, ValueError) as error:
-        raise UserError(f"transformers cannot load '{base}': {_first_line(error)}") from error
+        raise UserError(f"transformers cannot load '{base}': {first_line(error)}") from error
     backbone = TransformersBackbone(model)
     size = int(settings.get("size", getattr(config, "image_size", 224)))
     has_cls = "ijepa" not in config.model_type
-    return _encoder(f"hf:{base}", backbone, size, config.num_hidden_layers, has_cls)
+    return _encoder(f"hf:{base}", backbone, size, config.num_hidden_layers, has_cls, settings.get("pooling", ""))
 
 
 def from_hub(name: str) -> Encoder:
     """`REPO:NAME` of torch.hub, or a local folder with a hubconf.py. This runs the repository's code."""
-    base, settings = _settings(name, ("size",))
+    base, settings = _settings(name)
     repo, _, entry = base.rpartition(":")
     if not repo:
         raise UserError(f"'hub:{name}': write hub:REPO:NAME, for example hub:facebookresearch/dinov2:dinov2_vits14.")
@@ -101,85 +90,27 @@ def from_hub(name: str) -> Encoder:
     try:
         model = torch.hub.load(repo, entry, source="local" if local else "github", trust_repo=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"torch.hub cannot load '{base}': {_first_line(error)}") from error
+        raise UserError(f"torch.hub cannot load '{base}': {first_line(error)}") from error
     if not hasattr(model, "get_intermediate_layers"):
         raise UserError(f"'{base}' has no get_intermediate_layers, which DINO's models have. Use timm: or file:.")
     depth = len(model.blocks)
-    return _encoder(f"hub:{base}", HubBackbone(model, depth), int(settings.get("size", 224)), depth, True)
+    size, pooling = int(settings.get("size", 224)), settings.get("pooling", "")
+    return _encoder(f"hub:{base}", HubBackbone(model, depth), size, depth, True, pooling)
 
 
 def from_file(name: str) -> Encoder:
     """A published checkpoint, its family told by its keys."""
-    base, settings = _settings(name, ("key", "heads", "size", "patch"))
+    base, settings = _settings(name, "key", "heads", "patch")
     path = Path(base)
     family, state, key = identify(read(path), settings.get("key"), str(path))
     kept = {k: v for k, v in state.items() if not k.startswith(DROPPED[family])}
     dropped = sorted({k.split(".")[0] for k in state.keys() - kept.keys()})
     build = {"capi": _capi, "data2vec": _data2vec}.get(family, _plain)
     model, size, depth, has_cls = build(kept, family, settings, str(path))
-    said = f"file:{path.name} ({family}, {key}{'; dropped: ' + ', '.join(dropped) if dropped else ''})"
-    pixels = int(settings.get("size", size))
-    pooling = "mean" if family in ("ijepa", "capi") else "cls"
+    facts = [family, key] + (["cls: predictor pooling"] if family == "capi" else [])
+    said = f"file:{path.name} ({', '.join(facts)}{'; dropped: ' + ', '.join(dropped) if dropped else ''})"
+    pixels, pooling = int(settings.get("size", size)), settings.get("pooling", "")
     return _encoder(said, model, pixels, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", evaluated=key)
-
-
-def read(path: Path) -> Any:
-    """A .safetensors file or a torch checkpoint, as data: nothing in it is run."""
-    if not path.is_file():
-        raise UserError(f"There is no file '{path}'.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        refuse_bombs(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error))
-        what = f" ({found[1] or found[2]})" if found else ""
-        raise UserError(
-            f"'{path}' holds Python objects{what} that could run code when read, so it is refused. If you trust it, "
-            "load it elsewhere and save the tensors alone with safetensors.torch.save_file."
-        ) from None
-    except Exception as error:  # damaged files make torch and safetensors raise many kinds
-        raise UserError(f"'{path}' is not a readable checkpoint: {_first_line(error)}") from error
-
-
-def identify(data: Any, key: str | None, path: str) -> tuple[str, State, str]:
-    """Family, weights without wrappers' prefixes, and which network of the file they are."""
-    if not isinstance(data, dict):
-        raise UserError(f"'{path}' holds a {type(data).__name__}, not a dictionary of weights.")
-    nested = [k for k, v in data.items() if isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values())]
-    if key is not None and key not in nested:
-        raise UserError(f"'{path}' has no part '{key}'. {nearest(key, nested) if nested else 'It has no parts.'}")
-    order = ("target_encoder", "teacher", "model", "state_dict", "encoder", "student")
-    chosen = key or next((k for k in order if k in nested), "")
-    state = {k: v for k, v in (data[chosen] if chosen else data).items() if isinstance(v, Tensor)}
-    if any(v.numel() * v.element_size() > v.untyped_storage().nbytes() for v in state.values()):
-        raise UserError(f"'{path}' holds weights that are larger than the file, which no published one does.")
-    if any("momentum_encoder." in k for k in state):
-        state = {k: v for k, v in state.items() if "base_encoder." in k}
-        return "mocov3", _strip(state, "module.", "base_encoder."), "base_encoder"
-    capi = any("residual1.fn.q_proj" in k for k in state)
-    if capi:
-        state = {k: v for k, v in state.items() if k.startswith("backbone.")} or state
-    state = _strip(state, "module.", "backbone.")
-    if capi:
-        family = "capi"
-    elif any(k.startswith("modality_encoders.IMAGE.") for k in state):
-        family = "data2vec"
-    elif chosen in ("target_encoder", "encoder"):
-        family = "ijepa"
-    elif any(k.endswith("ls1.gamma") for k in state):
-        family = "dinov2"
-    else:
-        family = "mae" if chosen == "model" else "dino"
-    return family, state, chosen or "weights"
-
-
-def _strip(state: State, *prefixes: str) -> State:
-    for prefix in prefixes:
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
 
 
 Built = tuple[nn.Module, int, int, bool]  # network, image size, depth, has CLS
@@ -226,8 +157,8 @@ def _data2vec(state: State, family: str, settings: dict[str, str], path: str) ->
 
 def _capi(state: State, family: str, settings: dict[str, str], path: str) -> Built:
     names = {
-        "encoder.blocks": "blocks", "residual1.norm": "norm1", "residual2.norm": "norm2",
-        "residual1.fn.rope.freqs": "freqs",
+        "encoder.blocks": "blocks", "decoder.blocks.0": "predictor",
+        "residual1.norm": "norm1", "residual2.norm": "norm2", "residual1.fn.rope.freqs": "freqs",
         "residual1.fn.proj": "proj", "residual1.fn.q_proj": "q", "residual1.fn.k_proj": "k", "residual1.fn.v_proj": "v",
         "residual2.fn.": "",
     }  # fmt: skip
@@ -237,7 +168,7 @@ def _capi(state: State, family: str, settings: dict[str, str], path: str) -> Bui
     heads = dim // _get(state, "blocks.0.freqs", path).shape[1]
     registers = _get(state, "registers", path).shape[1]
     model = fitted(lambda: CapiViT(dim, depth, heads, patch, registers), state, f"'{path}' (read as {family})")
-    return model, int(settings.get("size", 16 * patch)), depth, False
+    return model, int(settings.get("size", 16 * patch)), depth, True
 
 
 def _get(state: State, name: str, path: str) -> Tensor:
@@ -268,18 +199,16 @@ def _side(count: int, path: str) -> int:
     return side
 
 
-def _settings(name: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+def _settings(name: str, *more: str) -> tuple[str, dict[str, str]]:
     """`base,key=value` -> base and the settings."""
     base, *rest = name.split(",")
-    settings = dict(part.partition("=")[::2] for part in rest)
+    settings, known = dict(part.partition("=")[::2] for part in rest), (*COMMON, *more)
     for key, value in settings.items():
-        if key not in known or not value or (key != "key" and not value.isdigit()):
-            raise UserError(f"'{key}={value}' is not a setting of '{base}'. {nearest(key, known)}")
+        right = {"key": value != "", "pooling": value in ("cls", "mean")}.get(key, value.isdigit())
+        if key not in known or not right:
+            hint = "Write pooling=cls or pooling=mean." if key == "pooling" else nearest(key, known)
+            raise UserError(f"'{key}={value}' is not a setting of '{base}'. {hint}")
     return base, settings
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def _encoder(
@@ -287,6 +216,8 @@ def _encoder(
     resize: int = 0, mean: Any = IMAGENET[0], std: Any = IMAGENET[1], interpolation: str = "bicubic",
     evaluated: str = "encoder",
 ) -> Encoder:  # fmt: skip
+    if pooling == "cls" and not has_cls:
+        raise UserError(f"'{source}' has no CLS token: leave pooling=cls out.")
     digest = sha256(model)
     return Encoder(
         method or source, model.eval(), pooling or ("cls" if has_cls else "mean"), has_cls, depth, size, tuple(mean),

@@ -19,5 +19,5 @@ FILES = (
     ("mocov3", "MoCo v3", "vit-s-300ep.pth.tar", "CLS", "CC BY-NC 4.0", "S 22 M, B 86 M"),
     ("dinov2", "DINOv2", "dinov2_vits14_pretrain.pth, _reg4_ too", "CLS", "Apache-2.0", "S 22 M, B 87 M, L 304 M"),
     ("data2vec", "data2vec 2.0", "base_imagenet.pt of fairseq", "CLS", "MIT", "B 86 M, L 303 M, H 631 M"),
-    ("capi", "CAPI", "capi_vitl14_in1k.pth", "mean", "Apache-2.0", "L 302 M"),
+    ("capi", "CAPI", "capi_vitl14_in1k.pth", "predictor pooling", "Apache-2.0", "L 302 M"),
 )  # fmt: skip

@@ -119,7 +119,8 @@ def test_data2vec_is_post_norm(tmp_path):
     assert torch.allclose(found["cls"][:, -1], x[:, 0], atol=1e-4)
 
 
-def test_capi(tmp_path):
+def capi():
+    """A random network and its weights under the official names."""
     torch.manual_seed(0)
     model = CapiViT(DIM, DEPTH, 2, PATCH, 16)
     for p in model.parameters():
@@ -132,36 +133,68 @@ def test_capi(tmp_path):
         parts = key.split(".")
         if parts[0] == "blocks":
             key = ".".join(["encoder.blocks", parts[1], names[parts[2]], *parts[3:]])
+        elif parts[0] == "predictor":
+            key = ".".join(["decoder.blocks.0", names[parts[1]], *parts[2:]])
         state["backbone." + key] = value
-    state |= {"backbone.mask_token": torch.zeros(1, DIM), "backbone.decoder.blocks.0.x": torch.zeros(1)}
-    encoder = encoders.resolve(save(tmp_path, state) + f",size={SIZE}", tmp_path)
-    x = encoder.prepare(IMAGES)
-    last = model.layers(x, [DEPTH - 1])[0][:, 16:].mean(1)
-    assert torch.allclose(encoder.encode(IMAGES)["mean"][:, -1], last, atol=1e-5)
+    state["backbone.decoder.blocks.1.residual1.norm.weight"] = torch.zeros(1)
+    return model, state
 
 
 @torch.no_grad()
-def test_capi_block_equals_a_plain_loop():
+def test_capi_pools_by_the_first_block_of_its_predictor(tmp_path):
+    model, state = capi()
+    source = save(tmp_path, state) + f",size={SIZE}"
+    encoder = encoders.resolve(source, tmp_path)
+    assert (encoder.pooling, encoder.has_cls, encoders.resolve(source + ",pooling=mean", tmp_path).pooling) == (
+        "cls", True, "mean",
+    )  # fmt: skip
+    assert "cls: predictor pooling; dropped: decoder" in encoder.entry["source"]
+    found = encoder.encode(IMAGES, want_tokens=True)
+    x = model.patch_embed(encoder.prepare(IMAGES)).flatten(2).transpose(1, 2)
+    rows = torch.linspace(0, 1, SIZE // PATCH)
+    grid = torch.tensor([[a, b] for a in rows for b in rows])
+    edge = torch.tensor([[i / 4, 0.0] for i in range(4)] + [[1, i / 4] for i in range(4)]
+                        + [[1 - i / 4, 1] for i in range(4)] + [[0, 1 - i / 4] for i in range(4)])  # fmt: skip
+    x = torch.cat([model.registers.expand(2, -1, -1), x], 1)
+    for block in model.blocks:
+        x = block(x, torch.cat([edge, grid]))
+    last = x / (x.square().mean(2, keepdim=True) + 1e-5).sqrt()
+    assert torch.allclose(found["tokens"], last[:, 16:], atol=1e-4)
+    assert torch.allclose(found["mean"][:, -1], last[:, 16:].mean(1), atol=1e-4)
+    answers = model.predictor(model.mask_token.expand(2, 16, -1), grid, (last, torch.cat([edge, grid])))
+    pooled = (answers / (answers.square().mean(2, keepdim=True) + 1e-5).sqrt()).mean(1)
+    assert torch.allclose(found["cls"], pooled[:, None].expand(-1, DEPTH, -1), atol=1e-4)
+    del state["backbone.mask_token"]
+    with pytest.raises(UserError, match="missing: mask_token"):
+        encoders.resolve(save(tmp_path, state), tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("asks", [False, True], ids=["itself", "a context"])
+def test_capi_block_equals_a_plain_loop(asks):
     torch.manual_seed(0)
     block = CapiBlock(16, 2)
     nn.init.normal_(block.freqs)
     x, places = torch.randn(1, 5, 16), torch.rand(5, 2)
     y = x[0] / (x[0].square().mean(1, keepdim=True) + 1e-5).sqrt()
-    q, k, v = (m(y) for m in (block.q, block.k, block.v))
+    seen, where = (torch.randn(7, 16), torch.rand(7, 2)) if asks else (y, places)
+    q, k, v = block.q(y), block.k(seen), block.v(seen)
     out = torch.zeros(5, 16)
     for head in (0, 8):
-        turned = [z[:, head : head + 8].clone() for z in (q, k)]
-        for t in range(5):
-            angle = places[t] @ block.freqs
-            for z in turned:
+        turned = []
+        for z, at in ((q[:, head : head + 8].clone(), places), (k[:, head : head + 8].clone(), where)):
+            for t in range(len(z)):
+                angle = at[t] @ block.freqs
                 for i in range(4):  # channels i and i + 4 turn together; each has its own learned frequency
                     a, b = z[t, i].clone(), z[t, i + 4].clone()
                     z[t, i] = a * angle[i].cos() - b * angle[i].sin()
                     z[t, i + 4] = b * angle[i + 4].cos() + a * angle[i + 4].sin()
+            turned.append(z)
         out[:, head : head + 8] = (turned[0] @ turned[1].T / 8**0.5).softmax(1) @ v[:, head : head + 8]
     z = x[0] + block.proj(out)
     expected = z + block.fc2(F.gelu(block.fc1(z / (z.square().mean(1, keepdim=True) + 1e-5).sqrt())))
-    assert torch.allclose(block(x, places)[0], expected, atol=1e-5)
+    found = block(x, places, (seen[None], where)) if asks else block(x, places)
+    assert torch.allclose(found[0], expected, atol=1e-5)
 
 
 def test_a_torch_hub_folder(tmp_path):
