@@ -6,9 +6,9 @@ arXiv 2006.09882.
 One network, no teacher. Embeddings of both global crops are assigned to prototypes by Sinkhorn-Knopp without gradient;
 every other crop (global and local) predicts them. A queue of past embeddings can join the assignment where batches are
 small. Evaluated: the encoder's CLS.
-Values marked (n/v) are from memory of the official main_swav.py, not checked. Adapted: ResNets with LARS there; `paper`
+Checked against facebookresearch/swav 5e073db (main_swav.py, scripts/). Adapted: ResNets with LARS there; `paper`
 follows the ViT setting of MoCo v3 (arXiv 2104.02057), which reports SwAV 67.1 with S/16 and 71.6 with B/16. With a
-queue, every process takes a share of one common queue.
+queue, every process takes a share of one common queue; it fills from the first step on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ssl_bench.rng import Rng
 
 @dataclass(frozen=True)
 class SwAVConfig(MultiCrop):
-    """Defaults are those of main_swav.py (n/v)."""
+    """Defaults are those of main_swav.py."""
 
     global_1: AugmentConfig = replace(STRONG, crop_scale=(0.14, 1.0))  # first global crop: SimCLR's colours
     global_2: AugmentConfig = replace(STRONG, crop_scale=(0.14, 1.0))  # second global crop
@@ -49,8 +49,8 @@ class SwAVConfig(MultiCrop):
     epsilon: float = 0.05  # of Sinkhorn-Knopp: smaller is harder
     iterations: int = 3  # of Sinkhorn-Knopp
     queue_length: int = 0  # past embeddings per global view that join the assignment; 0: none (3840 at batch 256)
-    queue_start: float = 0.0  # share of training before they do
-    freeze_prototypes: float = 0.01  # share of training in which the prototypes get no gradient
+    queue_start: float = 0.0  # share of training before they do, once there are enough (15 of 200 epochs at batch 256)
+    freeze_prototypes: float = 0.01  # share of training in which the prototypes get no gradient: one of 100 epochs
 
     def check(self) -> None:
         super().check()
@@ -86,8 +86,8 @@ class SwAV(Method):
         o, b = self.objective, len(z)
         if o.queue_length and at >= o.queue_start:
             mine = queue[distributed.rank() :: distributed.world_size()]
-            filled = mine[mine.any(-1)]  # rows still zero wait for their first embedding
-            logits = torch.cat([logits, filled @ self.prototypes.T])
+            if queue[-1].any():  # full
+                logits = torch.cat([logits, mine @ self.prototypes.T])
         return sinkhorn(logits, o.epsilon, o.iterations)[:b]
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
@@ -124,7 +124,8 @@ def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
 
     ssl-bench pretrain --method swav --recipe paper data.name=folder:/data/imagenet
     """
-    return budgets.imagenet("swav", SwAVConfig(), vit_optim(300), backbone, 4096, 300, **changes)
+    objective = SwAVConfig(freeze_prototypes=1 / 300)  # one epoch
+    return budgets.imagenet("swav", objective, vit_optim(300), backbone, 4096, 300, **changes)
 
 
 def small(**changes: Any) -> Config:
