@@ -222,13 +222,13 @@ def expand(names: Iterable[str]) -> list[str]:
 
 
 def assign(names: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
-    """The overrides of each protocol: `epochs=5` is for all of them, `linear.epochs=5` for `linear` alone."""
+    """The overrides of each protocol: `epochs=5` is for all, `linear.epochs=5` for `linear` and its variants."""
     out: dict[str, list[str]] = {name: [] for name in names}
     for text in overrides:
-        head, _, rest = text.partition(".")
-        owners = [n for n in names if head in (n, n.partition(":")[0])] if "=" not in head else []
-        for name in owners or names:
-            out[name].append(rest if owners else text)
+        titles = [(name, title) for name in names for title in (name, name.partition(":")[0])]
+        own = {name: text.removeprefix(f"{title}.") for name, title in titles if text.startswith(f"{title}.")}
+        for name in own or names:
+            out[name].append(own.get(name, text))
     return out
 
 

@@ -33,7 +33,7 @@ def commands() -> list[tuple[str, str]]:
 
 def test_there_are_commands_to_run() -> None:
     assert len(commands()) > 10
-    assert {"README.md", "add-your-method.md"} <= {page for page, _ in commands()}
+    assert {"README.md", "add-your-method.md", "add-your-protocol.md"} <= {page for page, _ in commands()}
 
 
 @pytest.mark.slow
@@ -46,8 +46,11 @@ def test_command_of_the_documentation(
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     shutil.copy(HOME / "slurm" / "gpu.toml", tmp_path / "my_cluster.toml")
     (tmp_path / "my_lab").mkdir()
-    example = (HOME / "docs" / "add-your-method.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    (tmp_path / "my_lab" / "idea.py").write_text(example)
+    for about, file in (("method", "idea.py"), ("protocol", "centroid.py")):
+        example = (
+            (HOME / "docs" / f"add-your-{about}.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+        )
+        (tmp_path / "my_lab" / file).write_text(example)
     run = pretrain(tiny("mae", f"folder:{photos}"), tmp_path / "runs")
     if not re.search(r"\b(pretrain|eval|compare)\b", line):  # what reads records needs one
         assert CliRunner().invoke(cli.cli, ["eval", "--protocol", "knn"]).exit_code == 0

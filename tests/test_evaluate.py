@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +183,7 @@ def test_all_is_every_frozen_protocol_and_settings_find_theirs():
         ["k=7"], ["k=7"], ["heads.momentum=0.5"], [],
     )  # fmt: skip
     assert protocol.assign(["robust"], ["linear.epochs=3"]) == {"robust": ["linear.epochs=3"]}
+    assert protocol.assign(["lab.idea", "knn"], ["lab.idea.a.b=1"]) == {"lab.idea": ["a.b=1"], "knn": []}
 
 
 def test_several_protocols_encode_each_part_once(photos, tmp_path, monkeypatch):
@@ -198,45 +200,19 @@ def test_several_protocols_encode_each_part_once(photos, tmp_path, monkeypatch):
     assert (found[0].selected["k"], found[2].protocol_config["epochs"]) == (5, 1)
 
 
-NEAREST_MEAN = '''
-"""`centroid`: the nearest class mean (a scratch protocol)."""
-from dataclasses import dataclass
-
-import torch
-
-from ssl_bench.protocol import Features, Predictor, Protocol
-
-
-@dataclass(frozen=True)
-class CentroidConfig:
-    shrink: float = 0.0  # of each mean towards the mean of all
-
-
-class Means(Predictor):
-    def __init__(self, x, shrink):
-        super().__init__()
-        means = torch.stack([x.own[x.labels == c].mean(0) for c in range(x.num_classes)])
-        self.means = means.lerp(x.own.mean(0), shrink)
-
-    def predict(self, x):
-        return -torch.cdist(x.own, self.means)
-
-
-class Centroid(Protocol):
-    config: CentroidConfig
-
-    def fit(self, train: Features, val: Features, seed: int) -> Means:
-        return Means(train + val, self.config.shrink)
-'''
-
-
-def test_adding_a_protocol_is_one_file(photos, tmp_path, monkeypatch):
-    assert len(NEAREST_MEAN.splitlines()) < 80
+def test_the_page_s_protocol_is_one_file(photos, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "add-your-protocol.md").read_text(encoding="utf-8")
+    example = page.split("```python\n")[1].split("```")[0]
+    assert len(example.splitlines()) < 80
     (tmp_path / "scratch_lab").mkdir()
-    (tmp_path / "scratch_lab" / "centroid.py").write_text(NEAREST_MEAN)
+    (tmp_path / "scratch_lab" / "centroid.py").write_text(example)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     data = DataConfig(f"folder:{photos}", 24, val_fraction=0.2)
-    record = evaluate.evaluate("pixels", "scratch_lab.centroid", data, tmp_path, 0, ["shrink=0.1"], "cpu")
-    assert (record.protocol, record.protocol_config) == ("scratch_lab.centroid", {"shrink": 0.1})
-    assert record.value > 90  # the classes are colours
+    names = ["scratch_lab.centroid", "scratch_lab.centroid:plain"]
+    first, plain = evaluate.evaluate_all("pixels", names, data, tmp_path, 0, [f"{names[1]}.shrink=0.2"], "cpu")
+    assert (first.protocol, first.variant, plain.variant) == ("scratch_lab.centroid", "", "plain")
+    assert (first.protocol_config, plain.protocol_config) == ({"shrink": [0.0, 0.1, 0.3]}, {"shrink": [0.2]})
+    assert first.value > 90  # the classes are colours
+    assert first.optimism["candidates"] == 3 and first.optimism["usual"] >= first.optimism["honest"]
+    assert first.bits().mean() * 100 == pytest.approx(first.value)
