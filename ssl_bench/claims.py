@@ -86,13 +86,14 @@ def plan(claims: Sequence[Claim], seeds: int, given: Sequence[str], root: Path) 
 
 
 def evidence(work: Work, root: Path) -> dict[str, list[Record]]:
-    """Each arm's records: of its runs, by the present version of each protocol."""
+    """Each arm's records: of its runs, by the claim's protocols as they are now."""
     folder = root / "records"
     there = read(folder) if folder.is_dir() else []
+    kinds = {compare.kind(protocol) for protocol in work.claim.protocols}
     out = {}
     for name, rows in work.rows.items():
         mine = {row.recorded for row in rows}
-        out[name] = [r for r in there if r.run in mine and r.protocol_version == compare.version(r.protocol)]
+        out[name] = [r for r in there if r.run in mine and compare.kind_of(r) in kinds]
     return out
 
 

@@ -5,6 +5,7 @@ Every cell runs in a process of its own through the same commands a user would t
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,11 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ssl_bench import find, runs
-from ssl_bench.config import Config, resolve
+from ssl_bench.config import Config, resolve, to_dict
 from ssl_bench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from results.records import Record
 
 
 @dataclass
@@ -118,38 +122,34 @@ def _references(rows: list[Row]) -> list[Row]:
 
 def missing(protocols: Sequence[str], encoder: tuple[str, int, str], there: set[Any]) -> list[str]:
     """The protocols without a number for this encoder (its name in records, seed, data); `there` from `numbers`."""
-    return [protocol for protocol in protocols if (*encoder, *_version(protocol)) not in there]
+    return [protocol for protocol in protocols if (*encoder, *kind(protocol)) not in there]
 
 
-def _version(protocol: str) -> tuple[str, str, int]:
-    """Name, variant and present version: a number made by an older version does not count."""
-    base, _, variant = protocol.partition(":")
-    return base, variant, version(base)
+Kind = tuple[str, str, int, str]  # protocol, variant, version, settings as JSON
 
 
-def version(protocol: str) -> int:
-    """The present version of a protocol."""
-    from ssl_bench.protocol import Protocol
+def kind(name: str) -> Kind:
+    """A protocol as it is now: a number made by another version, or with other settings, is not its number."""
+    from ssl_bench.protocol import load
 
-    return find.defined(find.module("protocols", protocol), Protocol).version
+    base, _, variant = name.partition(":")
+    one = load(name)
+    return base, variant, one.version, json.dumps(to_dict(one.config), sort_keys=True)
 
 
-def numbers(root: Path) -> set[tuple[str, int, str, str, str, int]]:
-    """What is recorded already: encoder, pretraining seed, data set, protocol, variant, version."""
+def kind_of(record: Record) -> Kind:
+    """The protocol that made a record."""
+    settings = json.dumps(record.protocol_config, sort_keys=True)
+    return record.protocol, record.variant, record.protocol_version, settings
+
+
+def numbers(root: Path) -> set[tuple[Any, ...]]:
+    """What is recorded already: encoder, pretraining seed, data set, and the protocol's kind."""
     from results.records import read
 
     folder = root / "records"
-    return {
-        (
-            r.run or r.encoder["source"],
-            r.seeds["pretrain"] or 0,
-            r.data["name"],
-            r.protocol,
-            r.variant,
-            r.protocol_version,
-        )
-        for r in (read(folder) if folder.is_dir() else [])
-    }
+    there = read(folder) if folder.is_dir() else []
+    return {(r.run or r.encoder["source"], r.seeds["pretrain"] or 0, r.data["name"], *kind_of(r)) for r in there}
 
 
 def share(jobs: int) -> tuple[int, int]:

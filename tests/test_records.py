@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from results import collect, records
+from ssl_bench import compare
 from ssl_bench.errors import UserError
-from tests.fake_records import fake, quickstart
+from tests.fake_records import ENCODER, fake, quickstart
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -206,3 +207,13 @@ def test_a_kill_leaves_no_half_record(tmp_path: Path) -> None:
     assert len(found) == len(list(tmp_path.glob("*.json"))) > 0
     for path in tmp_path.glob("*.json"):
         json.loads(path.read_text())
+
+
+def test_a_number_with_other_settings_of_its_protocol_does_not_fill_its_cell(tmp_path: Path) -> None:
+    _, _, version, settings = compare.kind("knn")
+    usual = json.loads(settings)
+    for config, left in (({**usual, "k": 5}, ["knn"]), (usual, [])):
+        changes: dict[str, Any] = {"protocol_version": version, "protocol_config": config}
+        pixels = fake("pixels", seed=None, encoder={**ENCODER, "source": "pixels"}, **changes)
+        records.write(pixels, tmp_path / "records")
+        assert compare.missing(["knn"], ("pixels", 0, "clothing48"), compare.numbers(tmp_path)) == left
