@@ -12,7 +12,7 @@ import click
 from ssl_bench import __version__
 from ssl_bench.errors import UserError, printable
 from ssl_bench.lazy import Group
-from ssl_bench.options import BUDGET, DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT, SEARCH, SETTINGS, SLURM, at_root
+from ssl_bench.options import DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT, SEARCH, SETTINGS, SHORT, SLURM, at_root
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -72,10 +72,11 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
     say("Next:", "bold")
     say("  ssl-bench report --format markdown          this table, to paste")
     say("  ssl-bench show ijepa --recipe quick         every setting, and why")
-    say("  ssl-bench compare --methods ijepa,mae,dino --recipe quick data.name=folder:PATH     your own images")
+    say("  ssl-bench compare --methods ijepa,mae,dino --recipe quick --data folder:PATH     your own images")
 
 
 @cli.command()
+@SHORT
 @click.option("--method", required=True, help="A name from `ssl-bench list methods`, or your own module: my_lab.idea.")
 @click.option("--recipe", default="small", show_default=True, help="A recipe of the method: `ssl-bench list recipes`.")
 @click.option("--seed", type=int, default=None, help="Same as seed=N.")
@@ -93,7 +94,7 @@ def pretrain(
 
     \b
     Settings are typed KEY=VALUE pairs: see `ssl-bench show METHOD` for all of them.
-    Example: ssl-bench pretrain --method mae optim.lr=1e-3 budget.epochs=50 data.name=folder:photos
+    Example: ssl-bench pretrain --method mae --data folder:photos --budget epochs=50 optim.lr=1e-3
     """
     from ssl_bench import compare, screen
     from ssl_bench.config import resolve
@@ -169,7 +170,7 @@ def eval(
 
 @cli.command()
 @EVAL_DATA
-@BUDGET
+@SHORT
 @click.option(
     "--methods", default="ijepa,mae,dino", show_default=True, help="Comma-separated; METHOD:RECIPE for one of its own."
 )
@@ -192,7 +193,7 @@ def compare(
     \b
     Example: ssl-bench compare --methods ijepa,mae,dino --protocols knn,linear --seeds 3 --recipe quick
     Example: ssl-bench compare --methods ijepa,mae --budget hours=0.5
-    Example: ssl-bench compare --methods mae,dino data.name=stl10:unlabelled --eval-data stl10,cifar10
+    Example: ssl-bench compare --methods mae,dino --data stl10:unlabelled --eval-data stl10,cifar10
     """
     from ssl_bench import compare as matrix
 

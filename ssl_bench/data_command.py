@@ -47,9 +47,11 @@ def check(name: str, image_size: int, store: str, bad_limit: float) -> None:
     Example: ssl-bench data check folder:photos --image-size 96
     """
     import json
+    import shlex
     import time
 
     from ssl_bench import screen
+    from ssl_bench.config import DataConfig
     from ssl_bench.store import accept, ensure
 
     began = time.monotonic()
@@ -58,7 +60,8 @@ def check(name: str, image_size: int, store: str, bad_limit: float) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     used = sum(p.stat().st_size for p in folder.iterdir())
     counts = ", ".join(f"{count:,} {part}" for part, count in meta["split"].items() if count)
-    screen.say(f"{name} at {image_size} px: {counts}, {len(meta['classes'])} classes", "bold")
+    classes = f"{len(meta['classes'])} classes" if meta["labelled"] else "no labels"
+    screen.say(f"{name} at {image_size} px: {counts}, {classes}", "bold")
     screen.say(f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}")
     rate = f", {meta['images'] / meta['seconds']:,.0f} images/s" if meta["seconds"] else ""
     screen.say(f"  {meta['kind']} store, {screen.quantity(used, 'B')} in {folder}, built in {meta['seconds']} s{rate}")
@@ -66,3 +69,6 @@ def check(name: str, image_size: int, store: str, bad_limit: float) -> None:
     for note in meta["notes"]:
         screen.say(f"  note: {note}", "yellow")
     accept(folder, meta, bad_limit)
+    size = "" if image_size == DataConfig().image_size else f" data.image_size={image_size}"
+    other = "" if meta["labelled"] else " --eval-data LABELLED"
+    screen.say(f"next: ssl-bench compare --recipe quick --data {shlex.quote(name)}{other}{size}")

@@ -54,33 +54,48 @@ def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0]
 
 
+def _entries(*names: str) -> Table:
+    """A table of names and, in the last column, two lines about each: readable at 80 columns."""
+    table = screen.sheet(*names, "what it is")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    return table
+
+
+def _about(facts: str, words: str) -> str:
+    return escape(facts) + (f"\n[dim]{escape(words)}[/dim]" if words else "")
+
+
 def methods() -> Table:
     """Name, family, views, evaluated network, paper."""
     from ssl_bench.method import Method
 
-    table = screen.sheet("method", "family", "sees", "evaluated", "paper")
+    table = _entries("method")
     for name in find.names("methods"):
         cls = find.defined(find.module("methods", name), Method)
-        table.add_row(name, cls.family, cls.sees, f"{cls.evaluated}, {cls.pooling}", cls.paper)
+        table.add_row(
+            name, _about(f"{cls.family}; sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}", cls.paper)
+        )
     return table
 
 
 def protocols() -> Table:
-    """Name, version, input, variants, first line of the docstring."""
+    """Name, first line of the docstring, version, input, variants."""
     from ssl_bench.protocol import Protocol, variants
 
-    table = screen.sheet("protocol", "version", "input", "variants", "what")
+    table = _entries("protocol")
     for name in find.names("protocols"):
         module = find.module("protocols", name)
         cls = find.defined(module, Protocol)
-        table.add_row(name, str(cls.version), cls.input, ", ".join(variants(module)), _first_line(module))
+        kinds = ", ".join(f"{name}:{variant}" for variant in variants(module))
+        facts = f"version {cls.version}, from {cls.input}" + (f"; variants {kinds}" if kinds else "")
+        table.add_row(name, _about(_first_line(module).partition(": ")[2], facts))
     return table
 
 
 def datasets() -> Table:
     """The catalogue, and the ways to name one's own images."""
-    table = screen.sheet("data.name", "what it is")
-    table.columns[0].no_wrap = True
+    table = _entries("data.name")
     for name, about in catalogue.entries().items():
         train, test = about["images"]
         counts = f"{train:,} + {test:,} images" if test else f"{train:,} images, test cut here"
@@ -88,7 +103,7 @@ def datasets() -> Table:
         here = "embedded" if name in sources.EMBEDDED else f"{about['size']} to download" if "size" in about else ""
         facts = [counts, f"{about['classes']} classes", f"{about['pixels']} px", here, f"licence: {about['licence']}"]
         words = f"{about['what']} ({about['source']}){stated}; pretrain with {about['recipe']}"
-        table.add_row(name, ", ".join(fact for fact in facts if fact) + "\n[dim]" + escape(words) + "[/dim]")
+        table.add_row(name, _about(", ".join(fact for fact in facts if fact), words))
     own = {
         "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
         "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",
@@ -108,31 +123,24 @@ def datasets() -> Table:
 
 def encoders() -> Table:
     """Every kind of encoder, and the official files."""
-    table = screen.sheet("encoder", "what", "token", "licence", "size")
-    for source in zoo.SOURCES:
-        table.add_row(*source)
-    for _, name, file, *rest in zoo.FILES:
-        table.add_row("file:PATH", f"{name}: {file}", *rest)
+    files = [("file:PATH", f"{name}: {file}", *rest) for _, name, file, *rest in zoo.FILES]
+    table = _entries("encoder")
+    for name, what, token, licence, size in (*zoo.SOURCES, *files):
+        facts = {"token": token, "licence": licence, "size": size}
+        table.add_row(name, _about(what, "; ".join(f"{key}: {value}" for key, value in facts.items() if value)))
     return table
 
 
 def recipes() -> Table:
     """Every recipe of every method, with its backbone, budget and first line."""
-    table = screen.sheet("method", "recipe", "backbone", "px", "batch", "budget", "what")
+    table = _entries("method", "recipe")
     for name in find.names("methods"):
         for recipe, function in find.recipes(find.module("methods", name)).items():
             c = function()
             b, v = c.budget, c.backbone
             kind = next(k for k in ("steps", "epochs", "images", "flops") if getattr(b, k))
-            shape = f"{v.embed_dim} x {v.depth}, patch {v.patch_size}"
-            row = (
-                shape,
-                str(c.data.image_size),
-                str(b.batch_size),
-                f"{getattr(b, kind):g} {kind}",
-                _first_line(function),
-            )
-            table.add_row(name, recipe, *row)
+            shape = f"{v.embed_dim} x {v.depth}, patch {v.patch_size}, {c.data.image_size} px, batch {b.batch_size}"
+            table.add_row(name, recipe, _about(f"{shape}, {getattr(b, kind):g} {kind}", _first_line(function)))
     return table
 
 

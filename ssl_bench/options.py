@@ -48,18 +48,21 @@ ON_NAN = click.option(
 )  # fmt: skip
 
 
-def BUDGET(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--budget KIND=AMOUNT` becomes the setting `budget.KIND=AMOUNT` for whatever the command goes on to do."""
+def SHORT(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--data NAME` and `--budget KIND=AMOUNT` become settings for whatever the command goes on to do."""
 
+    @click.option("--data", metavar="NAME", help="Images: folder:PATH, or a name from `list datasets`; data.name=NAME.")
     @click.option(
         "--budget", metavar="KIND=AMOUNT",
-        help="For every run: flops=1e15, hours=0.5, images=1e6, epochs=100 or steps=5000.",
+        help="Of every run: flops=1e15, hours=0.5, images=1e6, epochs=100 or steps=5000; budget.KIND=AMOUNT.",
     )  # fmt: skip
     @functools.wraps(command)
-    def with_budget(budget: str | None, settings: tuple[str, ...], **given: Any) -> Any:
-        return command(settings=(*settings, *([f"budget.{budget}"] if budget else [])), **given)
+    def with_settings(data: str | None, budget: str | None, settings: tuple[str, ...], **given: Any) -> Any:
+        wanted = {"data.name=": data, "budget.": budget}
+        short = [key + value for key, value in wanted.items() if value is not None]
+        return command(settings=(*settings, *short), **given)
 
-    return with_budget
+    return with_settings
 
 
 def SLURM(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,6 +76,9 @@ def find(name: str) -> Source:
 
     if kind in catalogue.names():
         return catalogue.source(name)
+    if Path(name).expanduser().exists():
+        kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(name).suffix, "folder")
+        raise UserError(f"'{name}' is a path: write {kind}:{name}.")
     raise UserError(f"Unknown data '{name}'. {nearest(name, known())} See 'ssl-bench list datasets'.")
 
 
@@ -137,6 +141,8 @@ def files(location: Path, suffix: str = "") -> list[tuple[str, int, int]]:
 def _walk(location: Path | str) -> Iterator[tuple[str, os.stat_result]]:
     with os.scandir(location) as entries:
         for entry in entries:
+            if entry.name.startswith("."):
+                continue  # .DS_Store, and macOS's ._x.jpg beside every x.jpg on a memory card
             if entry.is_dir():
                 yield from _walk(entry.path)
             elif entry.is_file():
@@ -173,25 +179,35 @@ def cut(split: str, items: Sequence[Any], make: Callable[[Any], Item]) -> list[C
 
 
 def folder(location: Path) -> Source:
-    """ImageFolder: PATH/<class>/*, or PATH/train/<class>/* beside PATH/test (or val); or images without labels."""
+    """ImageFolder: PATH/<class>/*, or PATH/train/<class>/* beside PATH/test (or val); or images without labels.
+
+    Files and folders whose names begin with a dot are left out; of other files that are no images a note tells.
+    """
     state = files(location)
     return Source(state, lambda: _folder_content(location, state))
 
 
 def _folder_content(location: Path, state: list[tuple[str, int, int]]) -> Content:
-    found = [(p, size) for p, size, _ in state if os.path.splitext(p)[1].lower() in SUFFIXES]
     split = (location / "train").is_dir()
     by_part: dict[str, list[tuple[str, str]]] = {}
+    others: Counter[str] = Counter()
     total = 0
-    for path, size in found:
+    for path, size, _ in state:
         words = os.path.relpath(path, location).split(os.sep)[:-1]
         part = (PARTS.match(words[0].lower()) if words else None) if split else None
         if split and part is None:
             continue  # beside train/ and test/ there may lie a devkit, a thumbnail
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix not in SUFFIXES:
+            others[suffix or "without a suffix"] += 1
+            continue
         name = part_of(words[0], Path()) if split else "train"
         by_part.setdefault(name, []).append((path, words[int(split)] if len(words) > int(split) else ""))
         total += size
     roles, notes = held_out(list(by_part))
+    if others:
+        shown = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
+        notes.append(f"Not read, for their suffix: {shown}. Images are {', '.join(sorted(SUFFIXES))}.")
     labelled = any(label for _, label in by_part.get("train", []))
     chunks = []
     for name, rows in sorted(by_part.items(), key=lambda kv: kv[0] != "train"):

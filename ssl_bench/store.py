@@ -12,7 +12,9 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,7 +55,8 @@ def ensure(name: str, size: int, kind: str = "auto") -> Path:
             return places[k]
     content = source.content()
     if not content.count:
-        raise UserError(f"No images in '{name}'. Looked for {', '.join(sorted(SUFFIXES))} in class folders.")
+        looked = f"No images in '{name}'. Looked for {', '.join(sorted(SUFFIXES))} in class folders."
+        raise UserError(" ".join([looked, *content.notes]))
     decoded = content.count * 3 * size * size
     if kind == "auto":
         kind = "decoded" if decoded <= DECODED_LIMIT else "encoded"
@@ -271,11 +274,12 @@ def accept(folder: Path, meta: dict[str, Any], limit: float = BAD_LIMIT) -> None
     elif share > BAD_LIMIT:
         write_atomic(given, str(limit))
     if share > limit:
-        shown = "; ".join(f"{place}: {why}" for place, why in meta["bad"][:5])
+        shown = "; ".join(f"{place}: {why}" for place, why in meta["bad"][:2]) + "; ..." * (bad > 2)
+        once = f"ssl-bench data check {shlex.quote(meta['name'])} --image-size {meta['image_size']}"
         raise UserError(
             f"{bad} of {total} images of '{meta['name']}' cannot be read: {shown} (all of them: {folder / 'bad.txt'}). "
-            f"That is {share:.2%}, more than run.bad_limit={limit:g}: mend or remove them, or set run.bad_limit higher "
-            "(or --bad-limit of `ssl-bench data check`, which holds for every run on this set)."
+            f"That is {share:.2%}, more than run.bad_limit={limit:g}. Mend or remove them; or leave them out, in every "
+            f"run on this set: {once} --bad-limit {math.ceil(1000 * share) / 1000:g}"
         )
 
 

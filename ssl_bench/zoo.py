@@ -10,7 +10,9 @@ SOURCES = (  # how to write it, what it is, the token, licence, size
     ("hf:NAME", "a ViT of transformers (to be installed); ,size=PIXELS", "CLS; I-JEPA: mean", "its card's", ""),
     ("hub:REPO:NAME", "torch.hub: DINO, DINOv2; runs the repository's code", "CLS", "the repository's", ""),
 )
-# Family as official.py tells it from the file's keys, name, a file, token, licence of the repository, parameters.
+# Family as official.py tells it from the file's keys, name, a file, token, licence, parameters. Licences are those that
+# the official repositories state (README or LICENSE; I-JEPA's: its cards on the hub); DINOv2, fairseq and CAPI name the
+# weights too.
 FILES = (
     ("ijepa", "I-JEPA", "IN1K-vit.h.14-300e.pth.tar; ,key=encoder", "mean", "CC BY-NC 4.0", "H 631 M, g 1.0 G"),
     ("mae", "MAE", "mae_pretrain_vit_base.pth", "CLS", "CC BY-NC 4.0", "B 86 M, L 303 M, H 631 M"),

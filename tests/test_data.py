@@ -82,6 +82,22 @@ def test_broken_images_are_named_and_too_many_stop(tmp_path: Path) -> None:
         open_data(config)
 
 
+def test_hidden_files_are_left_out_and_other_files_are_told(tmp_path: Path) -> None:
+    config = folder_with(tmp_path, 40)
+    (tmp_path / "a" / "._0.jpg").write_bytes(b"\x00\x05\x16\x07")  # what macOS leaves on a memory card
+    (tmp_path / "b" / ".thumbnails").mkdir()
+    (tmp_path / "b" / ".thumbnails" / "0.png").write_bytes((tmp_path / "b" / "0.png").read_bytes())
+    (tmp_path / "b" / "IMG_1.HEIC").write_bytes(b"ftypheic")
+    data = open_data(config)
+    assert len(data.train) + len(data.val) + len(open_test(config)) == 40
+    assert any("1 .heic" in note for note in data.notes)
+
+
+def test_a_path_as_a_name_is_told_how_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"is a path: write folder:{tmp_path}"):
+        open_data(DataConfig(str(tmp_path), 8, 0.2))
+
+
 def test_one_broken_image_in_many_is_left_out_and_noted(tmp_path: Path) -> None:
     config = folder_with(tmp_path, 1200, broken=b"\xff\xd8\xff")
     assert len(open_data(config).train) > 700
