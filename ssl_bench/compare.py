@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -249,10 +249,25 @@ def run(rows: list[Row], root: Path, jobs: int, table: bool = True) -> None:
     refuse_failed(rows)
 
 
+def ready(rows: list[Row]) -> None:
+    """The images of every row are there, can be read, and have labels to evaluate by: told once, before any row."""
+    from ssl_bench.data import open_data
+
+    seen: dict[Any, bool] = {}  # whether it has labels
+    for row in rows:
+        if row.config is not None and row.state != "done":
+            for where in (row.config.data, replace(row.config.data, name=row.data)):
+                if where not in seen:
+                    seen[where] = open_data(where, row.config.run).labelled
+            if row.missing and not seen[where]:
+                raise UserError(f"'{row.data}' has no labels to evaluate by: name a set with labels: --eval-data NAME.")
+
+
 def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lambda: None) -> None:
     """All rows with a live table (or lines); `look` is called four times a second."""
     from ssl_bench import screen
 
+    ready(rows)
     there = sum(row.state == "done" for row in rows)
     screen.say(f"{len(rows)} rows in {root}" + (f"; {there} are there already" if there else ""))
     matrix = Matrix(rows, root, jobs)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -90,16 +90,16 @@ def show_record(record: Any) -> None:
 
 
 class RunDisplay:
-    """One pretraining: a bar with step, images/s, loss and time left, or a line every few seconds."""
+    """One pretraining: a bar with steps, images/s, loss and time left, or a line every few seconds."""
 
     def __init__(self, live: bool | None = None) -> None:
         self.live = console.is_terminal if live is None else live
+        words = [TextColumn(f"{{task.fields[{name}]}}") for name in ("rate", "loss", "knn", "left")]
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
-            TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[knn]}"),
-            TimeRemainingColumn(), console=console,
+            BarColumn(max(8, min(40, console.width - 66))), TextColumn("{task.completed}/{task.total}"), *words,
+            console=console,
         )  # fmt: skip
-        self.task = self.progress.add_task("starting", total=None, rate="", loss="", knn="") if self.live else None
+        self.task = self.progress.add_task("", total=None, rate="", loss="", knn="", left="") if self.live else None
         self.last_line, self.warned = 0.0, ""
 
     def __enter__(self) -> RunDisplay:
@@ -115,47 +115,64 @@ class RunDisplay:
         """An observation from the loop."""
         for remark in state.get("remarks", []):
             say(f"note: {remark}", "yellow")
-        if state.get("resumed"):
-            say(f"going on at step {state['step']} of {state['steps']}")
+        if "resumed" in state:
+            at = f", going on at step {state['step']} of {state['steps']}" if state["resumed"] else ""
+            say(f"pretraining {state['run']}{at}")
         loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
-        knn = f"val k-NN {100 * state['knn']:.1f} %" if "knn" in state else ""
-        rate = f"{state['images_per_second']:.0f} images/s" if "images_per_second" in state else ""
+        knn = f"k-NN {100 * state['knn']:.1f} %" if "knn" in state else ""
+        rate = f"{state['images_per_second']:,.0f} images/s" if "images_per_second" in state else ""
+        left = f"{clock(state['seconds_left'])} left" if "seconds_left" in state else ""
         if state.get("collapse") and state["collapse"] != self.warned:
             self.warned = state["collapse"]
             say(f"warning: {state['run']} collapses: {self.warned}", "bold red")
         if self.task is not None:
             self.progress.update(
-                self.task, description=state["run"], completed=state["step"], total=state["steps"],
-                rate=rate, loss=loss, knn=knn,
-            )  # fmt: skip
+                self.task, completed=state["step"], total=state["steps"], rate=rate, loss=loss, knn=knn, left=left
+            )
         elif rate and (time.monotonic() - self.last_line > 5 or state["step"] == state["steps"]):
             self.last_line = time.monotonic()
-            left = f"{clock(state.get('seconds_left'))} left"
             say(f"step {state['step']}/{state['steps']}  {rate}  {loss}  {knn}  {left}")
 
 
-def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None) -> Table:
-    """The live table of `compare`: one row per run, and the whole below."""
+def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None, height: int = 0) -> Group:
+    """The live table of `compare`: a line per run, collapses in words, and the whole below; `height`: lines there are.
+
+    Where not every run has a line, those at work and those that failed have.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("run", "state", "step", "images/s", "loss", "val k-NN", "left"):
+    for name in ("run", "state", "steps", "images/s", "loss", "k-NN", "left"):
         table.add_column(name, justify="left" if name in ("run", "state") else "right", no_wrap=True)
-    for row in rows:
-        status, state = row["status"], row["state"]
-        done = f"{status['step']}/{status['steps']}" if status.get("steps") and state != "waiting" else ""
+    fallen = {row["label"]: why for row in rows if (why := _collapse(row["status"]))}
+    lines = [f"{label} collapses: {why}" for label, why in fallen.items()][-3:]
+    shown = _most_wanted(rows, (height or console.height) - 4 - 2 * len(lines))
+    for row in shown:
+        status, state, works = row["status"], row["state"], row["state"] == "pretraining"
+        done = f"{status['step'] / status['steps']:.0%}" if status.get("steps") and state != "waiting" else ""
         style = {"done": "green", "waiting": "dim", "failed": "bold red"}.get(state, "")
-        if status.get("collapse") or status.get("collapsed"):
-            state, style = f"{state}, COLLAPSED", "bold red"
-        shown = (
-            f"{status['images_per_second']:.0f}" if "images_per_second" in status else "",
+        if row["label"] in fallen:
+            state, style = f"{state} ⚠", "bold red"
+        cells = (
+            f"{status['images_per_second']:,.0f}" if works and "images_per_second" in status else "",
             f"{status['loss']:.3f}" if "loss" in status else "",
-            f"{100 * status['knn']:.1f}" if "knn" in status else "",
-            clock(status.get("seconds_left")) if state == "pretraining" and "seconds_left" in status else "",
+            f"{100 * status['knn']:.1f} %" if "knn" in status else "",
+            clock(status.get("seconds_left")) if works and "seconds_left" in status else "",
         )
-        table.add_row(row["label"], state, done, *shown, style=style)
+        table.add_row(row["label"], state, done, *cells, style=style)
     finished = sum(row["state"] == "done" for row in rows)
-    table.caption = f"{finished} of {len(rows)} rows done, {clock(elapsed)} elapsed, about {clock(left)} left"
-    table.caption_justify = "left"
-    return table
+    told = f"{finished} of {len(rows)} rows done, {clock(elapsed)} elapsed, about {clock(left)} left"
+    told += f"; {len(rows) - len(shown)} rows not shown" if len(shown) < len(rows) else ""
+    return Group(table, *(Text(printable(f"⚠ {line}"), style="bold red") for line in lines), Text(told, style="italic"))
+
+
+def _collapse(status: dict[str, Any]) -> str:
+    return str(status.get("collapse") or status.get("collapse_reason") or "")
+
+
+def _most_wanted(rows: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
+    """As many rows as there is room for, in their order."""
+    order = {"failed": 1, "waiting": 2, "done": 3}
+    first = sorted(range(len(rows)), key=lambda i: order.get(rows[i]["state"], 0))[: max(room, 1)]
+    return [rows[i] for i in sorted(first)]
 
 
 @contextmanager

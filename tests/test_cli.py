@@ -71,6 +71,21 @@ def test_compare_skips_what_is_there_and_a_scratch_method_needs_one_file(photos:
     assert len(list((tmp_path / "runs" / "records").glob("*.json"))) == 7
 
 
+def test_images_that_no_row_can_use_are_told_once_and_before_any_row(photos: Path, tmp_path: Path) -> None:
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for i, image in enumerate(sorted((photos / "train").rglob("*.png"))):
+        (loose / f"{i}.png").write_bytes(image.read_bytes())
+    line = ["compare", "--methods", "mae", "--recipe", "quick", "--seeds", "1", "--data", f"folder:{loose}"]
+    settings = ["data.image_size=24", "backbone.patch_size=6", "--root", str(tmp_path / "runs")]
+    done = call(*line, *settings)
+    assert done.returncode == 2 and "has no labels to evaluate by" in done.stderr and "--eval-data" in done.stderr
+    (loose / "0.png").write_bytes(b"")
+    done = call(*line, *settings)
+    assert done.stderr.count("cannot be read") == 1 and "--bad-limit 0.009" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "my_lab").mkdir()
     broken = IDEA.replace("x.flip(-1)}", "x.flip(-1) / 0 * 0}")
