@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from results.cells import LEGEND, clean, costs, headers, number, published_lines
+from results.cells import COSTS, LEGEND, clean, costs, headers, number, published_lines
 from results.tables import Cell, Table
 
 LABEL_WIDTH = 36  # longer row labels are folded
@@ -38,10 +38,11 @@ class View:
         rows = [[*map(_cell, row.cells), *(Text(c, style="dim") for c in costs(row.cost))] for row in self.table.rows]
         label = min(LABEL_WIDTH, max([len(names), *(len(clean(r.label)) for r in self.table.rows)]))
         widths = [3 + max([len(clean(t)), *(row[i].cell_len for row in rows)]) for i, t in enumerate(titles)]
-        start = 0
+        start, free = 0, width - label - 3
+        costs_at = len(titles) if sum(widths) <= free else len(titles) - len(COSTS)  # not one of them on its own
         while start < len(titles):
-            end, room = start + 1, width - label - 3 - widths[start]
-            while end < len(titles) and widths[end] <= room:
+            end, room, stop = start + 1, free - widths[start], costs_at if start < costs_at else len(titles)
+            while end < stop and widths[end] <= room:
                 room -= widths[end]
                 end += 1
             yield self._one(names, titles[start:end], [row[start:end] for row in rows])

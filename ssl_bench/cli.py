@@ -206,6 +206,7 @@ def compare(
 
         return forecast.show_matrix(rows, root, jobs)
     matrix.run(rows, root, jobs)
+    _screen().say(f"next: ssl-bench report --html report.html{at_root(root)}      the page: curves, every number")
 
 
 def _screen() -> Any:
