@@ -10,25 +10,26 @@ register tokens are not read.
 
 Variants name the published head (they differ in more than the name): `vjepa2`, `capi`, `aim`, `ep`.
 
-Changes: 1 first version. 2 the rates of `capi` follow the batch (per 256 images), as published.
+Changes: 1 first version. 2 the rates of `capi` follow the batch (per 256 images), as published. 3 `ep` reads the tokens
+as they are and ends in BatchNorm, as published (it had standardised tokens and LayerNorm); all others as before.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from ssl_bench.backbone import blocks, explicit_attention
+from ssl_bench.attention import Head
+from ssl_bench.backbone import explicit_attention
 from ssl_bench.heads import StackedAdamW
 from ssl_bench.method import warmup_cosine
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.protocol import Features, Predictor, Protocol, refuse_idle
 from ssl_bench.rng import mix
 
 
@@ -45,6 +46,9 @@ class AttentiveConfig:
     num_heads: int = 0  # of the attention; 0: one per 64 dimensions, at least one
     queries: int = 32  # of `ep`
     lr_per_256: bool = False  # learning rates are for 256 images and grow with the batch
+
+    def check(self) -> None:
+        refuse_idle(self, f"with head={self.head}", "num_heads" if self.head == "ep" else "queries")
 
 
 def vjepa2() -> AttentiveConfig:
@@ -63,57 +67,13 @@ def capi() -> AttentiveConfig:
 
 
 def aim() -> AttentiveConfig:
-    """AIM (ml-aim AttentionPoolingClassifier): tokens standardised per dimension, one query, maps without bias."""
+    """AIM (ml-aim AttentionPoolingClassifier): tokens standardised (by 256 images), one query, maps without bias."""
     return AttentiveConfig("aim", clip=0.0)
 
 
 def ep() -> AttentiveConfig:
-    """Efficient probing (arXiv 2506.10178; poolings/ep.py): 32 queries on raw tokens, each for one slice of values."""
+    """Efficient probing (arXiv 2506.10178; poolings/ep.py): 32 queries on raw tokens, a slice of values each."""
     return AttentiveConfig("ep", clip=0.0)
-
-
-class Head(nn.Module):
-    """Tokens [B, T, D] -> logits [B, C].
-
-    With one learned query the key and value maps need not be applied to every token: q . (W_k x) = (W_k^T q) . x, and
-    the attention's sum of W_v x is W_v of the sum. Exact, and about T times cheaper (the key's bias cancels).
-    """
-
-    def __init__(self, kind: str, dim: int, heads: int, queries: int, num_classes: int) -> None:
-        super().__init__()
-        self.kind, self.slices = kind, math.gcd(queries, dim) if kind == "ep" else heads
-        vjepa, bias = kind.startswith("vjepa"), kind not in ("aim", "ep")
-        self.query = nn.Parameter(torch.randn(*((self.slices, dim) if kind == "ep" else (1, dim))) * 0.02)
-        self.q = nn.Linear(dim, dim) if vjepa else None
-        self.k = nn.Linear(dim, dim, bias=False) if kind != "ep" else None
-        self.v = nn.Linear(dim, dim, bias=bias)
-        self.before = blocks(dim, 3, heads) if kind == "vjepa2" else None
-        self.gain = nn.Parameter(torch.ones(dim)) if vjepa else 1.0
-        self.shift = nn.Parameter(torch.zeros(dim)) if vjepa else 0.0
-        mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.mlp = mlp if vjepa else None
-        self.classify = nn.Linear(dim, num_classes, bias=kind != "aim")
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, _, d = x.shape
-        for block in self.before or ():
-            x = block(x)
-        x = F.layer_norm(x, (d,)) if self.mlp is not None else x
-        width = d
-        look: Tensor = self.query  # ep: queries against raw tokens
-        if self.k is not None:
-            q, width = self.q(self.query) if self.q is not None else self.query, d // self.slices
-            look = torch.einsum("ae,aed->ad", q.view(self.slices, width), self.k.weight.view(self.slices, width, d))
-        attention = (x @ (look * self.gain).T / math.sqrt(width)).softmax(1)  # [B, T, slices]
-        pooled = (attention.transpose(1, 2) @ x) * self.gain + self.shift  # [B, slices, D]
-        z = torch.einsum("bad,aed->bae", pooled, self.v.weight.view(self.slices, -1, d)).reshape(b, d)
-        z = z if self.v.bias is None else z + self.v.bias
-        if self.kind == "ep":
-            z = F.layer_norm(z, (d,))  # the paper's BatchNorm without affine keeps state, which a stacked head cannot
-        if self.mlp is not None:
-            z = self.query + z
-            z = z + self.mlp(z)
-        return self.classify(z)
 
 
 class Probes(Predictor):
@@ -134,18 +94,19 @@ class Probes(Predictor):
             torch.manual_seed(torch_seed)
             self.model = Head(config.head, dim, heads, config.queries, x.num_classes).to(first.device)
         explicit_attention(self.model, True)  # vmap has no rule for the fused kernel
-        stacked, _ = stack_module_state([self.model] * len(grid))
+        stacked, self.buffers = stack_module_state([self.model] * len(grid))
         self.parameters = {k: v.detach().clone().requires_grad_() for k, v in stacked.items()}
         self.train(x, torch.tensor(grid, device=first.device), torch_seed)
 
     def tokens(self, x: Features, rows: Tensor) -> Tensor:
         assert x.tokens is not None
         tokens = x.tokens.batch(rows.numpy())
-        return (tokens - self.statistics[0]) / self.statistics[1] if self.config.head in ("aim", "ep") else tokens
+        return (tokens - self.statistics[0]) / self.statistics[1] if self.config.head == "aim" else tokens
 
-    def logits(self, x: Tensor) -> Tensor:
-        """[H, B, C]."""
-        return vmap(lambda p, t: functional_call(self.model, p, (t,)), in_dims=(0, None))(self.parameters, x)
+    def logits(self, x: Tensor, bare: bool = False) -> Tensor:
+        """[H, B, C], or [H, B, D] before the BatchNorm."""
+        run = vmap(lambda p, t: functional_call(self.model, p, (t, bare)), in_dims=(0, None))
+        return run(self.parameters | self.buffers, x)
 
     def train(self, x: Features, grid: Tensor, seed: int) -> None:
         c, generator = self.config, torch.Generator().manual_seed(seed)
@@ -161,11 +122,23 @@ class Probes(Predictor):
                 loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(grid)), reduction="sum") / size
                 gradients = torch.autograd.grad(loss, list(self.parameters.values()))
                 adam.step(gradients, factor)
+        self.model.eval()
+        if c.head == "ep":
+            self.measure(x)
+
+    @torch.no_grad()
+    def measure(self, x: Features) -> None:
+        """The BatchNorm's statistics: exact ones of all images, in place of running ones."""
+        mean: Any = 0.0
+        square: Any = 0.0
+        for rows in torch.arange(len(x)).split(256):
+            z = self.logits(self.tokens(x, rows), bare=True).double()
+            mean, square = mean + z.sum(1) / len(x), square + z.square().sum(1) / len(x)
+        self.buffers = {"mean": mean.float(), "var": (square - mean**2).float()}
 
     @torch.no_grad()
     def all(self, x: Features) -> Tensor:
         """[H, N, C]."""
-        self.model.eval()
         parts = [self.logits(self.tokens(x, rows)).cpu() for rows in torch.arange(len(x)).split(256)]
         return torch.cat(parts, 1).nan_to_num(-1e9)
 
@@ -177,7 +150,7 @@ class Probes(Predictor):
 
 
 class Attentive(Protocol):
-    version = 2
+    version = 3
     input = "tokens"
     config: AttentiveConfig
 

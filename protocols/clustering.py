@@ -19,8 +19,11 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
+from ssl_bench.errors import UserError
 from ssl_bench.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
+
+CELLS = 1 << 24  # floats of the largest table; all of ImageNet's would be 51 GB
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class ClusteringConfig:
     restarts: int = 10
     iterations: int = 300  # at most, of Lloyd's algorithm
     clusters: int = 0  # 0: as many as there are classes
+
+    def check(self) -> None:
+        if self.restarts < 1 or self.clusters < 0:
+            raise UserError("clustering needs restarts >= 1 and clusters >= 0.")
 
 
 def kmeans(x: Tensor, k: int, restarts: int, iterations: int, generator: torch.Generator) -> Tensor:
@@ -47,17 +54,24 @@ def kmeans(x: Tensor, k: int, restarts: int, iterations: int, generator: torch.G
         if torch.equal(fresh, assigned):
             break
         assigned = fresh
-        member = torch.zeros(len(x), restarts, k).scatter_(2, assigned[..., None], 1.0)
-        counts = member.sum(0)[..., None]
-        sums = (member.view(len(x), -1).T @ x).view(restarts, k, -1)
+        counts, sums = torch.zeros(restarts, k, 1), torch.zeros_like(centres)
+        for rows, who in zip(x.split(piece(centres)), assigned.split(piece(centres)), strict=True):
+            member = torch.zeros(len(rows), restarts, k).scatter_(2, who[..., None], 1.0)
+            counts += member.sum(0)[..., None]
+            sums += (member.view(len(rows), -1).T @ rows).view(restarts, k, -1)
         centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
     return centres
 
 
 def assign(x: Tensor, centres: Tensor) -> Tensor:
     """The nearest centre of each image in each restart [N, R]."""
-    scores = (x @ centres.flatten(0, 1).T).view(len(x), *centres.shape[:2]) - 0.5 * centres.square().sum(2)
-    return scores.argmax(2)
+    flat, shape, offset = centres.flatten(0, 1).T, centres.shape[:2], 0.5 * centres.square().sum(2)
+    return torch.cat([((rows @ flat).view(-1, *shape) - offset).argmax(2) for rows in x.split(piece(centres))])
+
+
+def piece(centres: Tensor) -> int:
+    """How many images make CELLS entries of a table over images, restarts and clusters."""
+    return max(1, CELLS // (centres.shape[0] * centres.shape[1]))
 
 
 def matched_accuracy(clusters: np.ndarray, labels: np.ndarray) -> float:

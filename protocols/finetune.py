@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,7 +55,11 @@ class FinetuneConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     smoothing: float = 0.1
-    pooling: str = "mean"  # mean of the patch tokens, or cls
+    pooling: Literal["mean", "cls"] = "mean"  # of the patch tokens
+
+    def check(self) -> None:
+        if self.batch_size < 2 or not 0 <= self.warmup_epochs < self.epochs:
+            raise UserError("finetune needs batch_size >= 2, and fewer warmup_epochs than epochs.")
 
 
 PUBLISHED: dict[str, Any] = {
@@ -90,14 +94,12 @@ class Classifier(nn.Module):
         self.blocks = [getattr(self.net, "model", self.net).blocks[i] for i in range(self.depth)]
         if config.drop_path and not all(hasattr(b, "drop_path1") for b in self.blocks):
             raise UserError("The blocks of this network have no drop path: set drop_path=0.")
-        for i, block in enumerate(self.blocks):
-            if config.drop_path:
-                block.drop_path1 = block.drop_path2 = DropPath(config.drop_path * i / max(1, self.depth - 1))
+        for i, block in enumerate(self.blocks if config.drop_path else ()):
+            block.drop_path1 = block.drop_path2 = DropPath(config.drop_path * i / max(1, self.depth - 1))
+        side = encoder.image_size
         with torch.no_grad():
-            width = self.features(
-                torch.zeros(1, len(encoder.mean), encoder.image_size, encoder.image_size, device=encoder.device)
-            )
-        self.fc_norm, self.head = nn.LayerNorm(width.shape[1], eps=1e-6), nn.Linear(width.shape[1], num_classes)
+            width = self.features(torch.zeros(1, len(encoder.mean), side, side, device=encoder.device)).shape[1]
+        self.fc_norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
         self.net.requires_grad_(True)  # positions too, even fixed sin-cos ones: MAE's fine-tuning trains them
@@ -126,18 +128,16 @@ def param_groups(model: nn.Module, depth: int, layer_decay: float, weight_decay:
             plain = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "reg_token", "registers"))
             layer, wd = layer_of(name, depth), 0.0 if plain else weight_decay
             scale = layer_decay ** (depth + 1 - layer)
-            group = groups.setdefault(
-                (layer, wd), {"params": [], "lr_scale": scale, "weight_decay": wd, "layer": layer}
-            )
+            fresh = {"params": [], "lr_scale": scale, "weight_decay": wd, "layer": layer}
+            group = groups.setdefault((layer, wd), fresh)
             group["params"].append(parameter)
     return list(groups.values())
 
 
 def randaugment(spec: str, size: int, mean: tuple[float, ...]) -> Any:
     """timm's RandAugment. At full strength its posterize keeps 0 bits, which new Pillows refuse: 1 here."""
-    change = rand_augment_transform(
-        spec, {"translate_const": int(0.45 * size), "img_mean": tuple(int(255 * m) for m in mean)}
-    )
+    hints = {"translate_const": int(0.45 * size), "img_mean": tuple(int(255 * m) for m in mean)}
+    change = rand_augment_transform(spec, hints)
     for op in change.ops:
         if "Posterize" in op.name:
             op.level_fn = lambda level, hparams, inner=op.level_fn: (max(1, inner(level, hparams)[0]),)

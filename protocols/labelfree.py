@@ -15,7 +15,7 @@ cosine, correlation, dead: mean cosine of pairs; mean |correlation| off the diag
             variance below 1e-4
 
 Views for lidar are random resized crops (scale 0.3-1), flips and colour jitter. Above 2048 dimensions lidar is left
-out and N is 1,000.
+out and N is 1,000. uniformity and twonn, which compare pairs, take at most 5,000 of the N.
 
 Changes: 1 first version.
 """
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ssl_bench.augment import AugmentConfig, augment
 from ssl_bench.monitor import feature_std, mean_cosine, rankme
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.protocol import Features, Predictor, Protocol, refuse_idle
 from ssl_bench.rng import Rng, mix
 
 WIDE = 2048
@@ -47,6 +47,10 @@ class LabelFreeConfig:
     lidar_images: int = 100  # each a class of its own; 0: no LiDAR
     lidar_views: int = 10
     lidar_delta: float = 1e-4
+
+    def check(self) -> None:
+        if not self.lidar_images:
+            refuse_idle(self, "with lidar_images=0", "lidar_views", "lidar_delta")
 
 
 def alpha_req(z: Tensor, start: int, stop: int) -> float:

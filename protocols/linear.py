@@ -9,10 +9,10 @@ validation part: with a few hundred images accuracy there is known to 3 points o
 Everything is then fitted again on training and validation part, and the winner predicts. The other candidates are
 run on the test images only to show what choosing there would have printed.
 
-Variants train on random crops and flips through the frozen encoder, as published (see each recipe), with two
-differences: a head is chosen on the validation part, not on the test set, and it is the head of the last epoch.
-A batch is the whole training split where the published one is larger; learning rates follow the
-batch by the published rule.
+Variants train on random crops and flips through the frozen encoder, as published (see each recipe), with these
+differences: a head is chosen on the validation part, not on the test set, and it is the head of the last epoch; crops
+are bicubic (MAE's; DINO's are bilinear). Where there is one candidate, it is fitted once, on both parts. A batch is the
+whole training split where the published one is larger; learning rates follow the batch by the published rule.
 
 Changes: 1 first version.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from torch import Tensor
 from ssl_bench.errors import UserError
 from ssl_bench.heads import Group, HeadsConfig, augmented_batches, cached_batches, train
 from ssl_bench.logistic import Solution, logistic
-from ssl_bench.protocol import Features, Key, Predictor, Protocol
+from ssl_bench.protocol import Features, Key, Predictor, Protocol, refuse_idle
 from ssl_bench.rng import mix
 
 Scored = tuple[str, Tensor]  # a candidate's name and its logits [N, K]
@@ -40,8 +40,8 @@ Scored = tuple[str, Tensor]  # a candidate's name and its logits [N, K]
 @dataclass(frozen=True)
 class LinearConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
-    layers: tuple[str, ...] = ("last", "last4")
-    pooling: tuple[str, ...] = ("cls", "mean", "both")  # those the encoder has
+    layers: tuple[Literal["last", "last4"], ...] = ("last", "last4")
+    pooling: tuple[Literal["cls", "mean", "both"], ...] = ("cls", "mean", "both")  # those the encoder has
     epochs: int = 20
     batch_size: int = 256
     logistic: bool = True  # also L2 logistic regression
@@ -50,6 +50,23 @@ class LinearConfig:
     crop_scale: tuple[float, float] = (0.08, 1.0)  # of those crops
     lr_per_256: bool = False  # learning rates are for 256 images and grow with the batch
     tol: float = 1e-4  # largest entry of the gradient at which L-BFGS stops (scikit-learn's default)
+
+    def check(self) -> None:
+        if not self.augment:
+            refuse_idle(self, "with augment=false", "crop_scale")
+        if not self.logistic:
+            refuse_idle(self, "with logistic=false", "strengths", "tol")
+
+    def keys(self, x: Features) -> list[Key]:
+        """The features to probe, of those the encoder has."""
+        keys: list[Key] = [k for k in x.keys if k[0] in self.layers and k[1] in self.pooling]
+        if not keys:
+            raise UserError(f"This probe reads {self.layers} x {self.pooling}; the encoder has only {x.keys}.")
+        return keys
+
+    def alone(self, x: Features) -> bool:
+        """Whether there is one candidate, and nothing to choose."""
+        return not self.logistic and len(self.heads.lrs) * len(self.heads.weight_decays) * len(self.keys(x)) == 1
 
 
 def mae() -> LinearConfig:
@@ -102,6 +119,10 @@ class Linear(Protocol):
         return heads
 
     def fitted(self, train: Features, val: Features, seed: int) -> Heads:
+        if self.config.alone(train):
+            only = Heads(self.config, train + val, seed)
+            only.selected = {"head": only.groups[0].names[0], "candidates": 1}
+            return only
         probe, truth = Heads(self.config, train, seed), val.labels
         scored = [(name, float((z.argmax(1) == truth).double().mean()), _loss(z, truth)) for name, z in probe.all(val)]
         best = min(range(len(scored)), key=lambda i: scored[i][2])
@@ -124,20 +145,17 @@ class Heads(Predictor):
         super().__init__()
         self.chosen = 0
         generator = torch.Generator().manual_seed(seed)
-        keys: list[Key] = [k for k in x.keys if k[0] in config.layers and k[1] in config.pooling]
-        if not keys:
-            raise UserError(f"This probe reads {config.layers} x {config.pooling}; the encoder has only {x.keys}.")
         sweep, size = config.heads, min(config.batch_size, len(x))
         if config.lr_per_256:
             sweep = replace(sweep, lrs=tuple(lr * size / 256 for lr in sweep.lrs))
-        self.groups = [Group(k, x[k].shape[1], x.num_classes, sweep, generator) for k in keys]
+        self.groups = [Group(k, x[k].shape[1], x.num_classes, sweep, generator) for k in config.keys(x)]
         for group in self.groups:
             group.standardize(x[group.key])
         order = torch.Generator().manual_seed(mix("order", seed))
         if config.augment:
             batches, steps = augmented_batches(x, size, config.epochs, config.crop_scale, order, seed)
         else:
-            batches, steps = cached_batches(x, keys, size, config.epochs, order)
+            batches, steps = cached_batches(x, size, config.epochs, order)
         train(self.groups, batches, steps)
         self.strengths = 10 ** torch.linspace(-6, 5, config.strengths)
         self.moments: dict[Key, tuple[Tensor, Tensor]] = {}

@@ -57,7 +57,10 @@ class LowShotConfig:
                 "The official lists are one draw of 1 and 10 %: with lists, set shots= percents=1,10 draws=1."
             )
         if self.solver != "finetune" and self.finetune != FinetuneConfig():
-            raise UserError(f"finetune.* has no effect while solver={self.solver}.")
+            raise UserError(f"finetune.* has no effect with solver={self.solver}.")
+        if self.solver == "finetune" and self.penalty:
+            raise UserError("penalty has no effect with solver=finetune: set it to 0.")
+        self.finetune.check()
 
     def names(self) -> list[str]:
         return [f"shots{k}" for k in self.shots] + [f"percent{p:g}" for p in self.percents]

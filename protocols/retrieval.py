@@ -11,6 +11,7 @@ Changes: 1 first version.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,22 +20,25 @@ from torch import Tensor
 
 from ssl_bench.protocol import Features, Predictor, Protocol
 
+QUERIES = 512  # ranked at a time: all of ImageNet's at once would take 40 GB
+
 
 @dataclass(frozen=True)
 class RetrievalConfig:
     ks: tuple[int, ...] = (1, 5, 10)  # of recall
 
 
-def ranked_relevance(x: Tensor, labels: Tensor) -> Tensor:
-    """bool [Q, N - 1]: is the j-th nearest other image of the query's class? For unit vectors [N, D]."""
-    rows = []
-    for start in range(0, len(x), 512):
-        sims = x[start : start + 512] @ x.T
+def ranked_relevance(x: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """bool [Q, N - 1] of some queries at a time: is the j-th nearest other image of the query's class?
+
+    For unit vectors [N, D]. Queries whose class has no other image are left out.
+    """
+    for start in range(0, len(x), QUERIES):
+        sims = x[start : start + QUERIES] @ x.T
         sims[torch.arange(len(sims)), start + torch.arange(len(sims))] = -torch.inf  # itself: last, then cut
         order = sims.argsort(dim=1, descending=True, stable=True)[:, :-1]
-        rows.append(labels[order] == labels[start : start + 512, None])
-    relevant = torch.cat(rows)
-    return relevant[relevant.any(1)]
+        relevant = labels[order] == labels[start : start + QUERIES, None]
+        yield relevant[relevant.any(1)]
 
 
 class Nearest(Predictor):
@@ -54,9 +58,11 @@ class Retrieval(Protocol):
         return None
 
     def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        relevant = ranked_relevance(output, labels)
-        hits = relevant.double().cumsum(1)
-        precision = hits / torch.arange(1, relevant.shape[1] + 1)
-        average = (precision * relevant).sum(1) / relevant.sum(1)
-        metrics = {"map": float(100 * average.mean()), "p@1": float(100 * relevant[:, 0].double().mean())}
-        return metrics | {f"r@{k}": float(100 * relevant[:, :k].any(1).double().mean()) for k in self.config.ks}
+        found: dict[str, list[Tensor]] = {}  # of each query
+        for relevant in ranked_relevance(output, labels):
+            precision = relevant.double().cumsum(1) / torch.arange(1, relevant.shape[1] + 1)
+            found.setdefault("map", []).append((precision * relevant).sum(1) / relevant.sum(1))
+            found.setdefault("p@1", []).append(relevant[:, 0].double())
+            for k in self.config.ks:
+                found.setdefault(f"r@{k}", []).append(relevant[:, :k].any(1).double())
+        return {name: float(100 * torch.cat(parts).mean()) for name, parts in found.items()}

@@ -37,6 +37,7 @@ class RobustConfig:
                 raise UserError(f"Unknown corruption '{name}'. {nearest(name, CORRUPTIONS)}")
         if not 1 <= self.severities <= SEVERITIES or not self.corruptions:
             raise UserError("robust needs a corruption and severities from 1 to 5.")
+        self.linear.check()
 
 
 class Corrupted(Predictor):

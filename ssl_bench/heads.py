@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -126,8 +127,7 @@ def augmented_batches(
             view = augment(images, rng, encoder.image_size, look, encoder.mean, encoder.std)
             for name, value in encoder.forward(view).items():
                 found.setdefault(name, []).append(value.cpu())
-        pooled = {name: torch.cat(parts) for name, parts in found.items()}
-        return lambda key: combine(pooled, key)
+        return partial(combine, {name: torch.cat(parts) for name, parts in found.items()})
 
     def made() -> Batches:
         for epoch in range(epochs):
@@ -138,18 +138,15 @@ def augmented_batches(
     return made(), epochs * (len(x) // size)
 
 
-def cached_batches(
-    x: Features, keys: list[Key], size: int, epochs: int, generator: torch.Generator
-) -> tuple[Batches, int]:
+def cached_batches(x: Features, size: int, epochs: int, generator: torch.Generator) -> tuple[Batches, int]:
     """Shuffled batches of cached features, and their number; every epoch draws a new order."""
     size = min(size, len(x))
-    held = {key: x[key] for key in keys}
 
     def made() -> Batches:
         for _ in range(epochs):
             order = torch.randperm(len(x), generator=generator)
             for rows in order[: len(x) // size * size].split(size):
-                yield {key: value[rows] for key, value in held.items()}.__getitem__, x.labels[rows]
+                yield partial(combine, {name: value[rows] for name, value in x.pooled.items()}), x.labels[rows]
 
     return made(), epochs * (len(x) // size)
 

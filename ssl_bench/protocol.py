@@ -179,6 +179,13 @@ class Protocol:
         return classification(output, labels, num_classes)
 
 
+def refuse_idle(config: Any, why: str, *names: str) -> None:
+    """No setting is silently ignored: those `names` must have their usual values, as they have no effect `why`."""
+    for name in names:
+        if (value := getattr(config, name)) != getattr(type(config)(), name):
+            raise UserError(f"{name}={value} has no effect {why}.")
+
+
 def classification(scores: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
     """Top-1, top-5 and balanced accuracy (mean recall over the classes that occur), in percent."""
     hits = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]

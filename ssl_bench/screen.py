@@ -77,12 +77,13 @@ def sheet(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def show_record(record: Any) -> None:
-    """One measured number, what was chosen for it, and what it took."""
+    """One measured number, what it was measured with, and what it took."""
     name = record.protocol + (f":{record.variant}" if record.variant else "")
     gap, cost = record.optimism, record.compute["eval"]
     say(f"{name} of {record.method}: {record.headline} {record.metrics[record.headline]:.2f}", "bold")
-    for key, value in record.selected.items():
-        say(f"  chosen on validation: {key} = {value}")
+    if record.selected:
+        with_ = (f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in record.selected.items())
+        say(f"  with {', '.join(with_)}")
     if gap:
         usual, more = gap["usual"], gap["usual"] - gap["honest"]
         say(f"  picking the best of {gap['candidates']} on the test images would print {usual:.2f} ({more:+.2f})")

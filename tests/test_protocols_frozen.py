@@ -135,7 +135,7 @@ def test_heads_trained_together_equal_heads_trained_alone(optimizer):
                 group = heads.Group(("last", "mean"), 16, 4, config, generator)
                 group.standardize(x.own)
                 order = torch.Generator().manual_seed(1)
-                heads.train([group], *heads.cached_batches(x, [group.key], 32, 3, order))
+                heads.train([group], *heads.cached_batches(x, 32, 3, order))
                 found.append(group.weight[group.names.index(f"last/mean/lr={lr:g}/wd={wd:g}")])
             assert torch.allclose(*found, atol=1e-6)
 

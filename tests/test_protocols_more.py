@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 from test_protocols_frozen import part
 
+from protocols import clustering, retrieval
 from protocols.clustering import Clustering, ClusteringConfig, kmeans, matched_accuracy
 from protocols.labelfree import alpha_req, correlation, lidar, two_nn, uniformity
 from protocols.lowshot import LowShot, LowShotConfig, draw, msn_features, ridge, ridge_regression
@@ -111,8 +112,9 @@ def test_intrinsic_dimension_and_correlation():
     assert off == pytest.approx(2 / 20, abs=0.03)  # one pair of ten is equal
 
 
-def test_retrieval_equals_a_plain_loop_with_scikit_learn():
+def test_retrieval_equals_a_plain_loop_with_scikit_learn(monkeypatch):
     x = part(80)
+    monkeypatch.setattr(retrieval, "QUERIES", 30)  # in three pieces
     metrics = Retrieval(RetrievalConfig()).score(F.normalize(x.own, dim=1), x.labels, 4)
     sims = (F.normalize(x.own, dim=1) @ F.normalize(x.own, dim=1).T).numpy()
     same = (x.labels[:, None] == x.labels[None]).numpy()
@@ -143,6 +145,13 @@ def test_kmeans_lowers_its_cost_and_follows_the_seed():
     cost = [torch.stack([torch.cdist(x, c).amin(1).square().mean() for c in s]) for s in starts]
     assert (cost[1] <= cost[0] + 1e-5).all()
     assert torch.equal(starts[1], kmeans(x, 4, 3, 50, torch.Generator().manual_seed(0)))
+
+
+def test_kmeans_in_pieces_is_kmeans(monkeypatch):
+    x = part(300).own
+    whole = kmeans(x, 4, 3, 50, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(clustering, "CELLS", 3 * 4 * 70)
+    assert torch.allclose(kmeans(x, 4, 3, 50, torch.Generator().manual_seed(0)), whole, atol=1e-5)
 
 
 def test_matched_accuracy_by_hand():
