@@ -186,6 +186,7 @@ class Matrix:
                     return
                 time.sleep(0.25)
         except KeyboardInterrupt:
+            event("stopping: runs end their step and write a checkpoint; Ctrl-C again stops at once")
             for row in self.rows:
                 if row.process:
                     row.process.wait()
@@ -280,7 +281,7 @@ def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lam
                 update(screen.matrix([row.view() for row in m.rows], time.monotonic() - m.began, m.seconds_left()))
 
         def event(text: str) -> None:
-            if not watched or " failed " in text:
+            if not watched or " failed " in text or text.startswith("stopping"):
                 screen.say(f"{screen.clock(time.monotonic() - matrix.began)}  {text}")
 
         matrix.run(draw, event)

@@ -160,7 +160,8 @@ def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None, heigh
         )
         table.add_row(row["label"], state, done, *cells, style=style)
     finished = sum(row["state"] == "done" for row in rows)
-    told = f"{finished} of {len(rows)} rows done, {clock(elapsed)} elapsed, about {clock(left)} left"
+    told = f"{finished} of {len(rows)} rows done, {clock(elapsed)} elapsed"
+    told += "" if left is None else f", about {clock(left)} left"
     told += f"; {len(rows) - len(shown)} rows not shown" if len(shown) < len(rows) else ""
     return Group(table, *(Text(printable(f"⚠ {line}"), style="bold red") for line in lines), Text(told, style="italic"))
 

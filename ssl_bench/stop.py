@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+from ssl_bench import screen
+
 
 class Stop:
     """Remembers a request to stop; the loop acts on it at the end of a step. A second Ctrl-C stops at once."""
@@ -17,6 +19,8 @@ class Stop:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            screen.say("stopping at the end of this step, with a checkpoint; Ctrl-C again stops at once")
         self.asked = True
 
     def restore(self) -> None:
