@@ -265,3 +265,15 @@ def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
     for record in records:
         out.setdefault(str(record.data["name"]), []).append(record)
     return out
+
+
+def together(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """As `by_data`, but sets on which the same trained run was evaluated share one table, with columns for each."""
+    found: list[tuple[list[str], set[str], list[Record]]] = []
+    for name, members in sorted(by_data(records).items()):
+        names, trained, rows = [name], {r.run for r in members if r.run}, list(members)
+        for other in [o for o in found if o[1] & trained]:
+            found.remove(other)
+            names, trained, rows = other[0] + names, other[1] | trained, other[2] + rows
+        found.append((names, trained, rows))
+    return {", ".join(sorted(names)): rows for names, _, rows in found}

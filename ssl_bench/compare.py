@@ -139,8 +139,7 @@ def kind(name: str) -> Kind:
 
 def kind_of(record: Record) -> Kind:
     """The protocol that made a record."""
-    settings = json.dumps(record.protocol_config, sort_keys=True)
-    return record.protocol, record.variant, record.protocol_version, settings
+    return record.protocol, record.variant, record.protocol_version, json.dumps(record.protocol_config, sort_keys=True)
 
 
 def numbers(root: Path) -> set[tuple[Any, ...]]:
@@ -233,11 +232,12 @@ class Matrix:
         done = [row.seconds for row in self.rows if row.state == "done" and row.seconds and row.run]
         running = [row.run.status().get("seconds_left") for row in self.rows if row.run and row.state == "pretraining"]
         known = [s for s in running if s is not None]
-        waiting = sum(row.state == "waiting" and row.run is not None for row in self.rows)
         if not done and not known:
             return None
         each = sum(done) / len(done) if done else max(known)
-        return (sum(known) + waiting * each) / min(self.jobs, max(1, waiting + len(known)))
+        ahead = [each if s is None else s for s in running]
+        ahead += [each for row in self.rows if row.state == "waiting" and row.run]
+        return sum(ahead) / min(self.jobs, len(ahead)) if ahead else None
 
 
 def run(rows: list[Row], root: Path, jobs: int, table: bool = True) -> None:

@@ -16,7 +16,7 @@ from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
 from results.records import Record, read, unique
-from results.rows import by_data
+from results.rows import by_data, together
 from results.terminal import View
 from ssl_bench import runs, screen
 from ssl_bench.errors import UserError, nearest
@@ -38,12 +38,12 @@ def load(root: Path | str, collected: bool = False) -> list[Record]:
 
 
 def report(records: Sequence[Record], form: str = "terminal", others: Sequence[dict[str, Any]] = ()) -> str:
-    """One table per data set; CSV and JSON hold all data sets in one."""
+    """One table per data set, or per group of sets that share runs; CSV and JSON hold all data sets in one."""
     if form not in render.RENDERERS:
         raise UserError(f"Unknown format '{form}'. {nearest(form, render.RENDERERS)}")
     if form in ("csv", "json"):
         return render.RENDERERS[form](tables.build(records, others))
-    parts = by_data(records)
+    parts = together(records)
     out = []
     for name, members in sorted(parts.items()):
         title = {"markdown": f"## {render.markdown_escape(name)}\n\n", "latex": "% " + cells.clean(name) + "\n"}
@@ -54,7 +54,7 @@ def report(records: Sequence[Record], form: str = "terminal", others: Sequence[d
 
 def show(records: Sequence[Record], others: Sequence[dict[str, Any]] = ()) -> Group:
     """The terminal report in colour: `console.print(show(records))`."""
-    parts = sorted(by_data(records).items())
+    parts = sorted(together(records).items())
     views: list[Any] = []
     for name, members in parts:
         views += [View(tables.build(members, others), name if len(parts) > 1 else ""), Text()]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from results import cells, records, render, tables
+from results.rows import together
 from results.tables import Row, Table
 from ssl_bench import report
 from ssl_bench.errors import UserError
@@ -186,3 +187,12 @@ def test_report_messages(tmp_path: Path) -> None:
         report.load(tmp_path)
     with pytest.raises(UserError, match="markdown"):
         report.report([fake()], "markdwn")
+
+
+def test_sets_on_which_one_run_was_evaluated_share_a_table_with_a_column_each() -> None:
+    of_run = {"run": "mae-quick-s0", "pretrain_data": {"name": "a", "fingerprint": "f"}}
+    made = [fake("mae", 40.0, data="a", **of_run), fake("mae", 30.0, data="b", **of_run)]
+    made += [fake("random", 20.0, data="b"), fake("dino", 50.0, data="c", run="dino-quick-s0")]
+    assert {name: len(rows) for name, rows in together(made).items()} == {"a, b": 3, "c": 1}
+    shown = report.report(made, "markdown")
+    assert "## a, b" in shown and "knn · a | knn · b" in shown and "## c" in shown
