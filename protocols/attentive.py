@@ -86,7 +86,7 @@ class Probes(Predictor):
         self.config, grid = config, [(lr * unit, wd) for lr in config.lrs for wd in config.weight_decays]
         self.names = [f"lr={lr:g}/wd={wd:g}" for lr in config.lrs for wd in config.weight_decays]
         self.chosen = 0
-        first = x.tokens.batch(torch.arange(min(256, len(x))).numpy())
+        first = x.tokens.batch(torch.arange(min(256, len(x))).numpy()).to(x.device)
         self.statistics = first.mean((0, 1)), first.std((0, 1)) + 1e-6
         dim, torch_seed = first.shape[2], mix("attentive", seed)
         heads = config.num_heads or max(1, dim // 64)
@@ -100,7 +100,7 @@ class Probes(Predictor):
 
     def tokens(self, x: Features, rows: Tensor) -> Tensor:
         assert x.tokens is not None
-        tokens = x.tokens.batch(rows.numpy())
+        tokens = x.tokens.batch(rows.numpy()).to(x.device)
         return (tokens - self.statistics[0]) / self.statistics[1] if self.config.head == "aim" else tokens
 
     def logits(self, x: Tensor, bare: bool = False) -> Tensor:

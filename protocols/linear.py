@@ -148,7 +148,7 @@ class Heads(Predictor):
         sweep, size = config.heads, min(config.batch_size, len(x))
         if config.lr_per_256:
             sweep = replace(sweep, lrs=tuple(lr * size / 256 for lr in sweep.lrs))
-        self.groups = [Group(k, x[k].shape[1], x.num_classes, sweep, generator) for k in config.keys(x)]
+        self.groups = [Group(k, x[k].shape[1], x.num_classes, sweep, generator, x.device) for k in config.keys(x)]
         for group in self.groups:
             group.standardize(x[group.key])
         order = torch.Generator().manual_seed(mix("order", seed))

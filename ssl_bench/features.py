@@ -93,8 +93,9 @@ def extract(
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
     images, pooled = Rows.of(bare), found["pooled"]
     return Features(
-        split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files
-    )
+        split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files,
+        encoder.device,
+    )  # fmt: skip
 
 
 def token_bytes(encoder: Encoder, split: Split) -> int:

@@ -40,16 +40,18 @@ class HeadsConfig:
 
 
 class Group:
-    """The heads of one feature."""
+    """The heads of one feature, on a device of their own; what they are given may lie elsewhere."""
 
-    def __init__(self, key: Key, dim: int, num_classes: int, config: HeadsConfig, generator: torch.Generator) -> None:
-        self.key, self.config = key, config
+    def __init__(
+        self, key: Key, dim: int, num_classes: int, config: HeadsConfig, generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.key, self.config, self.device = key, config, device
         grid = list(itertools.product(config.lrs, config.weight_decays))
-        device = generator.device
         self.names = [f"{key[0]}/{key[1]}/lr={lr:g}/wd={wd:g}" for lr, wd in grid]
         self.lr = torch.tensor([lr for lr, _ in grid], device=device)
         self.wd = torch.tensor([wd for _, wd in grid], device=device)
-        start = torch.randn(dim, num_classes, generator=generator, device=device) * config.init_std
+        start = (torch.randn(dim, num_classes, generator=generator) * config.init_std).to(device)
         self.weight = start.repeat(len(grid), 1, 1)  # one start for all: a head does not depend on its neighbours
         self.bias = torch.zeros(len(grid), num_classes, device=device)
         self.velocity = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
@@ -57,18 +59,20 @@ class Group:
 
     def standardize(self, x: Tensor) -> None:
         """Fix mean and variance from all features [N, D]."""
-        self.mean, self.var = x.mean(0), x.var(0, unbiased=False)
+        self.mean, self.var = x.mean(0).to(self.device), x.var(0, unbiased=False).to(self.device)
 
     def normalized(self, x: Tensor) -> Tensor:
         return x if self.config.norm == "none" else (x - self.mean) / (self.var + 1e-6).sqrt()
 
     def logits(self, x: Tensor, heads: slice = slice(None)) -> Tensor:
-        """[B, D] -> [B, H, K] of all heads or some."""
-        return torch.einsum("bd,hdk->bhk", self.normalized(x), self.weight[heads]) + self.bias[heads]
+        """[B, D] -> [B, H, K] of all heads or some, in memory."""
+        x = self.normalized(x.to(self.device))
+        return (torch.einsum("bd,hdk->bhk", x, self.weight[heads]) + self.bias[heads]).cpu()
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, factor: float) -> None:
         """One update at `factor` times each head's learning rate."""
+        x, y = x.to(self.device), y.to(self.device)
         if self.config.norm == "batch":
             mean, var = x.mean(0), x.var(0, unbiased=False)
             self.mean.lerp_(mean, 0.1)  # BatchNorm's running statistics
@@ -126,7 +130,7 @@ def augmented_batches(
             images = x.images.batch(part.numpy()).to(encoder.device)
             view = augment(images, rng, encoder.image_size, look, encoder.mean, encoder.std)
             for name, value in encoder.forward(view).items():
-                found.setdefault(name, []).append(value.cpu())
+                found.setdefault(name, []).append(value)
         return partial(combine, {name: torch.cat(parts) for name, parts in found.items()})
 
     def made() -> Batches:

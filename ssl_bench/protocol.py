@@ -82,6 +82,7 @@ class Features:
     encoder: Any = None  # ssl_bench.encoders.Encoder, for input = "images"
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors; None on the test part
     files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
+    device: torch.device = torch.device("cpu")  # where heads are trained: the encoder's; features lie in memory
 
     def __len__(self) -> int:
         return len(self.images)

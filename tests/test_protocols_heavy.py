@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from test_protocols_frozen import part
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from protocols import attentive, finetune, linear, lowshot
 from protocols.finetune import Classifier, Finetune, FinetuneConfig, layer_of, param_groups
 from protocols.robust import Robust, RobustConfig
-from ssl_bench import encoders, features
+from ssl_bench import encoders, features, heads
 from ssl_bench.attention import Head
 from ssl_bench.config import vit
 from ssl_bench.corrupt import CORRUPTIONS, corrupt
@@ -243,3 +244,14 @@ def test_a_probe_with_one_candidate_is_fitted_once_on_both_parts(parts, monkeypa
     monkeypatch.setattr(linear, "train", lambda groups, *rest: fitted.append(len(groups)))
     found = load("linear:dino", ["epochs=2"]).fit(parts[0], parts[1], 0)
     assert fitted == [1] and found.selected == {"head": "last4/cls/lr=0.000703125/wd=0", "candidates": 1}
+
+
+def test_heads_train_where_the_encoder_is_whatever_device_holds_the_features():
+    """On a machine without a GPU: tensors that know their device and hold no numbers. A mix of devices is an error."""
+    with FakeTensorMode():
+        gpu = torch.device("cuda")
+        for config in (heads.HeadsConfig(), linear.mae().heads, linear.dino().heads):
+            group = heads.Group(("last", "mean"), 16, 4, config, torch.Generator(), gpu)
+            group.standardize(torch.randn(40, 16))
+            group.step(torch.randn(40, 16), torch.zeros(40, dtype=torch.int64), 0.5)
+            assert group.weight.device.type == "cuda" and group.logits(torch.randn(5, 16)).device.type == "cpu"
