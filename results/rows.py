@@ -133,6 +133,8 @@ def groups(records: Sequence[Record]) -> list[Group]:
     found: dict[str, list[Record]] = {}
     for r in records:
         config = _without(r.config, "seed", "run")
+        if r.method in ("random", "pixels") and isinstance(shown := config.get("data"), dict):
+            config["data"] = _without(shown, "name")  # nothing was learned from it: the same row on every set
         data = r.pretrain_data.get("fingerprint", "")
         found.setdefault(_text([r.method, r.recipe, sorted(r.overrides), config, data]), []).append(r)
     split: dict[tuple[str, str], list[Record]] = {}

@@ -15,6 +15,7 @@ from slurm.job import Task
 from slurm.profile import Profile
 from ssl_bench import screen
 from ssl_bench.errors import UserError
+from ssl_bench.options import at_root
 
 if TYPE_CHECKING:
     from slurm.launch import Array
@@ -28,7 +29,11 @@ def run(submission: ledger.Submission, code: Path, arrays: Sequence[Array]) -> N
         tasks = [task for task in array.tasks if not (array.paired and task.label in lost)]
         failed += _stage(submission, tasks, code)
     if failed:
-        raise UserError(f"{len(failed)} jobs failed: {', '.join(failed)}. See: ssl-bench jobs, ssl-bench jobs retry.")
+        root = at_root(submission.folder.parents[1])
+        raise UserError(
+            f"{len(failed)} jobs did not finish: {', '.join(failed)}. Why: ssl-bench jobs{root}; "
+            f"again: ssl-bench jobs retry --all{root}"
+        )
 
 
 def _stage(submission: ledger.Submission, tasks: Sequence[Task], code: Path) -> list[str]:
@@ -41,7 +46,7 @@ def _stage(submission: ledger.Submission, tasks: Sequence[Task], code: Path) -> 
                 if process.done():
                     del slots[slot]
                     name = f"{job.task.stage} {job.task.label}"
-                    screen.say(f"{name}: {'done' if job.ended_well else f'failed (log: {job.log})'}")
+                    screen.say(f"{name}: {'done' if job.ended_well else f'did not finish (log: {job.log})'}")
                     failed += [] if job.ended_well else [name]
             for slot in sorted(set(range(submission.profile.array_limit)) - set(slots))[: len(waiting)]:
                 task = waiting.pop(0)

@@ -137,6 +137,7 @@ class Signals:
         """After a stop: end this life, or return where no end comes."""
         deadline = time.monotonic() + WAIT
         if here.cluster == "local" and not self.again:
+            print("stopped by a signal; a run keeps its checkpoint", flush=True)
             sys.exit(130)
         while not self.again and time.monotonic() < deadline:
             time.sleep(0.2)

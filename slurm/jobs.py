@@ -187,10 +187,10 @@ def _view(root: Path, job: Job, known: queue.Known | None, remark: str) -> View:
 
 def _from_log(job: Job) -> tuple[str, str]:
     """What a job's log says of its end, where SLURM has forgotten it."""
+    gone = "its process is gone" if job.kind == "local" else "SLURM does not know it any more"
     if not job.log.exists():
-        return "lost", "SLURM does not know it any more and it left no log: most likely cancelled while it waited"
-    ending = _ending(job.log)
-    return ending or ("lost", "SLURM does not know it any more and its log says nothing of its end")
+        return "lost", f"{gone} and it left no log: most likely cancelled while it waited"
+    return _ending(job.log) or ("lost", f"{gone} and its log says nothing of its end")
 
 
 def _ending(log: Path) -> tuple[str, str] | None:

@@ -198,6 +198,8 @@ def compare(
     from ssl_bench import compare as matrix
 
     chosen = methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references
+    for name in eval_data[1:]:  # the first is looked at when its rows start
+        matrix.ready(matrix.plan(*chosen, name))
     for name in eval_data[:-1]:
         matrix.run(matrix.plan(*chosen, name), root, jobs, table=False)
     rows = matrix.plan(*chosen, *eval_data[-1:])

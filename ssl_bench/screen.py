@@ -123,9 +123,9 @@ class RunDisplay:
         knn = f"k-NN {100 * state['knn']:.1f} %" if "knn" in state else ""
         rate = f"{state['images_per_second']:,.0f} images/s" if "images_per_second" in state else ""
         left = f"{clock(state['seconds_left'])} left" if "seconds_left" in state else ""
-        if state.get("collapse") and state["collapse"] != self.warned:
-            self.warned = state["collapse"]
-            say(f"warning: {state['run']} collapses: {self.warned}", "bold red")
+        if state.get("collapse") and not self.warned:
+            say(f"warning: {state['run']} collapses: {state['collapse']}", "bold red")
+        self.warned = state.get("collapse", self.warned)
         if self.task is not None:
             self.progress.update(
                 self.task, completed=state["step"], total=state["steps"], rate=rate, loss=loss, knn=knn, left=left
@@ -148,7 +148,7 @@ def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None, heigh
     shown = _most_wanted(rows, (height or console.height) - 4 - 2 * len(lines))
     for row in shown:
         status, state, works = row["status"], row["state"], row["state"] == "pretraining"
-        done = f"{status['step'] / status['steps']:.0%}" if status.get("steps") and state != "waiting" else ""
+        done = f"{status['step'] / status['steps']:.0%}" if status.get("steps") else ""
         style = {"done": "green", "waiting": "dim", "failed": "bold red"}.get(state, "")
         if row["label"] in fallen:
             state, style = f"{state} ⚠", "bold red"

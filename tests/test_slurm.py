@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -306,6 +307,18 @@ def test_usr2_asks_the_training_loop_and_interrupts_everything_else() -> None:
 
 
 @pytest.mark.usefixtures("handlers")
+def test_a_cancelled_job_of_this_machine_is_reported_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        Signals().settle(SimpleNamespace(cluster="local", global_rank=0), 0)
+    job = ledger.Job("5", task("pretrain", "run"), "local", tmp_path)
+    job.log.write_text("step 4\n")
+    assert jobs._from_log(job) == ("lost", "its process is gone and its log says nothing of its end")
+    job.log.write_text("step 4\n" + capsys.readouterr().out)
+    assert jobs._from_log(job)[0] == "cancelled"
+
+
 @pytest.mark.usefixtures("handlers")
 def test_signals_wait_for_a_task_that_is_not_ready() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)

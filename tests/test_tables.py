@@ -192,7 +192,9 @@ def test_report_messages(tmp_path: Path) -> None:
 def test_sets_on_which_one_run_was_evaluated_share_a_table_with_a_column_each() -> None:
     of_run = {"run": "mae-quick-s0", "pretrain_data": {"name": "a", "fingerprint": "f"}}
     made = [fake("mae", 40.0, data="a", **of_run), fake("mae", 30.0, data="b", **of_run)]
-    made += [fake("random", 20.0, data="b"), fake("dino", 50.0, data="c", run="dino-quick-s0")]
-    assert {name: len(rows) for name, rows in together(made).items()} == {"a, b": 3, "c": 1}
+    made += [fake("random", 20.0, data=name, config={"data": {"name": name}}) for name in ("a", "b")]
+    made += [fake("dino", 50.0, data="c", run="dino-quick-s0")]
+    assert {name: len(rows) for name, rows in together(made).items()} == {"a, b": 4, "c": 1}
+    assert [r.label for r in tables.build(together(made)["a, b"]).rows] == ["mae", "random", "pixels", "supervised"]
     shown = report.report(made, "markdown")
     assert "## a, b" in shown and "knn · a | knn · b" in shown and "## c" in shown
