@@ -1,4 +1,4 @@
-"""The attention heads of attentive probes: V-JEPA's, V-JEPA 2's, CAPI's, AIM's and efficient probing's.
+"""The heads of attentive probes: V-JEPA's, V-JEPA 2's, CAPI's, AIM's, efficient probing's.
 
 Shapes: B images, T tokens, D width, C classes. protocols/attentive.py trains many of one kind at once.
 """

@@ -6,8 +6,8 @@ SOURCES = (  # how to write it, what it is, the token, licence, size
     ("RUN", "your run: its folder, or the beginning of its name", "its method's", "its images'", "any"),
     ("random:RUN", "the same network untrained; also random:vit_tiny_patch8@48", "mean", "none needed", "any"),
     ("pixels", "the normalised image itself", "all pixels", "none needed", "0"),
-    ("timm:NAME", "a ViT of timm, timm:hf-hub:OWNER/NAME too; ,size=PIXELS", "CLS, else mean", "its card's", ""),
-    ("hf:NAME", "a ViT of transformers (to be installed); ,size=PIXELS", "CLS; I-JEPA: mean", "its card's", ""),
+    ("timm:NAME", "a ViT of timm, hf-hub:OWNER/NAME too; ,size=224 ,pooling=mean", "CLS, else mean", "its card's", ""),
+    ("hf:NAME", "a ViT of transformers (install it); ,size=224 ,pooling=mean", "CLS; I-JEPA: mean", "its card's", ""),
     ("hub:REPO:NAME", "torch.hub: DINO, DINOv2; runs the repository's code", "CLS", "the repository's", ""),
 )
 # Family as official.py tells it from the file's keys, name, a file, token, licence, parameters. Licences are those that
