@@ -9,8 +9,8 @@ from results.tables import Cell, Table
 
 COSTS = ("FLOPs", "time", "images/s", "memory")
 LEGEND = (
-    "Mean ± half the 95 % t-interval over n pretraining seeds; [low, high] with n = 1: over test images. "
-    "Bold: the best and those not told apart from it (Holm over all pairs). ⚠: collapsed runs in the mean."
+    "Mean ± half-width of the 95 % t-interval over n pretraining seeds (n); with one seed [low, high]: 95 % over test "
+    "images. Bold: the best and those not told apart from it (5 %, Holm over all pairs). ⚠: collapsed runs in the mean."
 )
 
 

@@ -12,19 +12,18 @@ import numpy as np
 from results import across
 from results.cells import clean
 from results.records import Record
-from results.rows import LABEL_FREE, column_key, newest
+from results.rows import LABEL_FREE, Column, column_key, newest
 from results.tables import Table
 
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccaa22", "#22aacc", "#aa3377", "#ee8833", "#7766dd")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-DASHES = ([1, 0], [6, 3], [2, 2])  # more than eight methods differ by dash too
 GREY = "#8a8f98"
-LEGEND = alt.Legend(title=None, orient="bottom", columns=3, symbolLimit=40, labelLimit=180)
+LEGEND = alt.Legend(title=None, orient="bottom", symbolLimit=40, labelLimit=180)
 Rows = list[dict[str, Any]]
 Chart = Any  # Altair's own types change between `layer` and `properties`
 
 
-def _marks(labels: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
+def marks(labels: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     """The same colour and shape for a method in every chart; more than eight methods differ by shape too."""
     names = [clean(n) for n in labels]
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
@@ -64,8 +63,13 @@ def compute_charts(table: Table) -> dict[str, Chart]:
         if column.ranks and rows:
             _front(rows, column.higher)
             axis = f"minutes of training, {spent[0]:.2g} FLOPs each" if equal else "training FLOPs"
-            out[column.label] = _compute_chart(rows, lines, column.label, axis, methods(table))
+            out[column.label] = _compute_chart(rows, lines, column, axis, methods(table))
     return out
+
+
+def _unit(column: Column) -> str:
+    """The title of an axis that holds a column's numbers."""
+    return "accuracy (%)" if column.headline in ("top1", "accuracy") else column.headline
 
 
 def _part(rows: Rows, name: str, value: Any) -> Chart:
@@ -86,72 +90,53 @@ def _front(rows: Rows, higher: bool) -> None:
         best = max(best, score)
 
 
-def _compute_chart(rows: Rows, lines: Rows, label: str, axis: str, names: Sequence[str]) -> Chart:
+def _compute_chart(rows: Rows, lines: Rows, column: Column, axis: str, names: Sequence[str]) -> Chart:
+    unit, label = _unit(column), clean(column.label)
     means = [r["mean"] for r in rows + lines]
     span = max(means) - min(means) or 10  # intervals of two seeds may be huge: they are shown up to one span
     low = max(min(r["low"] for r in rows + lines), min(means) - span, 0)
     high = min(max(r["high"] for r in rows + lines), max(means) + span)
     scale = alt.Scale(domain=[max(0, low - 0.05 * span), high + 0.05 * span], nice=False, zero=False)
-    y = alt.Y("mean:Q", scale=scale, title="accuracy (%)")
+    y = alt.Y("mean:Q", scale=scale, title=unit)
     x = alt.X(
         "cost:Q",
         title=axis,
         scale=alt.Scale(type="log", padding=30, nice=False),
         axis=alt.Axis(format=".0e" if axis == "training FLOPs" else ".2~g", tickCount=4),
     )
-    color, shape = _marks(names)
+    color, shape = marks(names)
     tips = ["label:N", alt.Tooltip("mean:Q", format=".1f"), alt.Tooltip("low:Q", format=".1f")]
     tips += [alt.Tooltip("high:Q", format=".1f"), "n:Q", alt.Tooltip("cost:Q", format=".3g", title=axis), "state:N"]
     base = alt.Chart(alt.InlineData(values=rows)).encode(x=x)
     front = _part(rows, "front", True).encode(x=x).mark_line(interpolate="step-after", color=GREY, strokeDash=[2, 3])
-    whisker = base.mark_rule(clip=True, strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q", color=color)
-    points = base.mark_point(filled=True, size=90, opacity=1).encode(y=y, color=color, shape=shape, tooltip=tips)
+    pick = pick_one()
+    seen = alt.condition(pick, alt.value(1), alt.value(0.12))
+    ends = {"y": alt.Y("low:Q", scale=scale), "y2": "high:Q"}
+    whisker = base.mark_rule(clip=True, strokeWidth=1.5).encode(**ends, color=color, opacity=seen)
+    points = base.mark_point(filled=True, size=90).encode(y=y, color=color, shape=shape, opacity=seen, tooltip=tips)
+    named = _part(rows, "front", True).mark_text(align="left", dx=7, dy=-8, color=GREY, fontSize=11)
     ringed = _ring(_part(rows, "state", "collapsed runs").encode(x=x, y=y))
     reference = alt.Chart(alt.InlineData(values=lines)).encode(y=y)
     rule = reference.mark_rule(color=GREY, strokeDash=[6, 3])
-    text = reference.mark_text(align="left", dx=4, dy=-5, color=GREY, fontSize=11).encode(
-        text="label:N", x=alt.value(0)
-    )
-    layers = alt.layer(*([rule, text] if lines else []), front.encode(y=y), whisker, points, *ringed)
-    return layers.properties(width="container", height=260, description=f"Accuracy against {axis}, {clean(label)}")
+    named_lines = _line_names(sorted(lines, key=lambda r: r["mean"]), y)
+    drawn = [front.encode(y=y), whisker, points.add_params(pick), named.encode(x=x, y=y, text="label:N"), *ringed]
+    layers = alt.layer(*([rule, *named_lines] if lines else []), *drawn)
+    return layers.properties(width="container", height=260, description=f"{unit} against {axis}, {label}")
 
 
-def curve_charts(curves: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Chart]:
-    """Learning curves over the share of training. Rows: {"label", "run", "at", and some of "loss", "knn", "rankme"}."""
-    titles = {"loss": "loss, each run scaled to 0..1", "knn": "online k-NN (%), training images", "rankme": "RankMe"}
-    color, _ = _marks(names)
-    dashes = [DASHES[i // len(PALETTE) % len(DASHES)] for i in range(len(names))]
-    scale = alt.Scale(domain=[clean(n) for n in names], range=dashes)
-    dash = alt.StrokeDash("label:N", scale=scale, legend=LEGEND)
-    out = {}
-    for key, title in titles.items():
-        rows = [{k: r[k] for k in ("label", "run", "at", key)} for r in curves if isinstance(r.get(key), (int, float))]
-        if not rows:
-            continue
-        rows = _scaled(rows) if key == "loss" else rows
-        rows = [
-            {**r, "label": clean(r["label"]), "run": clean(r["run"]), key: 100 * r[key] if key == "knn" else r[key]}
-            for r in rows
-        ]
-        line = alt.Chart(alt.InlineData(values=rows)).mark_line(strokeWidth=1.8, opacity=0.9)
-        out[title] = line.encode(
-            x=alt.X("at:Q", title="share of training", axis=alt.Axis(format="%")),
-            y=alt.Y(f"{key}:Q", title=None, scale=alt.Scale(zero=False)),
-            color=color,
-            strokeDash=dash,
-            detail="run:N",
-            tooltip=["run:N", alt.Tooltip("at:Q", format=".0%"), alt.Tooltip(f"{key}:Q", format=".3g")],
-        ).properties(width="container", height=220, description=f"Learning curves: {title}")
-    return out
+def _line_names(lines: Rows, y: Any) -> list[Chart]:
+    """Names of the references above their lines, at either end in turn: two may lie close together."""
+    out = []
+    ends: Any = (("left", 0), ("right", "width"))
+    for i, (end, place) in enumerate(ends):
+        side = alt.Chart(alt.InlineData(values=lines[i::2])).encode(y=y, text="label:N", x=alt.value(place))
+        out.append(side.mark_text(align=end, dx=4 - 8 * i, dy=-5, color=GREY, fontSize=11))
+    return out[: len(lines)]
 
 
-def _scaled(rows: Rows) -> Rows:
-    """Losses of different objectives share no unit."""
-    spans: dict[str, list[float]] = {}
-    for r in rows:
-        spans.setdefault(r["run"], []).append(r["loss"])
-    lows = {run: (min(v), max(v) - min(v) or 1.0) for run, v in spans.items()}
-    return [{**r, "loss": (r["loss"] - lows[r["run"]][0]) / lows[r["run"]][1]} for r in rows]
+def pick_one() -> alt.Parameter:
+    """A click on a name in the legend brings that method out."""
+    return alt.selection_point(fields=["label"], bind="legend")
 
 
 def rank_chart(table: Table) -> Chart | None:
@@ -165,7 +150,8 @@ def rank_chart(table: Table) -> Chart | None:
         for i, column in enumerate(columns)
         for j, name in enumerate(names)
     ]
-    color, shape = _marks(methods(table))
+    shown = [clean(n) for n in methods(table)]
+    scale = alt.Scale(domain=shown, range=[PALETTE[i % len(PALETTE)] for i in range(len(shown))])
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=alt.X("column:N", sort=alt.EncodingSortField("place"), title=None, axis=alt.Axis(labelAngle=0)),
         y=alt.Y(
@@ -174,18 +160,22 @@ def rank_chart(table: Table) -> Chart | None:
             axis=alt.Axis(tickMinStep=1, format="d"),
             title="rank (1 is best)",
         ),
-        color=color,
+        color=alt.Color("label:N", scale=scale, legend=None),
         tooltip=["label:N", "column:N", "rank:Q"],
     )
-    chart = alt.layer(
-        base.mark_line(strokeWidth=2.5), base.mark_point(filled=True, size=110, opacity=1).encode(shape=shape)
-    )
-    return chart.properties(width="container", height=240, description="Rank of every method under every protocol")
+    sides: Any = ((0, "right", -10), (len(columns) - 1, "left", 10))
+    ends = [
+        base.transform_filter(f"datum.place == {place}").mark_text(align=side, dx=dx).encode(text="label:N")
+        for place, side, dx in sides
+    ]
+    chart = alt.layer(base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=70, opacity=1), *ends)
+    height = 60 + 22 * len(names)
+    return chart.properties(width="container", height=height, description="Rank of every method under every protocol")
 
 
 def diagnostics_charts(records: Sequence[Record], labels: Mapping[str, str], table: Table) -> dict[str, Chart]:
     """RankMe of the features against accuracy, one point per run; collapsed runs ringed."""
-    color, shape = _marks(methods(table))
+    color, shape = marks(methods(table))
     places: dict[str, Rows] = {}
     for r in newest(records):
         rank = r.collapse["rankme"]
@@ -200,14 +190,16 @@ def diagnostics_charts(records: Sequence[Record], labels: Mapping[str, str], tab
         if not rows:
             continue
         x = alt.X("rankme:Q", title="RankMe", scale=alt.Scale(zero=False, padding=20))
-        y = alt.Y("value:Q", title="accuracy (%)", scale=alt.Scale(zero=False, padding=15))
+        y = alt.Y("value:Q", title=_unit(column), scale=alt.Scale(zero=False, padding=15))
         base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y)
         tips = ["run:N", alt.Tooltip("rankme:Q", format=".1f"), alt.Tooltip("value:Q", format=".1f"), "state:N"]
-        points = base.mark_point(filled=True, size=80, opacity=1).encode(color=color, shape=shape, tooltip=tips)
+        pick = pick_one()
+        seen = alt.condition(pick, alt.value(1), alt.value(0.12))
+        points = base.mark_point(filled=True, size=80).encode(color=color, shape=shape, opacity=seen, tooltip=tips)
         ringed = _ring(_part(rows, "state", "collapsed").encode(x=x, y=y))
-        chart = alt.layer(points, *ringed).properties(width="container", height=240)
+        chart = alt.layer(points.add_params(pick), *ringed).properties(width="container", height=240)
         out[column.label] = chart.properties(
-            description=f"RankMe against accuracy, {clean(column.label)}; collapsed runs are ringed"
+            description=f"RankMe against {_unit(column)}, {clean(column.label)}; collapsed runs are ringed"
         )
     return out
 

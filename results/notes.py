@@ -1,4 +1,4 @@
-"""What a table says by itself, in sentences: budgets, single seeds, collapses, and who falls short of what."""
+"""What a table says by itself, in sentences: budgets, single seeds, collapses, and who does not beat the references."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ if TYPE_CHECKING:
     from results.tables import Pair, Row
 
 
-def falls_short(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
-    """Who has a worse mean than a reference, by which numbers, and whether it is certain."""
+def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
+    """Who falls short of a reference, who cannot be told from it, and who is below it in a single run."""
     out = []
     for reference in sorted({p.second for p in pairs}):
         said: dict[str, list[str]] = {}
         for p in pairs:
-            mine, theirs = means[p.first], means[p.second]
-            if p.second != reference or mine == theirs or (mine > theirs) == column.higher:
-                continue
+            below = means[p.first] != means[reference] and (means[p.first] > means[reference]) != column.higher
             certain = p.result.p_holm is not None and p.result.p_holm <= 0.05
-            verdict = "" if certain else ", within the noise" if p.result.ranks else ", without a verdict (one seed)"
-            said.setdefault(verdict, []).append(f"`{p.first}` ({mine:.1f})")
-        for verdict, names in sorted(said.items()):
-            verb = "falls" if len(names) == 1 else "fall"
-            short = f"{verb} short of `{reference}` ({means[reference]:.1f})"
-            out.append(f"In {column.label}, {', '.join(names)} {short}{verdict}.")
+            if p.second == reference and (below or (p.result.ranks and not certain)):
+                short = "falls short of" if certain else "cannot be told from" if p.result.ranks else "is below"
+                said.setdefault(short, []).append(f"`{p.first}`")
+        for short, names in sorted(said.items(), reverse=True):
+            verb = short if len(names) == 1 else short.replace("falls", "fall").replace("is below", "are below")
+            rest = " in one run, which is no verdict" if short == "is below" else ""
+            out.append(f"In {column.label}, {', '.join(names)} {verb} `{reference}` ({means[reference]:.1f}){rest}.")
     return out
 
 
@@ -48,9 +47,10 @@ def budgets(rows: Sequence[Row]) -> list[str]:
 def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """Single seeds, collapsed runs, uncommitted code."""
     out = []
-    single = [r.label for r in rows if r.method != "pixels" and any(c is not None and c.n == 1 for c in r.cells)]
+    able = [r for r in rows if r.method != "pixels" and any(r.cells)]
+    single = [r.label for r in able if any(c is not None and c.n == 1 for c in r.cells)]
     if single:
-        names = ", ".join(f"`{n}`" for n in single)
+        names = "every row" if len(single) == len(able) else ", ".join(f"`{n}`" for n in single)
         out.append(f"One run (n = 1): {names}. Intervals are over test images; one run neither leads nor ties.")
     out += [f"`{r.label}`: {r.collapsed} collapsed. The number is kept." for r in rows if r.collapsed]
     dirty = sum(bool(r.code["dirty"]) for r in records)
@@ -60,13 +60,17 @@ def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
 
 
 def optimism(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    """Per protocol, what choosing on the test images would have printed in place of what the table shows."""
+    """Per protocol, what choosing on the test images would have added to what the table shows."""
     out = []
     for i, column in enumerate(columns):
         found = [
-            (r.label, c.mean, c.optimism) for r in rows if (c := r.cells[i]) is not None and c.optimism is not None
+            (c.optimism, c.mean, r.label) for r in rows if (c := r.cells[i]) is not None and c.optimism is not None
         ]
         if found:
-            gains = ", ".join(f"`{name}` {mean + gap:.1f} (+{gap:.1f})" for name, mean, gap in found)
-            out.append(f"{column.label}: picking the best head on the test images would have printed {gains}.")
+            gap, mean, name = max(found, key=lambda f: (f[0], f[2]))
+            average = sum(f[0] for f in found) / len(found)
+            out.append(
+                f"In {column.label}, picking the best candidate on the test images would have added {average:.1f} "
+                f"points on average and {gap:.1f} at most (`{name}`: {mean + gap:.1f} for {mean:.1f})."
+            )
     return out

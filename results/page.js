@@ -5,14 +5,15 @@ const wantsDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (root.dataset.theme || (wantsDark.matches ? "dark" : "light")) === "dark";
 const views = new Map();
 
-function config() {
+const longest = Math.max(6, ...[...document.querySelectorAll("table.results tbody th")].map((th) => Math.min(25, th.firstChild.textContent.length)));
+function config(width) {
   const css = getComputedStyle(root), ink = css.getPropertyValue("--ink").trim(), soft = css.getPropertyValue("--soft").trim();
   const grid = css.getPropertyValue("--grid").trim();
   const font = getComputedStyle(document.body).fontFamily.replaceAll('"', "'");
   return {
     background: null, font, view: { stroke: grid },
     axis: { labelColor: soft, titleColor: soft, gridColor: grid, domainColor: grid, tickColor: grid, titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 12 },
-    legend: { labelColor: ink, titleColor: soft, labelFontSize: 12 },
+    legend: { labelColor: ink, titleColor: soft, labelFontSize: 12, columns: Math.max(2, Math.floor((width - 50) / (34 + 7 * longest))) },
   };
 }
 
@@ -21,7 +22,7 @@ async function draw(element) {
   const old = views.get(element.id);
   if (old) old.finalize();
   element.textContent = "";
-  const options = { actions: false, renderer: "svg", config: config(), tooltip: { theme: isDark() ? "dark" : "light" } };
+  const options = { actions: false, renderer: "svg", config: config(element.clientWidth), tooltip: { theme: isDark() ? "dark" : "light" } };
   views.set(element.id, await vegaEmbed(element, specs[element.id], options));
 }
 const drawVisible = (again) => {

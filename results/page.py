@@ -14,7 +14,8 @@ import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 
-from results import across, cells, charts, rows, selection, tables
+from results import across, cells, charts, notes, rows, selection, tables
+from results import curves as learning
 from results.records import Record, sha
 from results.rows import by_data
 from results.tables import Cell, Column, Table
@@ -60,7 +61,7 @@ def page(
         legend=cells.LEGEND,
         count=len(records),
         commits=commits,
-        when=max(r.created for r in records),
+        when=max(r.created for r in records)[:16].replace("T", " "),
         specs=_json(specs),
         css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
@@ -86,7 +87,7 @@ def _template() -> jinja2.Template:
 
 def _printable(value: Any) -> Any:
     """No control character and no text direction trick reaches the page."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)
 
@@ -116,7 +117,8 @@ def run_name(r: Record) -> str:
 
 
 def _chart(kind: str, title: str, chart: Any) -> dict[str, Any]:
-    return {"id": f"c{sha(kind + title)[:10]}", "title": title, "spec": chart.to_dict(), "about": chart.description}
+    spec = chart if isinstance(chart, dict) else chart.to_dict()
+    return {"id": f"c{sha(kind + title)[:10]}", "title": title, "spec": spec, "about": spec["description"]}
 
 
 def _data_set(name: str, records: Sequence[Record], curves: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _data_set(name: str, records: Sequence[Record], curves: Mapping[str, Any]) -
     names = [*charts.methods(table), *[r.label for r in table.rows if r.method == "supervised" and any(r.cells)]]
     groups = {
         "compute": [_chart(f"{name}/compute", t, c) for t, c in charts.compute_charts(table).items()],
-        "curves": [_chart(f"{name}/curves", t, c) for t, c in charts.curve_charts(mine, names).items()],
+        "curves": [_chart(f"{name}/curves", t, c) for t, c in learning.curve_charts(mine, names).items()],
         "ranks": [_chart(f"{name}/ranks", "Rank per protocol", c)] if (c := charts.rank_chart(table)) else [],
         "diagnostics": [
             _chart(f"{name}/diagnostics", t, c) for t, c in charts.diagnostics_charts(records, labels, table).items()
@@ -138,6 +140,8 @@ def _data_set(name: str, records: Sequence[Record], curves: Mapping[str, Any]) -
         "name": name,
         "id": f"data-{sha(name)[:8]}",
         "table": table,
+        "budget": (budget := notes.budgets(table.rows)),
+        "notes": [n for n in table.notes if n not in budget],
         "budgets": len({r.budget for r in table.rows if r.budget}) > 1,
         "rows": [_row(r, table) for r in table.rows],
         "groups": groups,
@@ -171,10 +175,13 @@ def _cost_values(cost: rows.Cost) -> list[float | None]:
 
 
 def _cell(cell: Cell, table: Table, i: int) -> dict[str, Any]:
-    """Text, and the whisker in per cent of the column's range; ends outside the range are cut."""
-    means = [c.mean for r in table.rows if (c := r.cells[i]) is not None]
-    pad = 0.15 * (max(means) - min(means) or 1)
-    low, span = min(means) - pad, max(means) - min(means) + 2 * pad
+    """Text, and the whisker in per cent of the column's range; intervals wider than the means' range are cut."""
+    column = [c for r in table.rows if (c := r.cells[i]) is not None]
+    means = [c.mean for c in column]
+    wide = max(means) - min(means) or 1
+    low = max(min(means) - wide, min(c.mean if c.low is None else c.low for c in column)) - 0.05 * wide
+    high = min(max(means) + wide, max(c.mean if c.high is None else c.high for c in column)) + 0.05 * wide
+    span = high - low
 
     def place(value: float) -> float:
         return round(min(100, max(0, 100 * (value - low) / span)), 1)
@@ -206,10 +213,11 @@ def _runs(
     found: dict[str, list[Record]] = {}
     for r in rows.newest(records):
         found.setdefault(run_name(r), []).append(r)
+    shown = {(r.method, r.recipe): name for name in pictures for r in found.get(name, ())}
     out = []
     for name, members in sorted(found.items()):
         first = max(members, key=lambda r: (r.created, r.id))
-        mine = [{**c, "label": first.method} for c in curves.get(name, ())]
+        drawn, other = learning.run_curves(curves.get(name, ())), shown.get((first.method, first.recipe))
         out.append(
             {
                 "name": name,
@@ -218,8 +226,9 @@ def _runs(
                 "records": sorted(members, key=lambda r: (r.data["name"], r.protocol, r.variant, r.id)),
                 "config": sorted(rows.flat(first.config).items()),
                 "facts": _facts(first),
-                "charts": [_chart(f"run/{name}", t, c) for t, c in charts.curve_charts(mine, [first.method]).items()],
+                "charts": [_chart(f"run/{name}", t, c) for t, c in drawn.items()],
                 "pictures": list(pictures.get(name, ())),
+                "pictured": None if not other or other == name else {"id": anchor(other), "name": other},
             }
         )
     return out

@@ -78,6 +78,8 @@ def selectors(
         elif r.method != "supervised":
             key = column_key(r)
             accuracy.setdefault(key, {})[r.run] = r.value if r.higher_is_better else -r.value
+    if len({r.method for r in records if r.run and r.method != "supervised"}) > 1:
+        metrics.pop("loss", None)  # losses of different objectives share no unit
     found = [
         judge(metric, labels[key], values, accuracy[key])
         for metric, values in sorted(metrics.items())

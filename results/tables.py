@@ -148,7 +148,7 @@ def _judge(rows: list[Row], columns: Sequence[Column], i: int) -> tuple[list[Row
     against = compare_with(methods, floors)
     found = [Pair(column.label, a, b, result) for (a, b), result in against.items()]
     means = {r.label: c.mean for r in rows if (c := r.cells[i]) is not None}
-    return out, pairs + found, notes.falls_short(found, means, column)
+    return out, pairs + found, notes.against(found, means, column)
 
 
 def _normalised(mean: float, column: Column, tops: Sequence[float]) -> float | None:

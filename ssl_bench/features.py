@@ -98,6 +98,12 @@ def extract(
     )  # fmt: skip
 
 
+def kept(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Tensor] | None:
+    """Pooled features [N, L, D] of one part by token, where an evaluation has left them."""
+    path = root / "features" / f"{cache_key(encoder, split, f'{fingerprint}/{part}')}.pooled.safetensors"
+    return load_file(path) if path.exists() else None
+
+
 def token_bytes(encoder: Encoder, split: Split) -> int:
     """What the part's tokens would take, from the shape of one image's."""
     with torch.no_grad():

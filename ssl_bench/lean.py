@@ -1,9 +1,9 @@
 """timm's parts of the ViT, and AdamW, without torch.compile's machinery: half of the seconds before the first step.
 
 Nothing here compiles, yet `torch._dynamo` (slower to import than torch itself) would come along for trifles:
-torchvision asks it whether a device can compile, timm and every optimizer's first call mark functions as not to be
-compiled, and `step` puts a graph break before itself. While these are imported a stand-in answers; afterwards
-`torch.compile` imports the real one as usual. timm also imports wandb (3 s) wherever it is installed.
+torchvision asks it whether a device can compile, timm, every optimizer's first call and arithmetic on the meta device
+mark functions as not to be compiled, and `step` puts a graph break before itself. Meanwhile a stand-in answers;
+afterwards `torch.compile` imports the real one as usual. timm also imports wandb (3 s) wherever it is installed.
 """
 
 from __future__ import annotations

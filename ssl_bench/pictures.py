@@ -7,6 +7,7 @@ split; the test split stays sealed.
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from results.page import Picture
-from ssl_bench import checkpoint, encoders, runs, train
+from ssl_bench import checkpoint, encoders, features, runs, train
 from ssl_bench.backbone import ViT, patchify
 from ssl_bench.data import Dataset, open_data
 from ssl_bench.method import DataInfo, Method
@@ -24,7 +25,8 @@ from ssl_bench.rng import Rng
 
 SIDE = 96  # largest side of one image on a sheet; the page enlarges them
 GAP = 2
-BANK, NEIGHBOURS = 2000, 5
+BANK, ASKED, NEIGHBOURS = 1000, 200, 5  # images: to find among, to count for, and to show
+CENTRE = 100  # training images whose mean token is taken off PCA maps
 
 
 @torch.no_grad()
@@ -39,11 +41,17 @@ def of_run(run: runs.Run, count: int = 6) -> list[Picture]:
     if not isinstance(config.objective, dict):  # a scratch method: its code is run on its author's command alone
         method = train.build(config, info, torch.device("cpu")).eval()
         out = of_views(method, images)
-        state, _ = checkpoint.load(run.folder)
-        if state is not None and hasattr(method, "reconstruct"):
+        state = checkpoint.load(run.folder)[0] if hasattr(method, "reconstruct") else None
+        if state is not None:
             method.load_state_dict(state["method"])
             out += reconstructions(method, images)
-    return [*out, pca_maps(encoder, images, data), attention_maps(encoder, images), neighbours(encoder, data, count)]
+    root = run.folder.parent
+    return [
+        *out,
+        pca_maps(encoder, images, data),
+        attention_maps(encoder, images),
+        neighbours(encoder, data, count, root),
+    ]
 
 
 def of_views(method: Method, images: Tensor) -> list[Picture]:
@@ -124,7 +132,7 @@ def pca_maps(encoder: encoders.Encoder, images: Tensor, data: Dataset) -> Pictur
     def tokens_of(x: Tensor) -> Tensor:
         return encoder.encode(x, layers=1, want_tokens=True)["tokens"].float().cpu().nan_to_num()
 
-    bank = np.linspace(0, len(data.train) - 1, min(200, len(data.train))).astype(int)
+    bank = np.linspace(0, len(data.train) - 1, min(CENTRE, len(data.train))).astype(int)
     tokens = tokens_of(images) - tokens_of(data.train.batch(bank)).mean(0)
     flat = tokens.flatten(0, 1)
     _, _, axes = torch.linalg.svd(flat, full_matrices=False)
@@ -158,13 +166,14 @@ def attention_maps(encoder: encoders.Encoder, images: Tensor) -> Picture:
     return Picture(f"Attention of {who}, last block", text, sheet([images.float() / 255, maps, images / 255 * maps]))
 
 
-def neighbours(encoder: encoders.Encoder, data: Dataset, count: int) -> Picture:
+def neighbours(encoder: encoders.Encoder, data: Dataset, count: int, root: Path) -> Picture:
     """Held-out images (first row) over their nearest training images by cosine."""
     places = np.linspace(0, len(data.val) - 1, count).astype(int)
     bank = np.linspace(0, len(data.train) - 1, min(BANK, len(data.train))).astype(int)
-    asked = np.unique(np.concatenate([places, np.linspace(0, len(data.val) - 1, min(300, len(data.val))).astype(int)]))
-    queries = _features(encoder, data.val.batch(asked))
-    near = (queries @ _features(encoder, data.train.batch(bank)).T).topk(min(NEIGHBOURS, len(bank)), dim=1).indices
+    more = np.linspace(0, len(data.val) - 1, min(ASKED, len(data.val))).astype(int)
+    asked = np.unique(np.concatenate([places, more]))
+    queries, keys = (_features(encoder, data, part, rows, root) for part, rows in (("val", asked), ("train", bank)))
+    near = (queries @ keys.T).topk(min(NEIGHBOURS, len(bank)), dim=1).indices
     same = data.train.labels[torch.from_numpy(bank)][near] == data.val.labels[asked][:, None]
     share = (
         f"{100 * float(same.float().mean()):.0f} % of the neighbours of {len(asked)} held-out images share the class"
@@ -176,10 +185,15 @@ def neighbours(encoder: encoders.Encoder, data: Dataset, count: int) -> Picture:
     return Picture(f"Nearest neighbours: {share}", text, sheet(rows))
 
 
-def _features(encoder: encoders.Encoder, images: Tensor) -> Tensor:
-    """L2-normalised features [N, D] in the encoder's own pooling."""
-    found = [encoder.encode(chunk, layers=1)[encoder.pooling][:, -1].float().cpu() for chunk in images.split(250)]
-    return F.normalize(torch.cat(found).nan_to_num(), dim=-1)
+def _features(encoder: encoders.Encoder, data: Dataset, part: str, rows: np.ndarray, root: Path) -> Tensor:
+    """L2-normalised features [N, D] in the encoder's own pooling; those of an evaluation where there was one."""
+    split = data.val if part == "val" else data.train
+    if found := features.kept(encoder, split, part, data.fingerprint, root):
+        z = found[encoder.pooling][torch.from_numpy(rows), -1]
+    else:
+        chunks = split.batch(rows).split(250)
+        z = torch.cat([encoder.encode(chunk, layers=1)[encoder.pooling][:, -1].float().cpu() for chunk in chunks])
+    return F.normalize(z.nan_to_num(), dim=-1)
 
 
 def sheet(rows: list[Tensor]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,32 +91,41 @@ def html(
 ) -> Path:  # fmt: skip
     """Write the page to `path`. Curves and pictures come from the run folders under `root` that are still there."""
     there = {r.run: runs.Run(Path(root) / r.run) for r in records if root and r.run and (Path(root) / r.run).is_dir()}
-    found: dict[str, list[Picture]] = {}
-    if pictures:
-        from ssl_bench.pictures import of_run
-
-        first = {(r.method, r.recipe): r.run for r in reversed(records) if r.run in there}  # one run per row will do
-        found = {name: of_run(there[name]) for name in sorted(set(first.values()))}
+    found = _pictures(records, there) if pictures else {}
     write_atomic(path, page(records, {name: curves(run) for name, run in sorted(there.items())}, found, others))
     return path
 
 
+def _pictures(records: Sequence[Record], there: Mapping[str, runs.Run]) -> dict[str, list[Picture]]:
+    """Of one run per row. A run that this version cannot open costs its pictures, not the page."""
+    from ssl_bench.pictures import of_run
+
+    named = sorted((r for r in records if r.run in there), key=lambda r: r.run, reverse=True)
+    first = {(r.method, r.recipe): r.run for r in named}
+    found = {}
+    for name in screen.counted("pictures of", sorted(set(first.values()))):
+        try:
+            found[name] = of_run(there[name])
+        except UserError as error:
+            screen.say(f"note: no pictures of {name}: {error}", "yellow")
+    return found
+
+
 def curves(run: runs.Run) -> list[dict[str, Any]]:
-    """Loss, online k-NN and RankMe over the share of training, at most 200 points of loss."""
+    """Loss, online k-NN and RankMe over the share of training, at most about 100 points of loss, four digits each."""
     rows = run.metrics()
     if not rows:
         return []
     steps = run.status().get("steps")
     total = max(steps if isinstance(steps, int) else 0, rows[-1]["step"], 1)
-    every = max(1, len(rows) // 200)
+    every = max(1, len(rows) // 100)
     names = {"loss": "loss", "monitor_knn": "knn", "monitor_rankme": "rankme"}
     out = []
     for i, row in enumerate(rows):
         seen = {new: row[old] for old, new in names.items() if isinstance(row.get(old), (int, float))}
         if i % every == 0 or "knn" in seen or i == len(rows) - 1:
-            out.append(
-                {"run": run.name, "at": row["step"] / total, **{k: v for k, v in seen.items() if math.isfinite(v)}}
-            )
+            values = {k: float(f"{v:.4g}") for k, v in seen.items() if math.isfinite(v)}
+            out.append({"run": run.name, "at": round(row["step"] / total, 4), **values})
     return out
 
 
@@ -133,7 +142,7 @@ def save_charts(records: Sequence[Record], folder: Path, forms: Sequence[str] = 
         drawn |= {f"rankme-{k}": c for k, c in charts.diagnostics_charts(members, labels, table).items()}
         drawn |= {"ranks": c} if (c := charts.rank_chart(table)) is not None else {}
         for title, chart in sorted(drawn.items()):
-            spec = chart.properties(width=420).to_dict()
+            spec = chart.properties(width=420).configure_legend(columns=4).to_dict()
             path = folder / f"{slug(name)}-{slug(title)}"
             if "svg" in forms:
                 written.append(path.with_name(path.name + ".svg"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -133,6 +133,22 @@ class RunDisplay:
         elif rate and (time.monotonic() - self.last_line > 5 or state["step"] == state["steps"]):
             self.last_line = time.monotonic()
             say(f"step {state['step']}/{state['steps']}  {rate}  {loss}  {knn}  {left}")
+
+
+def counted(doing: str, names: Sequence[str]) -> Iterator[str]:
+    """Every name in turn, with a bar and the time left; a line every few seconds where no person watches."""
+    began = said = time.monotonic()
+    columns = (TextColumn(f"{doing} {{task.description}}"), BarColumn(20), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not interactive()) as progress:
+        task = progress.add_task("", total=len(names))
+        for i, name in enumerate(names):
+            now = time.monotonic()
+            if not interactive() and now - said > 5:
+                said, left = now, (now - began) / i * (len(names) - i)
+                say(f"{doing} {name}, {i + 1} of {len(names)}, {clock(left)} left")
+            progress.update(task, description=printable(name), completed=i)
+            yield name
+        progress.update(task, description="", completed=len(names))
 
 
 def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None, height: int = 0) -> Group:

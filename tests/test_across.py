@@ -84,6 +84,9 @@ def test_selectors_from_records() -> None:
     made = [fake("mae", 20 + 5 * s, s, collapse={"flag": False, "reason": "", "rankme": 10.0 + s}) for s in range(4)]
     found = selection.selectors(made, {c.key: c.label for c in columns(made)}, {"loss": {r.run: 1.0 for r in made}})
     assert [(s.metric, s.spearman) for s in found] == [("loss", None), ("rankme", 1.0)]
+    mixed = [*made, fake("dino", 30.0, 0)]
+    found = selection.selectors(mixed, {c.key: c.label for c in columns(made)}, {"loss": {r.run: 1.0 for r in mixed}})
+    assert [s.metric for s in found] == ["rankme"]
 
 
 def test_summaries_over_data_sets() -> None:

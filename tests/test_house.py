@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from write_tree import catalogues, tree
+from write_tree import catalogues, measured, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ssl_bench", "methods", "protocols", "results", "slurm")
@@ -89,6 +89,12 @@ def test_readme_lists_every_file_with_its_phrase():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert tree(readme) == readme, "run: python tests/write_tree.py"
     assert all(f"  {p.name} " in readme for p in FILES if p.name != "__init__.py")
+
+
+def test_the_table_of_the_readme_is_fresh():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert measured(readme) == readme, "run: python tests/write_tree.py"
+    assert readme.count("| ijepa |") == readme.count("| *pixels* |") == 1
 
 
 def test_the_readmes_of_methods_and_protocols_are_fresh():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from results import charts, published, tables
+from results import curves as learning
 from results.page import Picture, anchor, page
 from ssl_bench import report
 from tests.fake_records import fake, quickstart
@@ -120,6 +121,40 @@ def test_charts() -> None:
     points = max((v for v in values["datasets"].values() if "front" in v[0]), key=len)
     assert {r["label"]: r["front"] for r in points} == {"dino": True, "ijepa": True, "mae": False}
     assert charts.rank_chart(tables.build([fake("mae", 40, 0)])) is None
+
+
+def test_curves_of_a_run_are_its_own() -> None:
+    points = [{"run": "a", "at": 0.5, "loss": 3.0}, {"run": "a", "at": 1.0, "loss": 2.0, "knn": 0.3}]
+    first, second = learning.run_curves(points), learning.run_curves([{"run": "b", "at": 1.0, "loss": 7.0}])
+    assert [list(first), list(second)] == [["loss", learning.CURVES["knn"]], ["loss"]]
+    assert first["loss"]["datasets"]["points"] == [{"at": 0.5, "loss": 3.0}, {"at": 1.0, "loss": 2.0}]
+    assert first[learning.CURVES["knn"]]["datasets"]["points"] == [{"at": 1.0, "knn": 30.0}]
+    assert second["loss"]["datasets"]["points"] == [{"at": 1.0, "loss": 7.0}]
+
+
+def test_curves_of_all_runs_are_means_per_method() -> None:
+    points = [{"run": f"r{s}", "label": "mae", "at": at, "loss": v, "knn": 0.2 + 0.1 * s}
+              for s in (0, 1) for at, v in ((0.5, 3.0 + s), (1.0, 2.0))]  # fmt: skip
+    drawn = learning.curve_charts(points, ["mae"])
+    loss = drawn["loss, each run scaled to 0..1"]["datasets"]["points"]
+    assert [(r["label"], r["at"], r["runs"], r["loss"]) for r in loss] == [("mae", 0.5, 2, 1.0), ("mae", 1.0, 2, 0.0)]
+    assert drawn[learning.CURVES["knn"]]["datasets"]["points"][0]["knn"] == 25.0
+
+
+def test_pictures_are_those_of_one_run_per_row(text: str) -> None:
+    for name in ("mae-quick-s1", "mae-quick-s2"):
+        part = text[text.index(f'<article class="run" id="{anchor(name)}"') :].partition("</article>")[0]
+        assert f'<a href="#{anchor("mae-quick-s0")}">mae-quick-s0</a>' in part
+    assert text.count("Pictures are made of one run") == 2
+
+
+def test_a_run_that_cannot_be_opened_costs_its_pictures_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mae-quick-s0").mkdir()
+    written = report.html([fake("mae", 40, 0)], tmp_path / "page.html", tmp_path)
+    assert anchor("mae-quick-s0") in written.read_text()
+    assert "note: no pictures of mae-quick-s0" in capsys.readouterr().out
 
 
 def test_files_for_papers(tmp_path: Path) -> None:

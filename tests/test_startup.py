@@ -27,6 +27,8 @@ def test_a_run_does_not_import_the_compiler(tmp_path: Path) -> None:
     run = f"pretrain --method mae --recipe quick budget.steps=1 --root {tmp_path}".split()
     seen = imported("-m", "ssl_bench", *run)
     assert "torch" in seen and "torch._dynamo" not in seen and "wandb.sdk" not in seen
+    seen = imported("-m", "ssl_bench", *f"eval --protocol knn --root {tmp_path}".split())
+    assert "torch" in seen and "torch._dynamo" not in seen
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import tiny
 
-from ssl_bench import cli, forecast, keeping, runs, screen
+from ssl_bench import cli, forecast, keeping, pictures, runs, screen
 from ssl_bench.errors import UserError
 from ssl_bench.evaluate import evaluate_all
 from ssl_bench.train import pretrain
@@ -117,9 +117,27 @@ def test_show_says_all_that_is_known_of_a_run(photos: Path, tmp_path: Path, monk
     for said in ("finished", "changed", "backbone.embed_dim=32", "budget.steps=4", "loss ", "val k-NN", "knn", "(2)",
                  "4 steps, 48 images", "COLLAPSED: all images", "ssl-bench export"):  # fmt: skip
         assert said in shown, said
+    _pictures(both[0], monkeypatch)
     wrong = call("show", both[0].name, "optim.lr=1", "--root", str(tmp_path))
     assert isinstance(wrong.exception, UserError) and "has no effect" in str(wrong.exception)
     assert "objective.mask_ratio" in call("show", "mae").output
+
+
+def _pictures(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features that an evaluation left give the same neighbours as none."""
+    kept = pictures.of_run(run, 3)
+    assert [p.title.split()[0] for p in kept] == ["Views", "Reconstruction:", "PCA", "Attention", "Nearest"]
+    monkeypatch.setattr(pictures.features, "kept", lambda *_: None)
+    assert [p.alt for p in pictures.of_run(run, 3)] == [p.alt for p in kept]
+
+
+def test_progress_is_lines_with_the_time_left_where_nobody_watches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 100, 4))
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(clock))
+    assert list(screen.counted("pictures of", ["a", "b", "c"])) == ["a", "b", "c"]
+    assert capsys.readouterr().out == "pictures of b, 2 of 3, 0:16 left\n"
 
 
 def test_show_tells_how_an_unfinished_run_goes_on(

@@ -1,16 +1,21 @@
 """Writes what the documentation says of files from the files themselves: `python tests/write_tree.py`.
 
-The tree of README.md, from the first sentence of every module, and the README of methods/ and of protocols/.
+The tree of README.md, from the first sentence of every module; its table, from the records in results/; and the
+README of methods/ and of protocols/.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
+SHOWN = ("ijepa", "mae", "dino", "simclr", "supervised", "random", "pixels")  # rows of README's table, where measured
+MARK = "<!-- written by tests/write_tree.py from results/records -->\n"
 
 
 def phrase(path: Path) -> str:
@@ -35,6 +40,30 @@ def tree(readme: str) -> str:
             files = [p for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
             lines += [f"  {p.name:<21} {phrase(p)}" for p in files]
     return before + "\n" + "\n".join(lines) + "\n```" + after.partition("\n```")[2]
+
+
+def measured(readme: str) -> str:
+    """README with the first lines of the reference table behind MARK, up to the next heading."""
+    from results import cells, records, render, tables
+
+    before, _, after = readme.partition(MARK)
+    name = "clothing48"
+    found = records.read(HOME / "results" / "records" / f"{name}.jsonl")
+    table, data = tables.build(found), found[0].data
+    rows = [row for shown in SHOWN for row in table.rows if row.label == shown and any(row.cells)]
+    lines = render.to_markdown(dataclasses.replace(table, rows=tuple(rows))).splitlines()
+    trained = [row for row in rows if row.budget]
+    counts = [c.n for row in trained for c in row.cells if c is not None]
+    seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
+    text = (
+        f"An excerpt of [results/tables/{name}.md](results/tables/{name}.md) (all rows, and where methods fall short; "
+        f"as a page: `results/report.html`). {data['num_train'] + data['num_val']:,} photographs, {trained[0].budget} "
+        f"for every run, {seeds} pretraining seeds, on {' and '.join(sorted({row.cost.device for row in trained}))}. "
+        "So small a budget shows the tool; it ranks no papers."
+    )
+    body = [line for line in lines if line.startswith("|")]
+    parts = [textwrap.fill(text, 118), "\n".join(body), textwrap.fill(cells.LEGEND, 118)]
+    return before + MARK + "\n\n".join([*parts, ""]) + after[after.index("## ") :]
 
 
 def catalogue(folder: str, columns: tuple[str, ...], rows: dict[str, tuple[str, ...]]) -> str:
@@ -75,6 +104,6 @@ def catalogues() -> dict[Path, str]:
 if __name__ == "__main__":
     sys.path.insert(0, str(HOME))
     readme = HOME / "README.md"
-    readme.write_text(tree(readme.read_text()))
+    readme.write_text(measured(tree(readme.read_text())))
     for path, text in catalogues().items():
         path.write_text(text)
