@@ -9,14 +9,15 @@ random-effects analyses of reader studies (readers = seeds, cases = images; Obuc
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 from statsmodels.stats import contingency_tables, proportion
 
 LEVEL = 0.95
+FEW = 4  # methods with several seeds, below which nothing is said of what they share
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class Comparison:
         return self.how.startswith("seeds")
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all methods of a column together say of the variance between seeds; it counts as `freedom` more seeds."""
+
+    variance: float
+    freedom: float
+    total: float  # degrees of freedom of all methods' seeds: nobody has more
+
+
 def t_interval(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> Interval:
     """Mean and t-interval over seeds. With two seeds it is mean ± 12.7 s/√2, and that is what two seeds tell."""
     x = np.asarray(values, dtype=float)
@@ -90,8 +100,33 @@ def interval(sample: Sample) -> Interval:
     return t_interval(sample.values)
 
 
-def compare(a: Sample, b: Sample, level: float = LEVEL) -> Comparison:
-    """Can the two methods be told apart? Seeds and images both count where both are known."""
+def share(samples: Iterable[Sample]) -> Shared | None:
+    """The variance between seeds that the methods have in common, and how much they have it in common.
+
+    Two or three seeds know next to nothing of their own variance: of 22 methods with three seeds each, 12 points apart,
+    Holm's correction over 231 pairs left 20 tied with the best. Empirical Bayes (Smyth 2004, section 6.2): variances
+    are draws from a scaled inverse chi-square, whose scale and degrees of freedom are fitted to their logarithms. Where
+    methods differ much in their variance, the freedom goes to zero and each stands for itself. None with fewer than
+    `FEW` methods.
+    """
+    able = [s for s in samples if s.n > 1]
+    d = np.array([s.n - 1 for s in able], dtype=float)
+    v = np.array([s.values.var(ddof=1) for s in able])
+    if len(able) < FEW or not np.median(v) > 0:
+        return None
+    e = np.log(np.maximum(v, 1e-5 * np.median(v))) - special.digamma(d / 2) + np.log(d / 2)
+    excess = float(e.var(ddof=1) - special.polygamma(1, d / 2).mean())
+    if excess <= special.polygamma(1, d.sum() / 2):  # as alike as chance makes them: one variance for all
+        return Shared(float((d * v).sum() / d.sum()), float(d.sum()), float(d.sum()))
+    half = optimize.brentq(lambda x: float(special.polygamma(1, x)) - excess, 1e-6, 1e6)
+    return Shared(float(np.exp(e.mean() + special.digamma(half) - np.log(half))), 2 * half, float(d.sum()))
+
+
+def compare(a: Sample, b: Sample, level: float = LEVEL, shared: Shared | None = None) -> Comparison:
+    """Can the two methods be told apart? Seeds and images both count where both are known.
+
+    `shared`: what is known of the variance between seeds from other methods.
+    """
     difference = float(a.values.mean() - b.values.mean())
     single = [s for s in (a, b) if s.n < 2 and not s.fixed]
     bits = a.bits is not None and b.bits is not None and a.bits.shape[1] == b.bits.shape[1]
@@ -101,12 +136,13 @@ def compare(a: Sample, b: Sample, level: float = LEVEL) -> Comparison:
         assert a.bits is not None
         assert b.bits is not None
         return Comparison(difference, None, None, mcnemar(a.bits[0], b.bits[0]), "McNemar: two runs, not two methods")
-    variance, freedom = _seed_variance(a, b)
+    variance, freedom = _seed_variance(a, b, shared)
     if bits:
         images, image_freedom = _image_variance(a, b)
         total = variance + images
         # Not above that of the seeds: a lucky draw of two close seeds must not count as certainty (2 seeds: 7 % false).
-        cap = sum(x.n - 1 for x in (a, b) if not x.fixed)
+        cap: float = sum(x.n - 1 for x in (a, b) if not x.fixed)
+        cap = min(cap + shared.freedom, shared.total) if shared else cap
         freedom = min(_satterthwaite([(variance, freedom), (images, image_freedom)]), cap)
     else:
         total = variance
@@ -117,11 +153,23 @@ def compare(a: Sample, b: Sample, level: float = LEVEL) -> Comparison:
     return Comparison(difference, difference - half, difference + half, p, "seeds and images" if bits else "seeds")
 
 
-def _seed_variance(a: Sample, b: Sample) -> tuple[float, float]:
+def _seed_variance(a: Sample, b: Sample, shared: Shared | None) -> tuple[float, float]:
     """Variance of the difference due to seeds, and Welch's degrees of freedom."""
-    parts = [(float(s.values.var(ddof=1)) / s.n, s.n - 1) for s in (a, b) if not s.fixed]
-    total = sum(v for v, _ in parts)
-    return total, _satterthwaite(parts) if total > 0 else min(f for _, f in parts)
+    parts = [_variance_of_mean(s, shared) for s in (a, b) if not s.fixed]
+    freedom = _satterthwaite(parts)
+    return sum(v for v, _ in parts), min(freedom, shared.total) if shared else freedom
+
+
+def _variance_of_mean(s: Sample, shared: Shared | None) -> tuple[float, float]:
+    own, freedom = float(s.values.var(ddof=1)), float(s.n - 1)
+    if shared is None:
+        return own / s.n, freedom
+    both = (freedom * own + shared.freedom * shared.variance) / (freedom + shared.freedom)
+    if (
+        own > both
+    ):  # others may raise a lucky variance, and lend their seeds to it; they never excuse an unsteady method
+        return own / s.n, freedom
+    return both / s.n, min(freedom + shared.freedom, shared.total)
 
 
 def _image_variance(a: Sample, b: Sample) -> tuple[float, float]:
@@ -191,13 +239,17 @@ def compare_all(samples: Mapping[str, Sample]) -> dict[tuple[str, str], Comparis
     """All pairs. Holm runs over every pair that speaks about methods: the best is chosen by the data, so the pairs
     without it count too.
     """
-    return _corrected({(i, j): compare(samples[i], samples[j]) for i, j in itertools.combinations(sorted(samples), 2)})
+    return _compared(itertools.combinations(sorted(samples), 2), samples)
 
 
 def compare_with(samples: Mapping[str, Sample], baselines: Mapping[str, Sample]) -> dict[tuple[str, str], Comparison]:
     """Every method with every baseline, Holm over all of them."""
-    pairs = itertools.product(sorted(samples), sorted(baselines))
-    return _corrected({(i, j): compare(samples[i], baselines[j]) for i, j in pairs})
+    return _compared(itertools.product(sorted(samples), sorted(baselines)), {**samples, **baselines})
+
+
+def _compared(pairs: Iterable[tuple[str, str]], samples: Mapping[str, Sample]) -> dict[tuple[str, str], Comparison]:
+    shared = share(samples.values())
+    return _corrected({(i, j): compare(samples[i], samples[j], shared=shared) for i, j in pairs})
 
 
 def _corrected(found: dict[tuple[str, str], Comparison]) -> dict[tuple[str, str], Comparison]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats import multitest
 
 from results import simulate
 from results.statistics import (
     Sample,
+    Shared,
     best_and_tied,
     compare,
     compare_with,
@@ -17,6 +19,7 @@ from results.statistics import (
     image_interval,
     interval,
     mcnemar,
+    share,
     t_interval,
 )
 
@@ -64,8 +67,6 @@ def test_holm_known() -> None:
 def test_welch_where_there_are_no_bits() -> None:
     a, b = Sample(np.array([3.0, 4.0, 5.0, 6.0])), Sample(np.array([1.0, 2.0, 2.0]))
     found = compare(a, b)
-    from scipy import stats
-
     assert found.p == pytest.approx(stats.ttest_ind(a.values, b.values, equal_var=False).pvalue)
     assert found.how == "seeds"
 
@@ -77,11 +78,32 @@ def test_image_variance_of_a_two_way_layout() -> None:
     a, b = (Sample(np.full(3, 100 * v.mean()), np.tile(v, (3, 1))) for v in (x, y))
     d = 100 * (x.astype(float) - y)
     found = compare(a, b)
-    from scipy import stats
-
     half = stats.t.ppf(0.975, 4) * d.std(ddof=1) / 20
     assert found.high == pytest.approx(d.mean() + half)
     assert found.how == "seeds and images"
+
+
+def test_what_methods_share_of_their_variance() -> None:
+    rng = np.random.default_rng(0)
+    variances = 2.0 * 8 / rng.chisquare(8, 3000)  # scaled inverse chi-square: 8 degrees of freedom, scale 2
+    drawn = [Sample(rng.normal(50, np.sqrt(v), 4)) for v in variances]
+    found = share(drawn)
+    assert found is not None
+    assert (found.variance, found.freedom) == (pytest.approx(2, rel=0.1), pytest.approx(8, rel=0.2))
+    alike = [Sample(np.array([x - 1, x, x + 1.0])) for x in range(5)]
+    assert share(alike) == Shared(1.0, 10.0, 10.0)
+    assert share(alike[:3]) is None
+    assert share([Sample(np.array([50.0, 50.0]))] * 9) is None
+
+
+def test_others_raise_a_lucky_variance_and_never_excuse_an_unsteady_method() -> None:
+    known = Shared(1.0, 6.0, 40.0)
+    lucky, steady = Sample(np.array([40.0, 40.01, 40.02])), Sample(np.array([42.0, 43.0, 44.0]))
+    wild = Sample(np.array([30.0, 40.0, 50.0]))
+    assert compare(lucky, wild, shared=known).p == pytest.approx(compare(lucky, wild).p, rel=0.3)  # type: ignore[operator]
+    found = compare(lucky, steady, shared=known)
+    half = stats.t.ppf(0.975, 16) * np.sqrt((6 / 8 + 1) / 3)  # variances 6/8 and 1, 8 degrees of freedom each
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.03)  # type: ignore[operator]
 
 
 def _samples(rng: np.random.Generator, levels: dict[str, float], seeds: int) -> dict[str, Sample]:
