@@ -1,7 +1,8 @@
 """`robust`: how much of the linear probe's accuracy survives common corruptions of the test images.
 
 Definition: the head of `linear`, chosen and fitted on clean training images, is applied unchanged to the test images
-under fifteen corruptions at five severities (ssl_bench/corrupt.py, after Hendrycks & Dietterich, arXiv 1903.12261).
+under fifteen corruptions at five severities (ssl_bench/corrupt.py, after Hendrycks & Dietterich, arXiv 1903.12261;
+strengths of CIFAR-C at any image size, so numbers of ImageNet-C are no comparison).
 The headline is the mean error over all 75 in percent, lower is better. Beside it: the error per corruption, the clean
 accuracy, and the relative mean error (corrupted minus clean error), which is not smaller merely because the clean
 accuracy is. mCE needs AlexNet's errors on the same data and is not given.
