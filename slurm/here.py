@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 def run(submission: ledger.Submission, code: Path, arrays: Sequence[Array]) -> None:
     """Stage after stage, to the end. On Ctrl-C every job writes its checkpoint and ends."""
     failed: list[str] = []
+    tasks = [task for array in arrays for task in array.tasks]
+    submission.jobs = [ledger.Job(ledger.NOT_STARTED, task, "local", submission.logs) for task in tasks]
+    submission.save()  # what never starts can be tried again too
     for array in arrays:
         lost = {name.partition(" ")[2] for name in failed}
-        tasks = [task for task in array.tasks if not (array.paired and task.label in lost)]
-        failed += _stage(submission, tasks, code)
+        fit = [task for task in array.tasks if not (array.paired and task.label in lost)]
+        failed += _stage(submission, fit, code)
     if failed:
         root = at_root(submission.folder.parents[1])
         raise UserError(
-            f"{len(failed)} jobs did not finish: {', '.join(failed)}. Why: ssl-bench jobs{root}; "
+            f"{len(failed)} of {len(tasks)} jobs did not finish: {', '.join(failed)}. Why: ssl-bench jobs{root}; "
             f"again: ssl-bench jobs retry --all{root}"
         )
 
@@ -53,7 +56,7 @@ def _stage(submission: ledger.Submission, tasks: Sequence[Task], code: Path) -> 
                 process = _start(submission.profile.for_stage(task.stage), submission.logs, task, code, slot)
                 job = ledger.Job(process.job_id, task, "local", submission.logs)
                 slots[slot] = process, job
-                submission.jobs.append(job)
+                submission.jobs[[other.task for other in submission.jobs].index(task)] = job
                 submission.save()
                 screen.say(f"{task.stage} {task.label}: started as process {job.id}")
             time.sleep(0.2)
@@ -117,6 +120,11 @@ def alive(job_id: str) -> bool:
     except (OSError, ValueError):
         return False
     return b"submitit.local._local" in words
+
+
+def busy(logs: Path) -> bool:
+    """Whether a job of the submission with these logs is at work."""
+    return any(alive(log.name.partition("_")[0]) for log in logs.glob("*_0_log.out"))
 
 
 def stop(job_id: str) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -66,6 +67,7 @@ def cancel(above: Path, root: Path | None, names: tuple[str, ...], everything: b
     Example: ssl-bench jobs cancel 123_4
     """
     found = [view for view in _views(root or above)[0] if view.state in ("waiting", "running")]
+    found = [view for view in found if view.job.id != ledger.NOT_STARTED]  # Ctrl-C where it was started ends those
     chosen = _chosen(found, names, everything, "waits or runs")
     distant = [view.job.id for view in chosen if view.job.kind == "slurm"]
     try:
@@ -118,7 +120,10 @@ def show(root: Path) -> None:
     if not views:
         return screen.say(f"No jobs were submitted from {root}. Submit some: ssl-bench pretrain ... --slurm PROFILE")
     cells = [("job", "stage", "name", "state", "step", "")]
-    cells += [(v.job.id, v.job.task.stage, v.job.task.label, v.state, v.step, v.note) for v in views]
+    cells += [
+        (v.job.id, v.job.task.stage, v.job.task.label, v.state, v.step, shorten(v.note, 60, placeholder=" ..."))
+        for v in views
+    ]
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
     for i, row in enumerate(cells):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
@@ -165,6 +170,8 @@ def _view(root: Path, job: Job, known: queue.Known | None, remark: str) -> View:
     step = f"{status['step']}/{status['steps']}" if status.get("steps") else ""
     if job.kind == "local" and here.alive(job.id):
         known = queue.Known("running")
+    if job.id == ledger.NOT_STARTED:
+        known = queue.Known("waiting" if here.busy(job.logs) else "cancelled")
     if known is None and remark and not job.log.exists():
         return View(job, "unknown", step, "no log yet")
     if known is None and remark and not _ending(job.log):

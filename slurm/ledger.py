@@ -16,6 +16,8 @@ from slurm.profile import Profile
 from ssl_bench import runs
 from ssl_bench.errors import UserError
 
+NOT_STARTED = "-"  # in place of a number: work of this machine that waits for its turn
+
 
 @dataclass(frozen=True)
 class Job:
