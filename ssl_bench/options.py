@@ -136,7 +136,7 @@ def EVAL_DATA(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option(
         "--eval-data", metavar="A,B,...",
-        help="Evaluate on these data sets instead of the one pretrained on; a table for each.",
+        help="Evaluate on these data sets instead of the one pretrained on; a column for each.",
     )  # fmt: skip
     @functools.wraps(command)
     def checked(eval_data: str | None, **given: Any) -> Any:
