@@ -17,6 +17,7 @@ def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -
     out = []
     for reference in sorted({p.second for p in pairs}):
         said: dict[str, list[str]] = {}
+        count = sum(p.second == reference for p in pairs)
         for p in pairs:
             below = means[p.first] != means[reference] and (means[p.first] > means[reference]) != column.higher
             certain = p.result.p_holm is not None and p.result.p_holm <= 0.05
@@ -26,7 +27,8 @@ def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -
         for short, names in sorted(said.items(), reverse=True):
             verb = short if len(names) == 1 else short.replace("falls", "fall").replace("is below", "are below")
             rest = " in one run, which is no verdict" if short == "is below" else ""
-            out.append(f"In {column.label}, {', '.join(names)} {verb} `{reference}` ({means[reference]:.1f}){rest}.")
+            who = f"all {count} methods" if len(names) == count > 2 else ", ".join(names)
+            out.append(f"In {column.label}, {who} {verb} `{reference}` ({means[reference]:.1f}){rest}.")
     return out
 
 

@@ -65,6 +65,7 @@ def to_latex(table: Table) -> str:
     """A booktabs tabular; needs \\usepackage{booktabs}."""
     titles = [latex_escape(h) for h in headers(table)]
     lines = [
+        r"% \usepackage{booktabs}",
         r"\begin{tabular}{l" + "r" * (len(titles) - 1) + "}",
         r"\toprule",
         " & ".join(titles) + r" \\",
@@ -74,7 +75,7 @@ def to_latex(table: Table) -> str:
         if i and row.reference and not table.rows[i - 1].reference:
             lines.append(r"\midrule")
         cells = ["--" if c is None else _latex_cell(c) for c in row.cells]
-        lines.append(" & ".join([latex_escape(row.label), *cells, *map(latex_escape, costs(row.cost))]) + r" \\")
+        lines.append(" & ".join([latex_escape(row.label), *cells, *map(_latex_cost, costs(row.cost))]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     notes = [latex_escape(LEGEND), *[latex_escape(n.replace("`", "")) for n in table.notes]]
     return "\n".join([*lines, "", r"\smallskip", *[rf"{{\footnotesize {n}}}\par" for n in notes]]) + "\n"
@@ -83,6 +84,11 @@ def to_latex(table: Table) -> str:
 def _latex_cell(cell: Cell) -> str:
     text = latex_escape(number(cell))
     return rf"\textbf{{{text}}}" if cell.tied else text
+
+
+def _latex_cost(text: str) -> str:
+    mantissa, power = text.split("e+") if "e+" in text else ("", "")
+    return rf"${mantissa}\times10^{{{int(power)}}}$" if power else latex_escape(text)
 
 
 def csv_safe(text: str) -> str:

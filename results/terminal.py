@@ -14,7 +14,7 @@ from rich.text import Text
 from results.cells import COSTS, LEGEND, clean, costs, headers, number, published_lines
 from results.tables import Cell, Table
 
-LABEL_WIDTH = 36  # longer row labels are folded
+LABEL_WIDTH = 36  # longer row labels are folded, and those longer than a quarter of the terminal
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class View:
         """The columns in as many tables as the width asks for."""
         names, *titles = headers(self.table)
         rows = [[*map(_cell, row.cells), *(Text(c, style="dim") for c in costs(row.cost))] for row in self.table.rows]
-        label = min(LABEL_WIDTH, max([len(names), *(len(clean(r.label)) for r in self.table.rows)]))
+        most = min(LABEL_WIDTH, max(16, width // 4))
+        label = min(most, max([len(names), *(len(clean(r.label)) for r in self.table.rows)]))
         widths = [3 + max([len(clean(t)), *(row[i].cell_len for row in rows)]) for i, t in enumerate(titles)]
         start, free = 0, width - label - 3
         costs_at = len(titles) if sum(widths) <= free else len(titles) - len(COSTS)  # not one of them on its own
@@ -45,12 +46,12 @@ class View:
             while end < stop and widths[end] <= room:
                 room -= widths[end]
                 end += 1
-            yield self._one(names, titles[start:end], [row[start:end] for row in rows])
+            yield self._one(names, most, titles[start:end], [row[start:end] for row in rows])
             start = end
 
-    def _one(self, names: str, titles: list[str], rows: list[list[Text]]) -> RichTable:
+    def _one(self, names: str, most: int, titles: list[str], rows: list[list[Text]]) -> RichTable:
         out = RichTable(header_style="bold", pad_edge=False)
-        out.add_column(names, overflow="fold", max_width=LABEL_WIDTH)
+        out.add_column(names, overflow="fold", max_width=most)
         for title in titles:
             out.add_column(Text(clean(title)), justify="right", no_wrap=True)
         for i, (row, cells) in enumerate(zip(self.table.rows, rows, strict=True)):

@@ -92,6 +92,24 @@ def test_who_does_not_beat_a_reference_is_said() -> None:
     assert any(n.startswith("One run (n = 1): every row.") for n in tables.build(quickstart((0,))).notes)
 
 
+def test_all_methods_are_called_all() -> None:
+    made = [fake(m, v + s, s) for m, v in (("mae", 40), ("dino", 41), ("ijepa", 39)) for s in range(3)]
+    notes = tables.build([*made, fake("pixels", 70, None)]).notes
+    assert "In knn, all 3 methods fall short of `pixels` (70.0)." in notes
+
+
+def test_a_narrow_terminal_folds_long_names_and_keeps_columns_together() -> None:
+    long = [fake("ijepa", 40 + s, s, p, recipe=f"very-long-recipe-name-{i}", overrides=["objective.masking=multiblock"])
+            for s in range(2) for p in ("knn", "linear") for i in range(2)]  # fmt: skip
+    lines = render.to_text(tables.build([*quickstart(), *long]), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("knn" in line and "linear" in line and "method" in line for line in lines)
+
+
+def test_costs_in_latex_are_powers_of_ten() -> None:
+    assert r" & $7.00\times10^{13}$ & " in render.to_latex(tables.build(quickstart()))
+
+
 def test_missing_references_stand_there_empty() -> None:
     table = tables.build([fake("mae", 40, s) for s in range(2)])
     assert [r.label for r in table.rows] == ["mae", "random", "pixels", "supervised"]
