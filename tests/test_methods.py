@@ -101,7 +101,7 @@ def test_recipes_round_trip_and_check(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_flops_agree_with_torch(method: str, photos: Path) -> None:
-    """Within 3 % of torch's counter: it counts matrix products only, and attention is explicit on the CPU here."""
+    """Within 2 % of torch's counter: it counts matrix products only, and attention is explicit on the CPU here."""
     t = trainer(method, photos, precision="fp32", backbone=replace(tiny(method, "").backbone, embed_dim=96, depth=3))
     images, labels, rng = t.batch(0)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_flops_agree_with_torch(method: str, photos: Path) -> None:
     with FlopCounterMode(display=False) as counter:
         t.method(views, 0.5)["loss"].backward()
     counted = counter.get_total_flops() / len(images)
-    assert t.method.flops() == pytest.approx(counted, rel=0.03), (
+    assert t.method.flops() == pytest.approx(counted, rel=0.02), (
         f"formula {t.method.flops():.4g}, counted {counted:.4g}"
     )
 
