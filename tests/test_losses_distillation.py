@@ -277,10 +277,14 @@ def test_swav_queue_fills_and_prototypes_stay_normalised():
         method.after_step(0.5)
     torch.testing.assert_close(method.prototypes.norm(dim=1), torch.ones(len(method.prototypes)))
     assert method.queue.any(-1).sum(1).tolist() == [4, 4]  # four images so far
+    z = torch.nn.functional.normalize(torch.randn(4, config.objective.out), dim=-1)
+    alone = method.assign(z, z @ method.prototypes.T, torch.zeros_like(method.queue[0]), 0.5)
+    torch.testing.assert_close(method.assign(z, z @ method.prototypes.T, method.queue[0], 0.5), alone)
     stepped(method, 0.6)
     with torch.no_grad():
         method.after_step(0.6)
     assert method.queue.any(-1).sum(1).tolist() == [6, 6]
+    assert not torch.allclose(method.assign(z, z @ method.prototypes.T, method.queue[0], 0.6), alone)  # full: it joins
 
 
 def test_byol_target_starts_elsewhere():
@@ -289,7 +293,7 @@ def test_byol_target_starts_elsewhere():
 
 
 @pytest.mark.parametrize(("config", "field", "value"), [
-    (dinov2.quick(), "layer_decay", 0.0), (ibot.quick(), "masked_share", 0.0), (swav.quick(), "queue_length", 0),
+    (dinov2.quick(), "layer_decay", 0.0), (ibot.quick(), "masked_share", 0.0), (swav.quick(), "queue_start", 0.1),
     (msn.quick(), "mask_ratio", 1.0), (simclr.quick(), "temperature", 0.0),
 ])  # fmt: skip
 def test_refuses_what_cannot_work(config, field, value):
