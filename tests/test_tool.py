@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 from conftest import tiny
+from rich.console import Console
 
 from ssl_bench import cli, forecast, keeping, pictures, runs, screen
 from ssl_bench.errors import UserError
 from ssl_bench.evaluate import evaluate_all
+from ssl_bench.stop import Stop
 from ssl_bench.train import pretrain
 
 COMMANDS = cli.cli.list_commands(click.Context(cli.cli))
@@ -202,3 +207,31 @@ def test_completion_knows_commands_without_importing_them() -> None:
     assert {f"plain,{name}" for name in COMMANDS} <= set(names)
     source = CliRunner().invoke(cli.cli, env={"_SSL_BENCH_COMPLETE": "bash_source"}, prog_name="ssl-bench").output
     assert "complete -o nosort -F" in source
+
+
+def test_the_live_table_fits_a_small_terminal_and_shows_what_is_at_work() -> None:
+    rows: list[dict[str, Any]] = [{"label": f"mae seed {i}", "state": "done", "status": {}} for i in range(30)]
+    seen: dict[str, Any] = {"step": 12345, "steps": 123456, "images_per_second": 1234.5, "loss": -0.1, "knn": 0.456}
+    seen |= {
+        "seconds_left": 61,
+        "collapse": "all images map to nearly one vector (normalised std 0.020; isotropic is 1)",
+    }
+    rows.append({"label": "ijepa seed 0", "state": "pretraining", "status": seen})
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(screen.matrix(rows, 60.0, None, height=20))
+    shown = capture.get()
+    assert len(shown.splitlines()) <= 20 and shown.rstrip().endswith("17 rows not shown")
+    for word in ("pretraining", "1,234", "45.6 %", "1:01", "ijepa seed 0 collapses: all images"):
+        assert word in shown
+
+
+def test_the_first_ctrl_c_says_what_the_second_does(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = Stop()
+    try:
+        stop(signal.SIGINT, None)
+        assert stop.asked and "Ctrl-C again stops at once" in " ".join(capsys.readouterr().out.split())
+        with pytest.raises(KeyboardInterrupt):
+            stop(signal.SIGINT, None)
+    finally:
+        stop.restore()
