@@ -58,7 +58,10 @@ class Plan:
         name, _, own = method.partition(":")
         arguments = ["--method", name, "--recipe", own or self.recipe, "--seed", str(seed), *self.base, *drawn]
         label = f"{method} trial {number} seed {seed}"
-        row = Row(label, run.name, run, arguments, seed, verb="validate", config=config, recorded=run.name)
+        row = Row(
+            label, run.name, run, arguments, seed, verb="validate", config=config,
+            data=config.data.name, recorded=run.name,
+        )  # fmt: skip
         status, kept = run.status(), validate.read(run)
         row.missing = [p for p in self.protocols if not validate.done(kept, p, seed)]
         if status.get("state") == "finished" and not row.missing:

@@ -76,7 +76,7 @@ def find(name: str) -> Source:
 
     if kind in catalogue.names():
         return catalogue.source(name)
-    if Path(name).expanduser().exists():
+    if name and Path(name).expanduser().exists():
         kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(name).suffix, "folder")
         raise UserError(f"'{name}' is a path: write {kind}:{name}.")
     raise UserError(f"Unknown data '{name}'. {nearest(name, known())} See 'ssl-bench list datasets'.")

@@ -69,7 +69,7 @@ def test_killed_three_times_ends_bit_identical(photos: Path, tmp_path: Path) -> 
 
 
 def test_a_signal_checkpoints_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
-    config = tiny("mae", f"folder:{photos}", steps=300)
+    config = tiny("mae", f"folder:{photos}", steps=1000)
     line = [*command(config, tmp_path), "run.log_every=10"]
     line.remove("run.log_every=1")
     line.remove("run.checkpoint_steps=3")
