@@ -27,7 +27,7 @@ def marks(labels: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     """The same colour and shape for a method in every chart; more than eight methods differ by shape too."""
     names = [clean(n) for n in labels]
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
-    shapes = [SHAPES[(i // len(PALETTE) + i) % len(SHAPES)] for i in range(len(names))]
+    shapes = [SHAPES[(i // len(PALETTE) + i % len(PALETTE)) % len(SHAPES)] for i in range(len(names))]
     return (
         alt.Color("label:N", scale=alt.Scale(domain=names, range=colours), legend=LEGEND),
         alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=LEGEND),

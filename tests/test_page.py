@@ -207,3 +207,10 @@ def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
         browser.close()
     assert said == []
     assert asked == [path.as_uri()]
+
+
+def test_no_two_methods_look_alike_in_a_chart() -> None:
+    names = [f"method{i}" for i in range(40)]
+    color, shape = (mark.to_dict()["scale"]["range"] for mark in charts.marks(names))
+    looks = {(color[i % len(color)], shape[i]) for i in range(len(names))}
+    assert len(looks) == len(names)
