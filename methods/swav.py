@@ -84,10 +84,9 @@ class SwAV(Method):
     def assign(self, z: Tensor, logits: Tensor, queue: Tensor, at: float) -> Tensor:
         """Targets [B, K] of one global view: embeddings z [B, D], their logits [B, K], its queue [Q, D]."""
         o, b = self.objective, len(z)
-        if o.queue_length and at >= o.queue_start:
+        if o.queue_length and at >= o.queue_start and queue[-1].any():  # full
             mine = queue[distributed.rank() :: distributed.world_size()]
-            if queue[-1].any():  # full
-                logits = torch.cat([logits, mine @ self.prototypes.T])
+            logits = torch.cat([logits, mine @ self.prototypes.T])
         return sinkhorn(logits, o.epsilon, o.iterations)[:b]
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:

@@ -17,17 +17,17 @@ def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -
     out = []
     for reference in sorted({p.second for p in pairs}):
         said: dict[str, list[str]] = {}
-        count = sum(p.second == reference for p in pairs)
-        for p in pairs:
+        beside = [p for p in pairs if p.second == reference]
+        for p in beside:
             below = means[p.first] != means[reference] and (means[p.first] > means[reference]) != column.higher
             certain = p.result.p_holm is not None and p.result.p_holm <= 0.05
-            if p.second == reference and (below or (p.result.ranks and not certain)):
+            if below or (p.result.ranks and not certain):
                 short = "falls short of" if certain else "cannot be told from" if p.result.ranks else "is below"
                 said.setdefault(short, []).append(f"`{p.first}`")
         for short, names in sorted(said.items(), reverse=True):
             verb = short if len(names) == 1 else short.replace("falls", "fall").replace("is below", "are below")
             rest = " in one run, which is no verdict" if short == "is below" else ""
-            who = f"all {count} methods" if len(names) == count > 2 else ", ".join(names)
+            who = f"all {len(names)} methods" if len(names) == len(beside) > 2 else ", ".join(names)
             out.append(f"In {column.label}, {who} {verb} `{reference}` ({means[reference]:.1f}){rest}.")
     return out
 

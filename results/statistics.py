@@ -165,9 +165,8 @@ def _variance_of_mean(s: Sample, shared: Shared | None) -> tuple[float, float]:
     if shared is None:
         return own / s.n, freedom
     both = (freedom * own + shared.freedom * shared.variance) / (freedom + shared.freedom)
-    if (
-        own > both
-    ):  # others may raise a lucky variance, and lend their seeds to it; they never excuse an unsteady method
+    # Others may raise a lucky variance, and lend their seeds to it; they never excuse an unsteady method.
+    if own > both:
         return own / s.n, freedom
     return both / s.n, min(freedom + shared.freedom, shared.total)
 
