@@ -85,9 +85,9 @@ class Task:
 
     def _evaluate(self) -> None:
         """What has no record yet: a second life repeats nothing."""
-        from ssl_bench import compare
+        from ssl_bench import recorded
 
-        left = compare.missing(self.protocols, self.encoder, compare.numbers(Path(self.root)))
+        left = recorded.missing(self.protocols, self.encoder, recorded.numbers(Path(self.root)))
         if left:
             _command([*self.arguments, *(word for name in left for word in ("--protocol", name))])
         else:

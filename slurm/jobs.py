@@ -141,10 +141,10 @@ def show(root: Path) -> None:
 
 def _views(root: Path) -> tuple[list[View], str]:
     """The latest job of every piece of work with its state, and what to say where SLURM gave no answer."""
-    from ssl_bench import compare
+    from ssl_bench import recorded
 
     latest, remark = ledger.latest(root), ""
-    records = compare.numbers(root)
+    records = recorded.numbers(root)
     done = {job.id for job in latest if _done(root, job, records)}
     known: dict[str, queue.Known] = {}
     try:
@@ -156,12 +156,12 @@ def _views(root: Path) -> tuple[list[View], str]:
 
 
 def _done(root: Path, job: Job, records: set[Any]) -> bool:
-    from ssl_bench import compare
+    from ssl_bench import recorded
 
     if job.task.stage == "pretrain":
         return runs.Run(root / job.task.run).status().get("state") == "finished"
     if job.task.stage == "evaluate":
-        return not compare.missing(job.task.protocols, job.task.encoder, records)
+        return not recorded.missing(job.task.protocols, job.task.encoder, records)
     return job.ended_well
 
 

@@ -53,11 +53,7 @@ def compare(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
     chosen, root = profiles.load(profile), Path(given["root"])
     if given["jobs"]:
         chosen = replace(chosen, array_limit=given["jobs"])
-    protocols = given["protocols"].split(",")
-    rows = matrix.plan(
-        given["methods"].split(","), protocols, given["seeds"], given["recipe"], given["settings"], root,
-        not given["no_references"],
-    )  # fmt: skip
+    rows = matrix.asked(given)
     todo = [row for row in rows if row.state != "done"]
     if not todo:
         return screen.say(f"All {len(rows)} rows are there already: ssl-bench report{at_root(root)}")

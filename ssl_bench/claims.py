@@ -14,7 +14,7 @@ import click
 from results import verdicts
 from results.records import Record, read
 from results.verdicts import Claim, Outcome
-from ssl_bench import compare, runs
+from ssl_bench import compare, recorded, runs
 from ssl_bench.compare import Row
 from ssl_bench.config import Config, resolve
 from ssl_bench.errors import UserError, nearest
@@ -89,11 +89,11 @@ def evidence(work: Work, root: Path) -> dict[str, list[Record]]:
     """Each arm's records: of its runs, by the claim's protocols as they are now."""
     folder = root / "records"
     there = read(folder) if folder.is_dir() else []
-    kinds = {compare.kind(protocol) for protocol in work.claim.protocols}
+    kinds = {recorded.kind(protocol) for protocol in work.claim.protocols}
     out = {}
     for name, rows in work.rows.items():
         mine = {row.recorded for row in rows}
-        out[name] = [r for r in there if r.run in mine and compare.kind_of(r) in kinds]
+        out[name] = [r for r in there if r.run in mine and recorded.kind_of(r) in kinds]
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,21 @@ import click
 from ssl_bench import __version__
 from ssl_bench.errors import UserError, printable
 from ssl_bench.lazy import Group
-from ssl_bench.options import DEVICES, DRY_RUN, EVAL_DATA, ON_NAN, ROOT, SEARCH, SETTINGS, SHORT, SLURM, at_root
+from ssl_bench.options import (
+    DEVICES,
+    DRY_RUN,
+    EVAL_DATA,
+    HARDWARE,
+    ON_NAN,
+    PLANNED,
+    ROOT,
+    SEARCH,
+    SETTINGS,
+    SHORT,
+    SLURM,
+    Hardware,
+    at_root,
+)  # fmt: skip
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -135,13 +149,11 @@ def pretrain(
 @click.option("--image-size", type=int, default=None, help="Pixels per side of the evaluated images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Repeatable; for one: linear.epochs=5.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@click.option("--devices", type=int, default=1, show_default=True, help="Processes that share the feature extraction.")
-@click.option("--threads", type=int, default=0, help="CPU threads; 0: all.")
+@HARDWARE
 @ROOT
 def eval(
     source: str | None, protocols: tuple[str, ...], data: str | None, image_size: int | None, seed: int,
-    settings: tuple[str, ...], device: str, devices: int, threads: int, root: Path,
+    settings: tuple[str, ...], hardware: Hardware, root: Path,
 ) -> None:  # fmt: skip
     """Evaluate a run (default: the newest) or another encoder.
 
@@ -160,9 +172,9 @@ def eval(
         source = runs.find_run(root).name
         screen.say(f"newest finished run: {source}")
     where = data_of(source, root, data, image_size)
-    work = (source, names, where, root, seed, settings, device)
-    with launch.group(devices, device, help_with, threads, *work):
-        launch.use_threads(threads)
+    work = (source, names, where, root, seed, settings, hardware.device)
+    with launch.group(hardware.devices, hardware.device, help_with, hardware.threads, *work):
+        launch.use_threads(hardware.threads)
         for record in evaluate_all(*work, tell=lambda p: screen.say(f"{p} ...")):
             screen.show_record(record)
     screen.say("next: ssl-bench report" + at_root(root))
@@ -184,10 +196,8 @@ def eval(
 @SLURM
 @ROOT
 @SETTINGS
-def compare(
-    methods: str, protocols: str, seeds: int, recipe: str, jobs: int, no_references: bool, dry_run: bool, root: Path,
-    settings: tuple[str, ...], eval_data: Sequence[str] = (),
-) -> None:  # fmt: skip
+@PLANNED
+def compare(plans: list[list[Any]], root: Path, jobs: int, dry_run: bool) -> None:
     """Methods x seeds x protocols; skips what is there already.
 
     \b
@@ -197,17 +207,14 @@ def compare(
     """
     from ssl_bench import compare as matrix
 
-    chosen = methods.split(","), protocols.split(","), seeds, recipe, settings, root, not no_references
-    for name in eval_data[1:]:  # the first is looked at when its rows start
-        matrix.ready(matrix.plan(*chosen, name))
-    for name in eval_data[:-1]:
-        matrix.run(matrix.plan(*chosen, name), root, jobs, table=False)
-    rows = matrix.plan(*chosen, *eval_data[-1:])
     if dry_run:
         from ssl_bench import forecast
 
-        return forecast.show_matrix(rows, root, jobs)
-    matrix.run(rows, root, jobs)
+        return forecast.show_matrix(plans[0], root, jobs)
+    for rows in plans[1:]:  # the first is looked at when its rows start
+        matrix.ready(rows)
+    for rows in plans:
+        matrix.run(rows, root, jobs, table=rows is plans[-1])
     _screen().say(f"next: ssl-bench report --html report.html{at_root(root)}      the page: curves, every number")
 
 

@@ -5,22 +5,18 @@ Every cell runs in a process of its own through the same commands a user would t
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from ssl_bench import find, runs
-from ssl_bench.config import Config, resolve, to_dict
+from ssl_bench import find, recorded, runs
+from ssl_bench.config import Config, resolve
 from ssl_bench.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from results.records import Record
 
 
 @dataclass
@@ -75,7 +71,7 @@ def plan(
 
     protocols = expand(protocols)
     for protocol in protocols:
-        find.module("protocols", protocol.partition(":")[0])
+        recorded.kind(protocol)  # one that does not exist is told now
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least one seed is needed, and two or more for an interval.")
     rows: list[Row] = []
@@ -94,12 +90,20 @@ def plan(
                 rows[-1].data, rows[-1].where = data, ["--data", data]
     if references:
         rows += _references(rows)
-    there = numbers(root)
+    there = recorded.numbers(root)
     for row in rows:
-        row.missing = missing(protocols, (row.recorded, row.seed, row.data), there)
+        row.missing = recorded.missing(protocols, (row.recorded, row.seed, row.data), there)
         if not row.missing and (row.run is None or row.run.status().get("state") == "finished"):
             row.state = "done"
     return rows
+
+
+def asked(given: Mapping[str, Any], data: str = "") -> list[Row]:
+    """The rows that the options of `ssl-bench compare` ask for; `data` as in `plan`."""
+    return plan(
+        given["methods"].split(","), given["protocols"].split(","), given["seeds"], given["recipe"],
+        given["settings"], given["root"], not given["no_references"], data,
+    )  # fmt: skip
 
 
 def _references(rows: list[Row]) -> list[Row]:
@@ -118,37 +122,6 @@ def _references(rows: list[Row]) -> list[Row]:
     assert rows[0].config is not None
     where = ["--data", rows[0].data, "--image-size", str(rows[0].config.data.image_size)]
     return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=rows[0].data, recorded="pixels")]
-
-
-def missing(protocols: Sequence[str], encoder: tuple[str, int, str], there: set[Any]) -> list[str]:
-    """The protocols without a number for this encoder (its name in records, seed, data); `there` from `numbers`."""
-    return [protocol for protocol in protocols if (*encoder, *kind(protocol)) not in there]
-
-
-Kind = tuple[str, str, int, str]  # protocol, variant, version, settings as JSON
-
-
-def kind(name: str) -> Kind:
-    """A protocol as it is now: a number made by another version, or with other settings, is not its number."""
-    from ssl_bench.protocol import load
-
-    base, _, variant = name.partition(":")
-    one = load(name)
-    return base, variant, one.version, json.dumps(to_dict(one.config), sort_keys=True)
-
-
-def kind_of(record: Record) -> Kind:
-    """The protocol that made a record."""
-    return record.protocol, record.variant, record.protocol_version, json.dumps(record.protocol_config, sort_keys=True)
-
-
-def numbers(root: Path) -> set[tuple[Any, ...]]:
-    """What is recorded already: encoder, pretraining seed, data set, and the protocol's kind."""
-    from results.records import read
-
-    folder = root / "records"
-    there = read(folder) if folder.is_dir() else []
-    return {(r.run or r.encoder["source"], r.seeds["pretrain"] or 0, r.data["name"], *kind_of(r)) for r in there}
 
 
 def share(jobs: int) -> tuple[int, int]:

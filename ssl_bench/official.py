@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ from ssl_bench.layouts import DROPPED, State, identify, read
 
 COMMON = ("size", "pooling")
 HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How images enter a network: pixels per side, and before the centre crop (0: 256 / 224 of them); ImageNet's."""
+
+    size: int
+    resize: int = 0
+    mean: Sequence[float] = IMAGENET[0]
+    std: Sequence[float] = IMAGENET[1]
+    interpolation: str = "bicubic"
 
 
 def resolve(kind: str, name: str) -> Encoder:
@@ -55,10 +67,8 @@ def from_timm(name: str, pretrained: bool = True) -> Encoder:
     data = timm.data.resolve_model_data_config(model)
     backbone, pixels = TimmBackbone(model), int(size.get("img_size", data["input_size"][-1]))
     has_cls = bool(getattr(model, "has_class_token", backbone.num_prefix))
-    return _encoder(
-        f"timm:{base}", backbone, pixels, len(model.blocks), has_cls, settings.get("pooling", ""),
-        "", round(pixels / data["crop_pct"]), data["mean"], data["std"], data["interpolation"],
-    )  # fmt: skip
+    look = Look(pixels, round(pixels / data["crop_pct"]), data["mean"], data["std"], data["interpolation"])
+    return _encoder(f"timm:{base}", backbone, look, len(model.blocks), has_cls, settings.get("pooling", ""))
 
 
 def from_hf(name: str) -> Encoder:
@@ -75,9 +85,9 @@ def from_hf(name: str) -> Encoder:
     except (OSError, ValueError) as error:
         raise UserError(f"transformers cannot load '{base}': {first_line(error)}") from error
     backbone = TransformersBackbone(model)
-    size = int(settings.get("size", getattr(config, "image_size", 224)))
+    look = Look(int(settings.get("size", getattr(config, "image_size", 224))))
     has_cls = "ijepa" not in config.model_type
-    return _encoder(f"hf:{base}", backbone, size, config.num_hidden_layers, has_cls, settings.get("pooling", ""))
+    return _encoder(f"hf:{base}", backbone, look, config.num_hidden_layers, has_cls, settings.get("pooling", ""))
 
 
 def from_hub(name: str) -> Encoder:
@@ -94,8 +104,8 @@ def from_hub(name: str) -> Encoder:
     if not hasattr(model, "get_intermediate_layers"):
         raise UserError(f"'{base}' has no get_intermediate_layers, which DINO's models have. Use timm: or file:.")
     depth = len(model.blocks)
-    size, pooling = int(settings.get("size", 224)), settings.get("pooling", "")
-    return _encoder(f"hub:{base}", HubBackbone(model, depth), size, depth, True, pooling)
+    look = Look(int(settings.get("size", 224)))
+    return _encoder(f"hub:{base}", HubBackbone(model, depth), look, depth, True, settings.get("pooling", ""))
 
 
 def from_file(name: str) -> Encoder:
@@ -109,8 +119,8 @@ def from_file(name: str) -> Encoder:
     model, size, depth, has_cls = build(kept, family, settings, str(path))
     facts = [family, key] + (["cls: predictor pooling"] if family == "capi" else [])
     said = f"file:{path.name} ({', '.join(facts)}{'; dropped: ' + ', '.join(dropped) if dropped else ''})"
-    pixels, pooling = int(settings.get("size", size)), settings.get("pooling", "")
-    return _encoder(said, model, pixels, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", evaluated=key)
+    look, pooling = Look(int(settings.get("size", size))), settings.get("pooling", "")
+    return _encoder(said, model, look, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", key)
 
 
 Built = tuple[nn.Module, int, int, bool]  # network, image size, depth, has CLS
@@ -212,16 +222,16 @@ def _settings(name: str, *more: str) -> tuple[str, dict[str, str]]:
 
 
 def _encoder(
-    source: str, model: nn.Module, size: int, depth: int, has_cls: bool, pooling: str = "", method: str = "",
-    resize: int = 0, mean: Any = IMAGENET[0], std: Any = IMAGENET[1], interpolation: str = "bicubic",
+    source: str, model: nn.Module, look: Look, depth: int, has_cls: bool, pooling: str, method: str = "",
     evaluated: str = "encoder",
 ) -> Encoder:  # fmt: skip
     if pooling == "cls" and not has_cls:
         raise UserError(f"'{source}' has no CLS token: leave pooling=cls out.")
     digest = sha256(model)
     return Encoder(
-        method or source, model.eval(), pooling or ("cls" if has_cls else "mean"), has_cls, depth, size, tuple(mean),
-        tuple(std), digest, source, evaluated, resize or round(size * 256 / 224), interpolation,
+        method or source, model.eval(), pooling or ("cls" if has_cls else "mean"), has_cls, depth, look.size,
+        tuple(look.mean), tuple(look.std), digest, source, evaluated, look.resize or round(look.size * 256 / 224),
+        look.interpolation,
         config={"method": method or source, "source": source, "seed": None},
         identity=hashlib.sha256(f"{source} {digest}".encode()).hexdigest()[:12],
         collapse={"flag": False, "reason": "", "rankme": None},

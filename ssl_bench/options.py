@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,40 @@ def _devices(context: click.Context, option: click.Parameter, count: int | None)
 DEVICES = click.option(
     "--devices", type=int, callback=_devices, help="Processes on this machine, one per GPU; same as run.devices=N."
 )
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What an evaluation runs on."""
+
+    device: str
+    devices: int
+    threads: int
+
+
+def HARDWARE(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device`, `--devices` and `--threads` as one argument `hardware`."""
+
+    @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+    @click.option("--devices", default=1, show_default=True, help="Processes that share the feature extraction.")
+    @click.option("--threads", default=0, help="CPU threads; 0: all.")
+    @functools.wraps(command)
+    def on_hardware(device: str, devices: int, threads: int, **given: Any) -> Any:
+        return command(hardware=Hardware(device, devices, threads), **given)
+
+    return on_hardware
+
+
+def PLANNED(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`compare` gets the rows its options ask for as `plans`: one list for each data set evaluated on."""
+
+    @functools.wraps(command)
+    def planned(jobs: int, dry_run: bool, eval_data: Sequence[str] = ("",), **given: Any) -> Any:
+        from ssl_bench.compare import asked
+
+        return command([asked(given, name) for name in eval_data], given["root"], jobs, dry_run)
+
+    return planned
 
 
 def EVAL_DATA(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from results import collect, records
-from ssl_bench import compare
+from ssl_bench import recorded
 from ssl_bench.errors import UserError
 from tests.fake_records import ENCODER, fake, quickstart
 
@@ -210,10 +210,10 @@ def test_a_kill_leaves_no_half_record(tmp_path: Path) -> None:
 
 
 def test_a_number_with_other_settings_of_its_protocol_does_not_fill_its_cell(tmp_path: Path) -> None:
-    _, _, version, settings = compare.kind("knn")
+    _, _, version, settings = recorded.kind("knn")
     usual = json.loads(settings)
     for config, left in (({**usual, "k": 5}, ["knn"]), (usual, [])):
         changes: dict[str, Any] = {"protocol_version": version, "protocol_config": config}
         pixels = fake("pixels", seed=None, encoder={**ENCODER, "source": "pixels"}, **changes)
         records.write(pixels, tmp_path / "records")
-        assert compare.missing(["knn"], ("pixels", 0, "clothing48"), compare.numbers(tmp_path)) == left
+        assert recorded.missing(["knn"], ("pixels", 0, "clothing48"), recorded.numbers(tmp_path)) == left
