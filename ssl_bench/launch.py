@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ssl_bench import compute
+from ssl_bench import compute, screen
 from ssl_bench.distributed import leave
 from ssl_bench.errors import UserError
 
@@ -134,6 +134,7 @@ def _workers(devices: int, kind: str, call: Callable[..., Any], args: tuple[Any,
 
 def _work(index: int, port: int, devices: int, kind: str, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
     rank = index + 1
+    screen.console.quiet = True  # process 0 speaks
     store = dist.TCPStore("127.0.0.1", port, devices, is_master=False)
     _join(Place(rank, devices, rank, devices), kind, store)
     try:

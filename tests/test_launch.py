@@ -248,8 +248,9 @@ def test_ctrl_c_reaches_spawned_processes(photos: Path, tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
+    said, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "goes on from the last checkpoint" in errors
+    assert said.count("stopping at the end of this step") == 1, "process 0 speaks for all"
     left = subprocess.run(["ps", "-o", "stat=", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert all(state.startswith("Z") for state in left), "zombies wait for their new parent; nothing else is left"
     run = runs.all_runs(tmp_path)[0]
