@@ -96,6 +96,7 @@ def _slow_cpu(
         out.append(f"One process uses {threads} of {cores} cores ({why}); `compare` fills the others with runs.")
     if load > cores:
         out.append(f"{load:.0f} processes want {cores} cores: measured rates and times are those of a busy machine.")
+        out += ["Several threads wait for the slowest of them then: run.threads=1 is faster."] if threads > 1 else []
     if rates["bfloat16"] < rates["float32"]:
         why = "has no amx_bf16 or avx512_bf16" if not {"amx_bf16", "avx512_bf16"} & set(features) else "is slow at it"
         out.append(f"bfloat16 is slower than float32 here: the CPU {why}. Try precision=fp32.")

@@ -215,6 +215,7 @@ def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None
         config = forecast.in_steps(config, data, device, run.folder / "steps.json")
     trainer = Trainer(config, data, device)
     state, remarks = distributed.first(lambda: checkpoint.resume(run.folder))
+    remarks += compute.crowded(device)
     if state is not None:
         trainer.restore(state)
     facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}

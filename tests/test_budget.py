@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny
 
-from ssl_bench import forecast, runs
+from ssl_bench import compute, forecast, runs
 from ssl_bench.config import BudgetConfig, identity, resolve
 from ssl_bench.errors import UserError
 from ssl_bench.train import pretrain
@@ -47,3 +48,17 @@ def test_kinds_that_are_not_given_are_not_part_of_the_identity(photos: Path) -> 
     assert identity(resolve(config, ["budget.hours=2"])) != identity(config)
     with pytest.raises(UserError, match="exactly one of steps, epochs, images, flops, hours"):
         resolve(config, ["budget.hours=2", "budget.steps=3"])
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "said"), [(0.1, 2, []), (1.2, 1, []), (1.2, 2, ["run.threads=1"]), (0.3, 4, [])]
+)
+def test_a_run_of_several_threads_on_a_busy_machine_is_told(
+    load: float, threads: int, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: max(2, threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    told = compute.crowded(torch.device("cpu"))
+    assert len(told) == len(said) and all(word in line for word, line in zip(said, told, strict=True))
+    assert not compute.crowded(torch.device("meta")), "only CPU threads wait for each other"

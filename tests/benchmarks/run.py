@@ -17,6 +17,7 @@ import click
 import numpy as np
 import peers
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_bench import compare, measure
 from ssl_bench.augment import AugmentConfig
@@ -80,6 +81,13 @@ def peer(method: str, backbone: str, views: dict[str, Any], precision: str, expl
     return peers.Step(parts, loss, after, precision, explicit)
 
 
+def work(step: Callable[[], object]) -> float:
+    """FLOPs of a step as torch counts them; it is blind to fused attention on the CPU."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
 def show(name: str, low: float, middle: float, high: float, unit: str, note: str = "") -> None:
     click.echo(f"  {name:<34} {middle:>9,.1f} {unit} ({low:,.1f} to {high:,.1f}) {note}")
 
@@ -106,6 +114,10 @@ def steps(method: str, backbone: str, batch: int, rounds: int) -> None:
     cases["matrix product bf16"] = product
     timing = measure.alternate(cases, rounds)
     click.echo(f"step of {method}, {backbone}, 32 px, batch {batch}")
+    if f"{name} bf16 explicit" in cases:
+        mine, others = (work(cases[label]) / batch / 1e9 for label in ("ours fp32", f"{name} bf16 explicit"))
+        note = ": stable-pretraining predicts all blocks of an image in one sequence" if method == "ijepa" else ""
+        click.echo(f"  GFLOP per image: ours {mine:.2f}, {name} {others:.2f} ({mine / others:.2f} x){note}")
     for label, t in timing.items():
         work, unit = (flops / 1e9, "GFLOP/s") if label.startswith("matrix") else (batch, "images/s")
         show(label, *t.rates(work), unit)
@@ -203,7 +215,7 @@ def main(
             whole(method, backbone, batch, rounds)
     if "evaluation" in parts:
         evaluation.knn(queries, rounds)
-        evaluation.regression(rounds)
+        evaluation.regressions(rounds)
     if "overhead" in parts:
         evaluation.overhead()
     if "checkpoints" in parts:
