@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from results import render, tables
+from results import render, tables, trials
 from results.page import bundle, page
-from results.records import Record, dumps, read, sha, unique
+from results.records import dumps, read, sha, unique
 from results.rows import by_data
 from ssl_bench.files import write_atomic
 
 FOLDER = Path(__file__).resolve().parent
+SEARCHES = "search/trials.md"
 FORMATS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex, "json": render.to_json}
 
 
@@ -45,9 +46,13 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def generated(records: Sequence[Record]) -> dict[str, str]:
-    """Every generated file, by its path below `results/`: one table per data set in each format, and the page."""
+def generated(folder: Path) -> dict[str, str]:
+    """Every generated file, by its path below `folder`: per data set a table in each format; the page; the searches."""
+    records = read(folder / "records") if (folder / "records").exists() else []
+    searched = trials.read(folder / trials.FILE)
     out = {"report.html": page(records)} if records else {}
+    if searched:
+        out[SEARCHES] = trials.markdown(searched)
     for name, members in sorted(by_data(records).items()):
         table = tables.build(members)
         for suffix, renderer in FORMATS.items():
@@ -57,7 +62,7 @@ def generated(records: Sequence[Record]) -> dict[str, str]:
 
 def regenerate(folder: Path = FOLDER) -> list[Path]:
     """Write every generated file from `folder/records`; those of data sets that are gone are removed."""
-    wanted = generated(read(folder / "records"))
+    wanted = generated(folder)
     for path in _there(folder):
         if path.relative_to(folder).as_posix() not in wanted:
             path.unlink()
@@ -68,7 +73,7 @@ def regenerate(folder: Path = FOLDER) -> list[Path]:
 
 def stale(folder: Path = FOLDER) -> list[str]:
     """What in `folder` is not what its records give, in sentences. Empty: all fresh. Damaged records raise."""
-    wanted = generated(read(folder / "records")) if (folder / "records").exists() else {}
+    wanted = generated(folder)
     out = []
     for name, text in wanted.items():
         path = folder / name
@@ -85,7 +90,7 @@ def stale(folder: Path = FOLDER) -> list[str]:
 def _there(folder: Path) -> list[Path]:
     """Files that only `regenerate` writes."""
     tables_ = [p for suffix in FORMATS for p in (folder / "tables").glob(f"*.{suffix}")]
-    return sorted([*tables_, *folder.glob("report.html")])
+    return sorted([*tables_, *folder.glob("report.html"), *folder.glob(SEARCHES)])
 
 
 def _first_difference(found: str, wanted: str) -> str:

@@ -65,19 +65,18 @@ def collect(root: Path | str, folder: Path | None = None) -> str:
     """Fold `root/records` into `results/records/*.jsonl` and regenerate what depends on them. Returns a sentence."""
     folder = folder or collecting.FOLDER
     root = Path(root)
-    kept = trials.add(folder / "search" / "trials.jsonl", trials.read(root / "search" / "trials.jsonl"))
+    kept = trials.add(folder / trials.FILE, trials.read(root / trials.FILE))
     verdicts = sorted((root / "claims").glob("*.json"))
     for path in verdicts:
         write_atomic(folder / "claims" / path.name, path.read_bytes())
     beside = f"{kept} trials of searches, {len(verdicts)} verdicts on claims."
-    if not (root / "records").exists() and (kept or verdicts):
-        return f"No records in {root}; in {folder} {beside}"
-    total, new = collecting.collect(root / "records", folder)
+    if (root / "records").exists() or not (kept or verdicts):
+        total, new = collecting.collect(root / "records", folder)
+        what = f"{total} records in {folder / 'records'}, {new} of them new"
+    else:
+        what = f"No records in {root}"
     written = collecting.regenerate(folder)
-    return (
-        f"{total} records in {folder / 'records'}, {new} of them new; {len(written)} files regenerated; "
-        f"in {folder} {beside}"
-    )
+    return f"{what}; {len(written)} files regenerated; in {folder} {beside}"
 
 
 def check(folder: Path | None = None) -> list[str]:

@@ -21,7 +21,6 @@ from ssl_bench.errors import UserError
 from ssl_bench.screen import console, quantity, say, sheet
 
 SEARCH_SEED = 0
-FILE = Path("search") / "trials.jsonl"
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def carry_out(shared: Plan, todo: list[Trial], jobs: int) -> list[dict[str, Any]
             if trial.row.state in ("done", "failed") and i not in written
         }
         if fresh:
-            lines_of.add(shared.root / FILE, fresh.values())
+            lines_of.add(shared.root / lines_of.FILE, fresh.values())
             written.update(fresh)
 
     compare.drive([trial.row for trial in todo], shared.root, jobs, look)
@@ -171,7 +170,7 @@ def search(number: int, texts: Sequence[str], confirm: int, given: dict[str, Any
                  for s in range(1, confirm + 1)]  # fmt: skip
         lines += carry_out(shared, again, given["jobs"]) if again else []
     show(gains, lines, protocols, confirm)
-    say(f"all trials: {shared.root / FILE}")
+    say(f"all trials: {shared.root / lines_of.FILE}")
 
 
 def show(

@@ -133,11 +133,15 @@ def test_trials_are_runs_written_down_once_and_resumed(photos, tmp_path):
     lines = search.carry_out(plan, again, 1)  # starts nothing: all have ended
     assert [x["state"] for x in lines] == ["finished", "finished", "failed"] and lines[2]["score"] is None
     assert lines[0]["settings"] == [] and lines[1]["settings"] and lines[1]["compute"]["flops"] > 0
-    path = tmp_path / search.FILE
+    path = tmp_path / trials.FILE
     before = path.read_text()
     assert trials.add(path, lines) == 3 and path.read_text() == before and len(trials.read(path)) == 3
     assert "3 trials" in report.collect(tmp_path, tmp_path / "results")
     assert trials.read(tmp_path / "results" / "search" / "trials.jsonl") == trials.read(path)
+    table = (tmp_path / "results" / "search" / "trials.md").read_text()
+    assert "| mae | 3 | 1 |" in table and lines[1]["settings"][0] in table and not report.check(tmp_path / "results")
+    (tmp_path / "results" / "search" / "trials.md").write_text(table.replace("| mae | 3 | 1 |", "| mae | 3 | 0 |"))
+    assert "stale" in report.check(tmp_path / "results")[0]
     gain = trials.gain("mae", lines)
     assert (gain.trials, gain.bad) == (3, 1) and gain.gain >= 0
 
