@@ -210,7 +210,7 @@ def compare(plans: list[list[Any]], root: Path, jobs: int, dry_run: bool) -> Non
     if dry_run:
         from ssl_bench import forecast
 
-        return forecast.show_matrix(plans[0], root, jobs)
+        return forecast.show_matrix(plans, root, jobs)
     for rows in plans[1:]:  # the first is looked at when its rows start
         matrix.ready(rows)
     for rows in plans:

@@ -148,15 +148,18 @@ def show_run(config: Config, root: Path) -> None:
     say("Nothing was started: the same line without --dry-run does.")
 
 
-def show_matrix(rows: Sequence[Row], root: Path, jobs: int) -> None:
-    """What `ssl-bench compare --dry-run` prints: each method is measured once, for all its seeds."""
+def show_matrix(plans: Sequence[Sequence[Row]], root: Path, jobs: int) -> None:
+    """What `ssl-bench compare --dry-run` prints: each method is measured once, for all its seeds.
+
+    A plan for each data set evaluated on; they share the runs, which the first one pretrains.
+    """
     jobs, threads = share(jobs)
     known: dict[str, Estimate] = {}
     table = sheet("run", "state", "steps", "FLOPs", "time", "memory", "disk", "evaluations", right=NUMBERS)
     seconds = flops = disk = 0.0
-    for row in rows:
+    for first, row in ((rows is plans[0], row) for rows in plans for row in rows):
         cells = [""] * 5
-        if row.config is not None and row.run is not None:
+        if row.config is not None and row.run is not None and first:
             method = row.label.rpartition(" seed ")[0]
             if method not in known:
                 torch.set_num_threads(threads)
@@ -167,10 +170,11 @@ def show_matrix(rows: Sequence[Row], root: Path, jobs: int) -> None:
                 quantity(e.disk, "B"),
             ]  # fmt: skip
             seconds, flops, disk = seconds + e.seconds * left, flops + e.flops * left, disk + e.disk * bool(left)
-        state = _state(row.run) if row.run else "reference"
-        table.add_row(row.label, state, *cells, ", ".join(row.missing) or "there already")
+        state = "reference" if row.run is None else _state(row.run) if first else "as above"
+        label = row.label if len(plans) == 1 else f"{row.label} on {row.data}"
+        table.add_row(label, state, *cells, ", ".join(row.missing) or "there already")
     console.print(table)
-    to_do = sum(len(row.missing) for row in rows)
+    to_do = sum(len(row.missing) for rows in plans for row in rows)
     device = next(iter(known.values())).device if known else ""
     say(
         f"pretraining: {quantity(flops, 'FLOP')}, about {clock(seconds / jobs)} with {jobs} side by side"

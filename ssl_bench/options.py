@@ -177,7 +177,7 @@ def EVAL_DATA(command: Callable[..., Any]) -> Callable[..., Any]:
     def checked(eval_data: str | None, **given: Any) -> Any:
         if eval_data is None:
             return command(**given)
-        for name, option in (("trials", "--search"), ("slurm", "--slurm"), ("dry_run", "--dry-run")):
+        for name, option in (("trials", "--search"), ("slurm", "--slurm")):
             if given[name]:
                 raise UserError(f"--eval-data has no effect with {option}: leave one of them out.")
         from ssl_bench import sources

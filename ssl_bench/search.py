@@ -161,7 +161,7 @@ def search(number: int, texts: Sequence[str], confirm: int, given: dict[str, Any
     if given["dry_run"]:
         from ssl_bench import forecast
 
-        return forecast.show_matrix([trial.row for trial in todo], shared.root, given["jobs"])
+        return forecast.show_matrix([[trial.row for trial in todo]], shared.root, given["jobs"])
     lines = carry_out(shared, todo, given["jobs"])
     gains = [lines_of.gain(method, [x for x in lines if x["method"] == method]) for method in methods]
     if confirm:

@@ -208,6 +208,6 @@ def test_a_comparison_evaluated_on_another_set(photos: Path, tmp_path: Path) -> 
     rows = compare.plan(["mae"], ["knn"], 1, "quick", [], tmp_path, True, name)
     assert [row.data for row in rows] == [name] * 3 and all(row.where[:2] == ["--data", name] for row in rows)
     assert rows[0].config is not None and rows[0].config.data.name == "clothing48"
-    for more, sentence in (("cifra10", "Did you mean 'cifar10'"), ("clothing48 --dry-run", "no effect with --dry-run")):
+    for more, sentence in (("cifra10", "Did you mean 'cifar10'"), ("clothing48 --slurm gpu", "no effect with --slurm")):
         done = CliRunner().invoke(cli, ["compare", "--root", str(tmp_path), "--eval-data", *more.split()])
         assert isinstance(done.exception, UserError) and sentence in str(done.exception)

@@ -72,6 +72,9 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(photos: Path, tmp_path: Path
     table = call("compare", *line, "--dry-run", *small(photos, root))
     assert table.exit_code == 0, table.output
     assert table.output.count("new") == 4 and "7 evaluations" in table.output
+    line = ["--methods", "mae", "--recipe", "quick", "--seeds", "1", "--protocols", "knn", "--eval-data"]
+    table = call("compare", *line, "clothing48,factors", "--dry-run", *small(photos, root))
+    assert table.output.count("new") == table.output.count("as above") == 1 and "6 evaluations" in table.output
     assert not root.exists()
 
 
