@@ -81,7 +81,7 @@ def peer(method: str, backbone: str, views: dict[str, Any], precision: str, expl
     return peers.Step(parts, loss, after, precision, explicit)
 
 
-def work(step: Callable[[], object]) -> float:
+def counted(step: Callable[[], object]) -> float:
     """FLOPs of a step as torch counts them; it is blind to fused attention on the CPU."""
     with FlopCounterMode(display=False) as counter:
         step()
@@ -115,7 +115,7 @@ def steps(method: str, backbone: str, batch: int, rounds: int) -> None:
     timing = measure.alternate(cases, rounds)
     click.echo(f"step of {method}, {backbone}, 32 px, batch {batch}")
     if f"{name} bf16 explicit" in cases:
-        mine, others = (work(cases[label]) / batch / 1e9 for label in ("ours fp32", f"{name} bf16 explicit"))
+        mine, others = (counted(cases[label]) / batch / 1e9 for label in ("ours fp32", f"{name} bf16 explicit"))
         note = ": stable-pretraining predicts all blocks of an image in one sequence" if method == "ijepa" else ""
         click.echo(f"  GFLOP per image: ours {mine:.2f}, {name} {others:.2f} ({mine / others:.2f} x){note}")
     for label, t in timing.items():
