@@ -136,7 +136,7 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
         methods = sorted({x["method"] for x in here})
         gains = [(m, [x for x in here if x["method"] == m]) for m in methods]
         rows = [_row(gain(m, tried), tried) for m, tried in gains]
-        parts.append(f"\n## Mean of {', '.join(names)}; {told}\n")
+        parts.append(f"## Mean of {', '.join(names)}; {told}\n")
         parts.append(f"Drawn: {', '.join(f'`{text}`' for text in drawn)}.\n")
         parts.append(_table("method|trials|bad|recipe|best|gain|confirmed|TFLOP|settings of the best", rows))
         each = [
@@ -144,7 +144,7 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
              *(f"{x['validation'][n]['value']:.1f}" if n in x["validation"] else "" for n in names), x["state"]]
             for x in here
         ]  # fmt: skip
-        parts.append("\nEvery trial:\n")
+        parts.append("Every trial:\n")
         parts.append(_table(f"method|trial|purpose|seed|settings|{'|'.join(names)}|state", each))
     return "\n".join(parts)
 
