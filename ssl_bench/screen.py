@@ -48,7 +48,7 @@ def clock(seconds: float | None) -> str:
 def quantity(value: float, unit: str = "") -> str:
     """1.23 T, 456 M, 78."""
     for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:  # 999.6 G reads 1 T
             return f"{value / size:.3g} {letter}{unit}"
     return f"{value:.3g}{' ' if unit else ''}{unit}"
 

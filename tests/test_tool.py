@@ -238,3 +238,7 @@ def test_the_first_ctrl_c_says_what_the_second_does(capsys: pytest.CaptureFixtur
             stop(signal.SIGINT, None)
     finally:
         stop.restore()
+
+
+def test_a_quantity_never_reads_a_thousand_of_a_smaller_unit() -> None:
+    assert [screen.quantity(x, "B") for x in (9.997e11, 9.99e11, 999.4, 0.5)] == ["1 TB", "999 GB", "999 B", "0.5 B"]
