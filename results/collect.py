@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from results import render, tables, trials
+from results import render, searches, tables, trials
 from results.page import bundle, page
 from results.records import dumps, read, sha, unique
 from results.rows import by_data
@@ -52,7 +52,7 @@ def generated(folder: Path) -> dict[str, str]:
     searched = trials.read(folder / trials.FILE)
     out = {"report.html": page(records)} if records else {}
     if searched:
-        out[SEARCHES] = trials.markdown(searched)
+        out[SEARCHES] = searches.to_markdown(searched)
     for name, members in sorted(by_data(records).items()):
         table = tables.build(members)
         for suffix, renderer in FORMATS.items():

@@ -22,17 +22,17 @@ def markdown_escape(text: str) -> str:
 
 def to_markdown(table: Table) -> str:
     titles = headers(table)
-    lines = [_line(markdown_escape(h) for h in titles), _line([":--"] + ["--:"] * (len(titles) - 1))]
+    lines = [line(markdown_escape(h) for h in titles), line([":--"] + ["--:"] * (len(titles) - 1))]
     for row in table.rows:
         name = markdown_escape(row.label)
         cells = ["–" if c is None else f"**{number(c)}**" if c.tied else number(c) for c in row.cells]
-        lines.append(_line([f"*{name}*" if row.reference else name, *cells, *costs(row.cost)]))
-    notes = [f"- {_markdown_note(n)}" for n in table.notes]
+        lines.append(line([f"*{name}*" if row.reference else name, *cells, *costs(row.cost)]))
+    notes = [f"- {markdown_note(n)}" for n in table.notes]
     shown = [f"- {markdown_escape(p)}" for p in published_lines(table)]
     return "\n".join([*lines, "", LEGEND, "", *notes, *(["", *shown] if shown else [])]).rstrip() + "\n"
 
 
-def _markdown_note(note: str) -> str:
+def markdown_note(note: str) -> str:
     """Names in backticks stay code; everything else is escaped."""
     parts = note.split("`")
     if len(parts) % 2 == 0:
@@ -45,7 +45,7 @@ def _escape_prose(text: str) -> str:
     return f"{' ' * text[:1].isspace()}{markdown_escape(text)}{' ' * (text[-1:].isspace() and bool(text.strip()))}"
 
 
-def _line(cells: Any) -> str:
+def line(cells: Any) -> str:
     return f"| {' | '.join(cells)} |"
 
 

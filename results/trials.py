@@ -18,6 +18,7 @@ from results.records import sha
 from results.statistics import Comparison, Sample, compare
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
+from ssl_bench.screen import quantity
 
 SCHEMA = 1
 FILE = Path("search") / "trials.jsonl"  # below a root, and below `results/`
@@ -118,56 +119,9 @@ def confirmed(lines: Sequence[dict[str, Any]], trial: int) -> Comparison | None:
     return compare(samples[0], samples[1]) if all(s.n for s in samples) else None
 
 
-HEAD = """# Searches of settings
-
-Written by `ssl-bench report --collect` from `trials.jsonl`, which keeps every trial, failed ones too. All numbers were
-measured on validation images, with one seed per trial: the best of several is partly luck, and its gain optimistic.
-"Confirmed" is the winner minus the recipe over fresh seeds, with a 95 % interval.
-"""
-
-
-def markdown(lines: Sequence[dict[str, Any]]) -> str:
-    """The searches one after another: what each method gained, then every trial."""
-    parts = [HEAD]
-    for asked, names in sorted({(_search(x), tuple(sorted(x["validation"]))) for x in lines if x["validation"]}):
-        here = [x for x in lines if _search(x) == asked and tuple(sorted(x["validation"])) in (names, ())]
-        recipe, base, drawn = asked
-        told = " ".join([f"recipe `{recipe}`", *(f"`{text}`" for text in base)])
-        methods = sorted({x["method"] for x in here})
-        gains = [(m, [x for x in here if x["method"] == m]) for m in methods]
-        rows = [_row(gain(m, tried), tried) for m, tried in gains]
-        parts.append(f"## Mean of {', '.join(names)}; {told}\n")
-        parts.append(f"Drawn: {', '.join(f'`{text}`' for text in drawn)}.\n")
-        parts.append(_table("method|trials|bad|recipe|best|gain|confirmed|TFLOP|settings of the best", rows))
-        each = [
-            [x["method"], str(x["trial"]), x["purpose"], str(x["seed"]), " ".join(x["settings"]) or "the recipe",
-             *(f"{x['validation'][n]['value']:.1f}" if n in x["validation"] else "" for n in names), x["state"]]
-            for x in here
-        ]  # fmt: skip
-        parts.append("Every trial:\n")
-        parts.append(_table(f"method|trial|purpose|seed|settings|{'|'.join(names)}|state", each))
-    return "\n".join(parts)
-
-
-def _search(x: dict[str, Any]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    return x["recipe"], tuple(x["base"]), tuple(x["space"])
-
-
-def _row(g: Gain, tried: Sequence[dict[str, Any]]) -> list[str]:
-    def number(value: float | None, form: str = ".1f") -> str:
-        return "" if value is None else format(value, form)
-
-    found = confirmed(tried, g.trial) if g.trial else None
-    sure = "" if found is None else f"{found.difference:+.1f}"
-    if found is not None and found.low is not None and found.high is not None:
-        sure += f" ({found.low:+.1f} to {found.high:+.1f})"
-    settings = " ".join(g.settings) or ("the recipe" if g.trial == 0 else "none finished")
-    return [
-        g.method, str(g.trials), str(g.bad), number(g.recipe), number(g.best), number(g.gain, "+.1f"), sure,
-        number(g.flops / 1e12), settings,
-    ]  # fmt: skip
-
-
-def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
-    lines = [head.split("|"), ["---"] * len(head.split("|")), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def row(g: Gain) -> list[str]:
+    """What a table of a search shows: method, trials, bad, recipe, best, gain, FLOPs, settings of the best."""
+    scores = ["" if x is None else f"{x:.2f}" for x in (g.recipe, g.best)]
+    gained = "" if g.gain is None else f"{g.gain:+.2f}"
+    settings = " ".join(g.settings) or ("the recipe as it is" if g.trial == 0 else "none finished")
+    return [g.method, str(g.trials), str(g.bad), *scores, gained, quantity(g.flops), settings]

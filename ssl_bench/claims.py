@@ -173,7 +173,7 @@ def claims(words: tuple[str, ...], seeds: int, jobs: int, listed: bool, dry_run:
     if dry_run:
         from ssl_bench import forecast
 
-        return forecast.show_matrix([rows], root, jobs)
+        return forecast.show_matrix(rows, root, jobs)
     compare.drive(rows, root, jobs)
     results = [judged(work, given, root) for work in todo]
     if len(results) > 1:

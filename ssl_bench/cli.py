@@ -26,7 +26,7 @@ from ssl_bench.options import (
     SLURM,
     Hardware,
     at_root,
-)  # fmt: skip
+)
 
 # Commands that live beside the code they call: name -> "module:attribute", imported when they are asked for.
 ELSEWHERE: dict[str, str] = {
@@ -210,7 +210,7 @@ def compare(plans: list[list[Any]], root: Path, jobs: int, dry_run: bool) -> Non
     if dry_run:
         from ssl_bench import forecast
 
-        return forecast.show_matrix(plans, root, jobs)
+        return forecast.show_matrix([row for rows in plans for row in rows], root, jobs)
     for rows in plans[1:]:  # the first is looked at when its rows start
         matrix.ready(rows)
     for rows in plans:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -76,10 +75,10 @@ def cache_key(encoder: Encoder, split: Split, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def cached(encoder: Encoder, split: Split, fingerprint: str, root: Path, names: Sequence[str]) -> list[Path]:
-    """Where `pooled` or `tokens` of these images lie, if they have been extracted."""
-    key = cache_key(encoder, split, fingerprint)
-    return [root / "features" / f"{key}.{name}.safetensors" for name in names]
+def cached(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Path]:
+    """Where the pooled features and the tokens of one part lie, if they have been extracted."""
+    key = cache_key(encoder, split, f"{fingerprint}/{part}")
+    return {name: root / "features" / f"{key}.{name}.safetensors" for name in ("pooled", "tokens")}
 
 
 def extract(
@@ -87,8 +86,9 @@ def extract(
 ) -> Features:
     """One part as `Features`, from the cache in `root/features` or by one pass over the images."""
     held = tokens and token_bytes(encoder, split) <= memory_limit() // 2
-    names = ["pooled", "tokens"] if held else ["pooled"]
-    files = dict(zip(names, cached(encoder, split, f"{fingerprint}/{part}", root, names), strict=True))
+    files = cached(encoder, split, part, fingerprint, root)
+    if not held:
+        del files["tokens"]
     if distributed.first(lambda: all(path.exists() for path in files.values())):
         found = {name: load_file(path) for name, path in files.items()}
     else:
@@ -106,7 +106,7 @@ def extract(
 
 def kept(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Tensor] | None:
     """Pooled features [N, L, D] of one part by token, where an evaluation has left them."""
-    (path,) = cached(encoder, split, f"{fingerprint}/{part}", root, ["pooled"])
+    path = cached(encoder, split, part, fingerprint, root)["pooled"]
     return load_file(path) if path.exists() else None
 
 

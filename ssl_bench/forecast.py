@@ -148,18 +148,22 @@ def show_run(config: Config, root: Path) -> None:
     say("Nothing was started: the same line without --dry-run does.")
 
 
-def show_matrix(plans: Sequence[Sequence[Row]], root: Path, jobs: int) -> None:
+def show_matrix(rows: Sequence[Row], root: Path, jobs: int) -> None:
     """What `ssl-bench compare --dry-run` prints: each method is measured once, for all its seeds.
 
-    A plan for each data set evaluated on; they share the runs, which the first one pretrains.
+    A run that is evaluated on several data sets has a row for each, and is pretrained once.
     """
     jobs, threads = share(jobs)
     known: dict[str, Estimate] = {}
     table = sheet("run", "state", "steps", "FLOPs", "time", "memory", "disk", "evaluations", right=NUMBERS)
     seconds = flops = disk = 0.0
-    for first, row in ((rows is plans[0], row) for rows in plans for row in rows):
-        cells = [""] * 5
+    above: set[str] = set()  # runs in the table already
+    names = [row.run.name for row in rows if row.run]
+    several = len(set(names)) < len(names)
+    for row in rows:
+        cells, first = [""] * 5, row.run is not None and row.run.name not in above
         if row.config is not None and row.run is not None and first:
+            above.add(row.run.name)
             method = row.label.rpartition(" seed ")[0]
             if method not in known:
                 torch.set_num_threads(threads)
@@ -171,10 +175,10 @@ def show_matrix(plans: Sequence[Sequence[Row]], root: Path, jobs: int) -> None:
             ]  # fmt: skip
             seconds, flops, disk = seconds + e.seconds * left, flops + e.flops * left, disk + e.disk * bool(left)
         state = "reference" if row.run is None else _state(row.run) if first else "as above"
-        label = row.label if len(plans) == 1 else f"{row.label} on {row.data}"
+        label = f"{row.label} on {row.data}" if several else row.label
         table.add_row(label, state, *cells, ", ".join(row.missing) or "there already")
     console.print(table)
-    to_do = sum(len(row.missing) for rows in plans for row in rows)
+    to_do = sum(len(row.missing) for row in rows)
     device = next(iter(known.values())).device if known else ""
     say(
         f"pretraining: {quantity(flops, 'FLOP')}, about {clock(seconds / jobs)} with {jobs} side by side"

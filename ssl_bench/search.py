@@ -18,7 +18,7 @@ from ssl_bench import compare, protocol, runs, space, validate
 from ssl_bench.compare import Row
 from ssl_bench.config import BUDGETS, Config, identity, resolve, to_dict
 from ssl_bench.errors import UserError
-from ssl_bench.screen import console, quantity, say, sheet
+from ssl_bench.screen import console, say, sheet
 
 SEARCH_SEED = 0
 
@@ -161,7 +161,7 @@ def search(number: int, texts: Sequence[str], confirm: int, given: dict[str, Any
     if given["dry_run"]:
         from ssl_bench import forecast
 
-        return forecast.show_matrix([[trial.row for trial in todo]], shared.root, given["jobs"])
+        return forecast.show_matrix([trial.row for trial in todo], shared.root, given["jobs"])
     lines = carry_out(shared, todo, given["jobs"])
     gains = [lines_of.gain(method, [x for x in lines if x["method"] == method]) for method in methods]
     if confirm:
@@ -177,18 +177,11 @@ def show(
     gains: Sequence[lines_of.Gain], lines: Sequence[dict[str, Any]], protocols: Sequence[str], confirm: int
 ) -> None:
     """The table of gains, with its warning, and the confirmation."""
-
-    def number(value: float | None, form: str = "{:.2f}") -> str:
-        return "" if value is None else form.format(value)
-
     say(f"validation images only; the score is the mean of {', '.join(protocols)}", "bold")
     columns = ("trials", "bad", "recipe", "best", "gain", "FLOPs")
     table = sheet("method", *columns, "settings of the best", right=columns)
     for g in gains:
-        table.add_row(
-            g.method, str(g.trials), str(g.bad), number(g.recipe), number(g.best), number(g.gain, "{:+.2f}"),
-            quantity(g.flops), " ".join(g.settings) or ("the recipe as it is" if g.trial == 0 else "none finished"),
-        )  # fmt: skip
+        table.add_row(*lines_of.row(g))
     console.print(table)
     most = max(g.trials for g in gains)
     say(f"One seed per trial: the best of {most} is partly luck, and its gain is optimistic.", "yellow")
