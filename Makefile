@@ -60,5 +60,5 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 	PATH="$$PATH:$(BIN)" uv pip install --python $(BIN)/python --constraints constraints.txt \
-		--build-constraints constraints.txt --editable ".[dev,tensorboard]"
+		--build-constraints constraints.txt --compile-bytecode --editable ".[dev,tensorboard]"
 	@touch $@

@@ -98,7 +98,7 @@ def csv_safe(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Tidy: one line per row and column of the table, numbers at full precision."""
+    """Tidy: one line per row and column of the table, numbers to ten digits."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = ["method", "label", "recipe", "overrides", "reference", "budget", "protocol", "variant", "version", "data"]
@@ -116,7 +116,7 @@ def to_csv(table: Table) -> str:
             c = row.cost
             spent = [c.flops, c.hours, c.images_per_second, c.peak_memory_bytes, csv_safe(c.device)]
             line = [*names, row.reference, *where, *value, cell.normalised, cell.optimism, *spent]
-            writer.writerow(["" if v is None else repr(v) if isinstance(v, float) else v for v in line])
+            writer.writerow(["" if v is None else v for v in _settled(line)])
     return out.getvalue()
 
 
@@ -144,7 +144,16 @@ def _fields(item: Any, *without: str) -> dict[str, Any]:
 
 
 def to_json(table: Table) -> str:
-    return json.dumps(to_dict(table), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return json.dumps(_settled(to_dict(table)), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _settled(value: Any) -> Any:
+    """Floats to ten digits, in nested plain values: the last bits of a sum differ between processors."""
+    if isinstance(value, dict):
+        return {k: _settled(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_settled(v) for v in value]
+    return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
 RENDERERS = {"terminal": to_text, "markdown": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}

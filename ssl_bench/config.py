@@ -158,7 +158,7 @@ class Config:
     objective: Any
     recipe: str = ""  # where the values started from
     seed: int = 0  # initialisation, order, augmentation, masks and dropout all derive from it
-    precision: Literal["bf16", "fp32"] = "bf16"  # autocast of the forward pass; weights stay fp32
+    precision: Literal["bf16", "fp32"] = "bf16"  # autocast of forward passes; fp32 where a device lacks bf16
     monitor_points: int = 10  # collapse and quality checks over the run
     backbone: ViTConfig = field(default_factory=ViTConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -44,7 +44,7 @@ def examine(root: Path) -> tuple[list[tuple[str, str]], list[str]]:
 
     import torch
 
-    from ssl_bench import __version__, runs, store
+    from ssl_bench import __version__, compute, runs, store
     from ssl_bench.screen import quantity
 
     versions = ", ".join(f"{name} {version}" for name, version in runs.versions().items())
@@ -56,7 +56,7 @@ def examine(root: Path) -> tuple[list[tuple[str, str]], list[str]]:
     facts += [("CPU features", ", ".join(features) or "none that help")]
     rates = {name: gemm(torch.device("cpu"), getattr(torch, name)) for name in ("bfloat16", "float32")}
     facts += [("CPU products", ", ".join(f"{name} {quantity(rate, 'FLOP/s')}" for name, rate in rates.items()))]
-    slow += _slow_cpu(cores, threads, load, features, rates)
+    slow += _slow_cpu(cores, threads, load, features, rates) + compute.crowded(torch.device("cpu"))
     for i in range(torch.cuda.device_count()):
         p, rate = torch.cuda.get_device_properties(i), gemm(torch.device("cuda", i), torch.bfloat16)
         facts += [(f"cuda:{i}", f"{p.name}, {quantity(p.total_memory, 'B')}, bfloat16 {quantity(rate, 'FLOP/s')}")]
@@ -88,6 +88,10 @@ def _slow_cpu(
     cores: int, threads: int, load: float, features: Sequence[str], rates: dict[str, float]
 ) -> list[str]:  # fmt: skip
     """What of the processor is slow, and why."""
+    import torch
+
+    from ssl_bench import compute
+
     out = []
     if threads < cores:
         why = (
@@ -96,10 +100,10 @@ def _slow_cpu(
         out.append(f"One process uses {threads} of {cores} cores ({why}); `compare` fills the others with runs.")
     if load > cores:
         out.append(f"{load:.0f} processes want {cores} cores: measured rates and times are those of a busy machine.")
-        out += ["Several threads wait for the slowest of them then: run.threads=1 is faster."] if threads > 1 else []
     if rates["bfloat16"] < rates["float32"]:
-        why = "has no amx_bf16 or avx512_bf16" if not {"amx_bf16", "avx512_bf16"} & set(features) else "is slow at it"
-        out.append(f"bfloat16 is slower than float32 here: the CPU {why}. Try precision=fp32.")
+        native = compute.multiplies_bf16(torch.device("cpu"))
+        then = "try precision=fp32" if native else "runs compute in float32 instead"
+        out.append(f"bfloat16 is slower than float32 on this CPU: {then}.")
     elif rates["bfloat16"] < FAST_CPU_GFLOPS * 1e9 * threads and "amx_bf16" not in features:
         out.append("The CPU has no amx_bf16, made for bfloat16 products: one that has it, or a GPU, trains faster.")
     return out

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_bench import compute
 from ssl_bench.backbone import ViT
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Monitor:
         data, method, config = trainer.data, trainer.method, trainer.config
         self.pooling, self.mean, self.std = method.pooling, method.mean, method.std
         self.labelled = data.labelled
-        self.low = config.precision == "bf16"
+        self.config = config
         run = trainer.steps * config.budget.batch_size * trainer.flops_per_image
         looks = config.monitor_points * (BANK + QUERIES) * method.encoder.flops()
         size = min(1.0, max(FEWEST, SHARE * run / max(looks, 1.0)))
@@ -81,7 +82,7 @@ class Monitor:
         device, out = self.mean.device, []
         for chunk in images.split(CHUNK):
             x = (chunk.to(device).float() / 255 - self.mean) / self.std
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.low):
+            with compute.autocast(self.config, device):
                 out.append(encoder.pool(encoder(x), self.pooling).float())
         return torch.cat(out).cpu()
 

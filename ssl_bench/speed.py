@@ -75,7 +75,7 @@ def tokens(t: Trainer) -> int:
 
 def ceilings(t: Trainer) -> dict[str, tuple[measure.Action, float]]:
     """The machine's matrix product at this step's shape and precision, and its copy."""
-    dtype = torch.bfloat16 if t.config.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if compute.used_precision(t.config, t.device) == "bf16" else torch.float32
     width = t.config.backbone.embed_dim
     product = measure.gemm(min(tokens(t), 8192), width, 4 * width, dtype, t.device)
     return {"matrix product": product, "copy": measure.copy(t.device)}
@@ -92,7 +92,8 @@ def run(config: Config, rounds: int) -> Iterator[str]:
     low, middle, high = timing["step"].rates(batch)
     kind = "CPU seconds" if device.type == "cpu" and torch.get_num_threads() == 1 else "seconds"
     yield (
-        f"{config.method} {config.recipe}, {config.precision}, batch {batch}, {t.method.encoder.num_patches} patches, "
+        f"{config.method} {config.recipe}, {compute.used_precision(config, device)}, batch {batch}, "
+        f"{t.method.encoder.num_patches} patches, "
         f"{compute.device_label(device)}, {rounds} rounds, images per {kind.removesuffix('s')}"
     )
     yield f"  {middle:.1f} images/s ({low:.1f} to {high:.1f}), {1e3 * timing['step'].median:.0f} ms per step"

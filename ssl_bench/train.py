@@ -120,7 +120,7 @@ class Trainer:
             if method.uses_labels:
                 views["labels"] = labels
             with sharding.without_exchange(self.model, part < config.budget.accumulate - 1):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                with compute.autocast(config, self.device):
                     out = self.model(views, at)
                 (out["loss"] / config.budget.accumulate).backward()
             for key, value in out.items():
@@ -215,7 +215,7 @@ def _train(config: Config, run: runs.Run, stop: Stop, observe: Observer) -> None
         config = forecast.in_steps(config, data, device, run.folder / "steps.json")
     trainer = Trainer(config, data, device)
     state, remarks = distributed.first(lambda: checkpoint.resume(run.folder))
-    remarks += compute.crowded(device)
+    remarks += compute.crowded(device) + compute.without_bf16(config, device)
     if state is not None:
         trainer.restore(state)
     facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}

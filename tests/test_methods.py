@@ -144,4 +144,4 @@ def test_ten_losses_match_the_stored_ones(method: str, photos: Path) -> None:
 
 
 def where() -> list[str]:
-    return [torch.__version__, processor()]
+    return [torch.__version__, processor(), torch.backends.cpu.get_cpu_capability()]

@@ -238,3 +238,16 @@ def test_sets_on_which_one_run_was_evaluated_share_a_table_with_a_column_each() 
     assert [r.label for r in tables.build(together(made)["a, b"]).rows] == ["mae", "random", "pixels", "supervised"]
     shown = report.report(made, "markdown")
     assert "## a, b" in shown and "knn · a | knn · b" in shown and "## c" in shown
+
+
+def test_the_last_bits_of_a_number_do_not_reach_a_file() -> None:
+    """Sums round differently on another processor; the committed tables must be its tables too."""
+    texts = []
+    for shift in (0.0, 2**-44):
+        table = tables.build(quickstart())
+        for r in table.rows:
+            for c in r.cells:
+                if c is not None:
+                    object.__setattr__(c, "mean", 30.123456781 + shift)
+        texts.append((render.to_json(table), render.to_csv(table)))
+    assert texts[0] == texts[1] and all("30.12345678" in text for text in texts[0])

@@ -12,13 +12,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny
 
-from ssl_bench import checkpoint, find, monitor, runs
+from methods.mae import MAE
+from ssl_bench import checkpoint, compute, find, monitor, runs
 from ssl_bench.config import BudgetConfig, Config
 from ssl_bench.errors import UserError
 from ssl_bench.method import cosine, linear, warmup_cosine
@@ -184,3 +186,24 @@ def test_monitor_values() -> None:
     assert monitor.feature_std(z) == pytest.approx(1.0, abs=0.01)
     assert monitor.feature_std(torch.ones(50, 8)) == pytest.approx(0.0, abs=1e-6)
     assert monitor.mean_cosine(torch.ones(50, 8)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_computed_where_the_hardware_has_it(
+    native: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "multiplies_bf16", lambda device: native)
+    seen: list[bool] = []
+    told: list[str] = []
+    forward = MAE.forward
+
+    def watched(*args: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return forward(*args)
+
+    monkeypatch.setattr(MAE, "forward", watched)
+    config = tiny("mae", f"folder:{photos}", steps=2, precision="bf16")
+    run = pretrain(config, tmp_path, lambda state: told.extend(state.get("remarks", [])))
+    assert seen == [native, native]
+    assert json.loads((run.folder / "compute.json").read_text())["precision"] == ("bf16" if native else "fp32")
+    assert any("computes in fp32" in sentence for sentence in told) is not native

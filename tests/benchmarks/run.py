@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -19,13 +20,14 @@ import peers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssl_bench import compare, measure
+from ssl_bench import compare, compute, measure
 from ssl_bench.augment import AugmentConfig
 from ssl_bench.config import Config, resolve
 from ssl_bench.crops import COLOUR
 from ssl_bench.speed import trainer
 
 CPU = torch.device("cpu")
+NATIVE = compute.multiplies_bf16(CPU)  # where it does not, our runs compute in fp32, and peers' bf16 takes minutes
 DECODER, HEAD, PROJECTOR, PREDICTOR = (512, 1, 16), (512, 64, 2048), (512, 128), (192, 6)
 SETTINGS: dict[str, dict[str, int]] = {
     "mae": dict(zip(("decoder_dim", "decoder_depth", "decoder_heads"), DECODER, strict=True)),
@@ -102,29 +104,31 @@ def steps(method: str, backbone: str, batch: int, rounds: int) -> None:
     """The step alone."""
     name = "stable-pretraining" if method == "ijepa" else "lightly"
     ours, views = fixed(method, backbone, batch, "bf16")
-    cases: dict[str, measure.Action] = {"ours bf16": ours, "ours fp32": fixed(method, backbone, batch, "fp32")[0]}
+    cases: dict[str, measure.Action] = {"ours fp32": fixed(method, backbone, batch, "fp32")[0]}
+    if NATIVE:
+        cases = {"ours bf16": ours, **cases}
     try:
-        for label, precision, explicit in (
-            ("fp32", "fp32", False), ("bf16", "bf16", False), ("bf16 explicit", "bf16", True),
-        ):  # fmt: skip
-            cases[f"{name} {label}"] = peer(method, backbone, views, precision, explicit)
+        for label in ("fp32", "bf16", "bf16 explicit") if NATIVE else ("fp32", "fp32 explicit"):
+            precision, _, explicit = label.partition(" ")
+            cases[f"{name} {label}"] = peer(method, backbone, views, precision, bool(explicit))
     except ImportError as error:
         click.echo(f"  {name} is not installed ({error}): only ours is timed.")
-    product, flops = measure.gemm(batch * 64, 192, 768, torch.bfloat16, CPU)
-    cases["matrix product bf16"] = product
+    kind = "bf16" if NATIVE else "fp32"
+    product, flops = measure.gemm(batch * 64, 192, 768, torch.bfloat16 if NATIVE else torch.float32, CPU)
+    cases[f"matrix product {kind}"] = product
     timing = measure.alternate(cases, rounds)
     click.echo(f"step of {method}, {backbone}, 32 px, batch {batch}")
-    if f"{name} bf16 explicit" in cases:
-        mine, others = (counted(cases[label]) / batch / 1e9 for label in ("ours fp32", f"{name} bf16 explicit"))
+    if f"{name} {kind} explicit" in cases:
+        mine, others = (counted(cases[label]) / batch / 1e9 for label in ("ours fp32", f"{name} {kind} explicit"))
         note = ": stable-pretraining predicts all blocks of an image in one sequence" if method == "ijepa" else ""
         click.echo(f"  GFLOP per image: ours {mine:.2f}, {name} {others:.2f} ({mine / others:.2f} x){note}")
     for label, t in timing.items():
         work, unit = (flops / 1e9, "GFLOP/s") if label.startswith("matrix") else (batch, "images/s")
         show(label, *t.rates(work), unit)
-    targets = (*TARGETS[method][:2], 1.1 if method == "simclr" else None)
-    for label, target in zip(("fp32", "bf16", "bf16 explicit"), targets, strict=True):
-        if f"{name} {label}" in timing:
-            against(f"{name} {label}", timing["ours bf16"], timing[f"{name} {label}"], target)
+    targets = {"fp32": TARGETS[method][0], "bf16": TARGETS[method][1]}
+    targets |= {"bf16 explicit": 1.1} if method == "simclr" else {}
+    for label in (case.removeprefix(f"{name} ") for case in timing if case.startswith(name)):
+        against(f"{name} {label}", timing[f"ours {kind}"], timing[f"{name} {label}"], targets.get(label))
 
 
 def pictures(count: int) -> np.ndarray:
@@ -165,7 +169,7 @@ def whole(method: str, backbone: str, batch: int, rounds: int) -> None:
     try:
         passes, views = peers.loader(method, pictures(8 * batch), batch, 0), fixed(method, backbone, batch, "bf16")[1]
         stream = itertools.chain.from_iterable(passes() for _ in itertools.count())
-        made = {p: peer(method, backbone, views, p, False) for p in ("fp32", "bf16")}
+        made = {p: peer(method, backbone, views, p, False) for p in (("fp32", "bf16") if NATIVE else ("fp32",))}
     except ImportError as error:
         click.echo(f"  lightly is not installed ({error}).")
         return
@@ -179,12 +183,13 @@ def whole(method: str, backbone: str, batch: int, rounds: int) -> None:
         )  # fmt: skip
         made[precision]()
 
-    cases = {"ours": t.train_step, "lightly fp32": lambda: run("fp32"), "lightly bf16": lambda: run("bf16")}
+    cases: dict[str, measure.Action] = {"ours": t.train_step}
+    cases |= {f"lightly {p}": partial(run, p) for p in made}
     timing = measure.alternate(cases, rounds)
     click.echo(f"end to end of {method}, {backbone}, batch {batch}, loader in process")
     for label, seconds in timing.items():
         show(label, *seconds.rates(batch), "images/s")
-    for label in ("lightly fp32", "lightly bf16"):
+    for label in cases.keys() - {"ours"}:
         against(label, timing["ours"], timing[label], TARGETS[method][3] if label.endswith("bf16") else None)
 
 
