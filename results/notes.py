@@ -47,7 +47,7 @@ def budgets(rows: Sequence[Row]) -> list[str]:
 
 
 def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
-    """Single seeds, collapsed runs, uncommitted code."""
+    """Single seeds, collapsed runs, runs in another precision than they asked for, uncommitted code."""
     out = []
     able = [r for r in rows if r.method != "pixels" and any(r.cells)]
     single = [r.label for r in able if any(c is not None and c.n == 1 for c in r.cells)]
@@ -55,6 +55,10 @@ def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
         names = "every row" if len(single) == len(able) else ", ".join(f"`{n}`" for n in single)
         out.append(f"One run (n = 1): {names}. Intervals are over test images; one run neither leads nor ties.")
     out += [f"`{r.label}`: {r.collapsed} collapsed. The number is kept." for r in rows if r.collapsed]
+    trained = {r.run: (r.config.get("precision"), r.compute["pretrain"].get("precision")) for r in records if r.run}
+    other = sum(used not in (None, asked) for asked, used in trained.values())
+    if other:
+        out.append(f"{other} of {len(trained)} runs asked for bf16 and computed in fp32: their device has no bf16.")
     dirty = sum(bool(r.code["dirty"]) for r in records)
     if dirty:
         out.append(f"{dirty} of {len(records)} records were made by code with uncommitted changes.")

@@ -115,8 +115,8 @@ def to_csv(table: Table) -> str:
             value = [cell.mean, cell.low, cell.high, cell.n, cell.over, cell.best, cell.tied, cell.collapsed]
             c = row.cost
             spent = [c.flops, c.hours, c.images_per_second, c.peak_memory_bytes, csv_safe(c.device)]
-            line = [*names, row.reference, *where, *value, cell.normalised, cell.optimism, *spent]
-            writer.writerow(["" if v is None else v for v in _settled(line)])
+            values = [*names, row.reference, *where, *value, cell.normalised, cell.optimism, *spent]
+            writer.writerow(["" if v is None else v for v in _settled(values)])
     return out.getvalue()
 
 

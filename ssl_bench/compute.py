@@ -43,7 +43,8 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware does: elsewhere (an AVX2 CPU, a GPU before Ampere) fp32 is faster, on AVX2 130 times."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # else torch multiplies in a plain loop
+    # without oneDNN's kernels torch multiplies in a plain loop
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def used_precision(config: Config, device: torch.device) -> str:

@@ -56,7 +56,8 @@ def examine(root: Path) -> tuple[list[tuple[str, str]], list[str]]:
     facts += [("CPU features", ", ".join(features) or "none that help")]
     rates = {name: gemm(torch.device("cpu"), getattr(torch, name)) for name in ("bfloat16", "float32")}
     facts += [("CPU products", ", ".join(f"{name} {quantity(rate, 'FLOP/s')}" for name, rate in rates.items()))]
-    slow += _slow_cpu(cores, threads, load, features, rates) + compute.crowded(torch.device("cpu"))
+    native = compute.multiplies_bf16(torch.device("cpu"))
+    slow += _slow_cpu(cores, threads, load, features, rates, native) + compute.crowded(torch.device("cpu"))
     for i in range(torch.cuda.device_count()):
         p, rate = torch.cuda.get_device_properties(i), gemm(torch.device("cuda", i), torch.bfloat16)
         facts += [(f"cuda:{i}", f"{p.name}, {quantity(p.total_memory, 'B')}, bfloat16 {quantity(rate, 'FLOP/s')}")]
@@ -85,13 +86,9 @@ def gemm(device: Any, dtype: Any, size: int = 512) -> float:
 
 
 def _slow_cpu(
-    cores: int, threads: int, load: float, features: Sequence[str], rates: dict[str, float]
+    cores: int, threads: int, load: float, features: Sequence[str], rates: dict[str, float], native: bool
 ) -> list[str]:  # fmt: skip
     """What of the processor is slow, and why."""
-    import torch
-
-    from ssl_bench import compute
-
     out = []
     if threads < cores:
         why = (
@@ -101,7 +98,6 @@ def _slow_cpu(
     if load > cores:
         out.append(f"{load:.0f} processes want {cores} cores: measured rates and times are those of a busy machine.")
     if rates["bfloat16"] < rates["float32"]:
-        native = compute.multiplies_bf16(torch.device("cpu"))
         then = "try precision=fp32" if native else "runs compute in float32 instead"
         out.append(f"bfloat16 is slower than float32 on this CPU: {then}.")
     elif rates["bfloat16"] < FAST_CPU_GFLOPS * 1e9 * threads and "amx_bf16" not in features:

@@ -251,3 +251,14 @@ def test_the_last_bits_of_a_number_do_not_reach_a_file() -> None:
                     object.__setattr__(c, "mean", 30.123456781 + shift)
         texts.append((render.to_json(table), render.to_csv(table)))
     assert texts[0] == texts[1] and all("30.12345678" in text for text in texts[0])
+
+
+def test_runs_in_another_precision_than_asked_for_are_counted() -> None:
+    def run(seed: int, used: str) -> records.Record:
+        spent = fake().compute["pretrain"] | {"precision": used}
+        config = {"method": "mae", "seed": seed, "precision": "bf16"}
+        return fake(seed=seed, config=config, compute={"pretrain": spent, "eval": {}})
+
+    notes = tables.build([run(0, "fp32"), run(1, "bf16"), run(2, "fp32")]).notes
+    assert "2 of 3 runs asked for bf16 and computed in fp32: their device has no bf16." in notes
+    assert not any("fp32" in note for note in tables.build([run(0, "bf16"), fake(seed=1)]).notes)
