@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from results.records import Record
+from results import rows as grouping
+from results.records import ACCURACIES, Record
 from results.rows import Column
 
 if TYPE_CHECKING:
@@ -63,6 +64,19 @@ def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     if dirty:
         out.append(f"{dirty} of {len(records)} records were made by code with uncommitted changes.")
     return out
+
+
+def repeats(records: Sequence[Record]) -> list[str]:
+    """How far accuracies lie from those of the same runs trained before, on other hardware or by older code."""
+    both = [(old.value, new.value) for old, new in grouping.repeats(records) if new.headline in ACCURACIES]
+    if not both:
+        return []
+    gaps = [new - old for old, new in both]
+    mean, size = sum(gaps) / len(gaps), sum(map(abs, gaps)) / len(gaps)
+    return [
+        f"{len(gaps)} accuracies are of runs trained again with the same config and seed: {mean:+.2f} points from "
+        f"those before on average, {size:.2f} in size, {max(map(abs, gaps)):.1f} at most."
+    ]
 
 
 def optimism(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,23 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def newest(records: Sequence[Record]) -> list[Record]:
     """One record per run, protocol and seeds: a run trained again (same config and seed) replaces the old one."""
-    out: dict[str, Record] = {}
+    return sorted((same[-1] for same in _measured_again(records)), key=lambda r: r.id)
+
+
+def repeats(records: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """The numbers of runs that were trained again with the same config and seed, each with the one it replaces."""
+    pairs = [pair for same in _measured_again(records) for pair in pairwise(same)]
+    return [(old, new) for old, new in pairs if old.encoder["weights_sha256"] != new.encoder["weights_sha256"]]
+
+
+def _measured_again(records: Sequence[Record]) -> list[list[Record]]:
+    """Records of the same run, protocol and seeds, from the oldest to the newest."""
+    out: dict[str, list[Record]] = {}
     for r in sorted(records, key=lambda r: (r.created, r.id)):
         who = r.identity or r.encoder["weights_sha256"]
-        out[_text([r.method, r.recipe, sorted(r.overrides), who, column_key(r), r.seeds, _reading(r)])] = r
-    return sorted(out.values(), key=lambda r: r.id)
+        key = _text([r.method, r.recipe, sorted(r.overrides), who, column_key(r), r.seeds, _reading(r)])
+        out.setdefault(key, []).append(r)
+    return list(out.values())
 
 
 def column_key(r: Record) -> str:

@@ -80,21 +80,22 @@ class Table:
 
 def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -> Table:
     """The table of any records, in any order. `published` numbers ride along and enter no statistics."""
-    kept = grouping.newest(unique(records))
+    found = unique(records)
+    kept = grouping.newest(found)
     columns = grouping.columns(kept)
     rows = sorted((_row(group, columns) for group in grouping.groups(kept)), key=_place)
     pairs: list[Pair] = []
     said: list[str] = []
     for i in range(len(columns)):
-        rows, found, sentences = _judge(rows, columns, i)
-        pairs += found
+        rows, judged, sentences = _judge(rows, columns, i)
+        pairs += judged
         said += sentences
     for name in REFERENCES:
         if rows and not any(r.method == name for r in rows):
             rows.append(Row(name, name, "", (), "", Cost(), (None,) * len(columns), ""))
             said.append(f"`{name}` was not measured.")
     rows = sorted(rows, key=_place)
-    said = [*notes.budgets(rows), *notes.runs(rows, kept), *said, *notes.optimism(rows, columns)]
+    said = [*notes.budgets(rows), *notes.runs(rows, kept), *said, *notes.optimism(rows, columns), *notes.repeats(found)]
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 
 

@@ -262,3 +262,20 @@ def test_runs_in_another_precision_than_asked_for_are_counted() -> None:
     notes = tables.build([run(0, "fp32"), run(1, "bf16"), run(2, "fp32")]).notes
     assert "2 of 3 runs asked for bf16 and computed in fp32: their device has no bf16." in notes
     assert not any("fp32" in note for note in tables.build([run(0, "bf16"), fake(seed=1)]).notes)
+
+
+def test_runs_trained_again_replace_the_old_numbers_and_the_gap_is_told() -> None:
+    def trained(value: float, weights: str, created: str) -> records.Record:
+        encoder = fake().encoder | {"weights_sha256": weights}
+        return fake(value=value, encoder=encoder, created=f"{created}T12:00:00+00:00")
+
+    old, new = trained(40.0, "a", "2026-11-01"), trained(42.0, "b", "2026-11-02")
+    table = tables.build([new, old, fake(seed=1)])
+    cell = row(table, "mae").cells[0]
+    assert cell is not None and cell.n == 2 and cell.values[0] == pytest.approx(42.0, abs=0.1)
+    (told,) = [note for note in table.notes if "trained again" in note]
+    assert (
+        told.startswith("1 accuracies")
+        and "+2.00 points from those before on average, 2.00 in size, 2.0 at most" in told
+    )
+    assert not any("trained again" in note for note in tables.build([new, fake(seed=1)]).notes)
