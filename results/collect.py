@@ -11,7 +11,7 @@ from pathlib import Path
 from results import render, searches, tables, trials
 from results.page import bundle, page
 from results.records import dumps, read, sha, unique
-from results.rows import by_data
+from results.rows import by_budget, by_data
 from ssl_bench.files import write_atomic
 
 FOLDER = Path(__file__).resolve().parent
@@ -47,16 +47,18 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def generated(folder: Path) -> dict[str, str]:
-    """Every generated file, by its path below `folder`: per data set a table in each format; the page; the searches."""
+    """Every generated file, by its path below `folder`: per data set and budget a table in each format; the page; the
+    searches. The budget of the most records needs no name.
+    """
     records = read(folder / "records") if (folder / "records").exists() else []
     searched = trials.read(folder / trials.FILE)
     out = {"report.html": page(records)} if records else {}
     if searched:
         out[SEARCHES] = searches.to_markdown(searched)
     for name, members in sorted(by_data(records).items()):
-        table = tables.build(members)
-        for suffix, renderer in FORMATS.items():
-            out[f"tables/{slug(name)}.{suffix}"] = renderer(table)
+        for i, (budget, equal) in enumerate(by_budget(members).items()):
+            table, path = tables.build(equal), slug(name) + ("-" + slug(re.sub("[ ,]+", "-", budget)) if i else "")
+            out |= {f"tables/{path}.{suffix}": renderer(table) for suffix, renderer in FORMATS.items()}
     return out
 
 
@@ -104,5 +106,5 @@ def _first_difference(found: str, wanted: str) -> str:
 
 def slug(name: str) -> str:
     """A file name from any text."""
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:60]
+    plain = re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-.")[:60]
     return plain if plain == name else f"{plain or 'data'}-{sha(name)[:6]}"

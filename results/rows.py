@@ -282,6 +282,16 @@ def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
     return out
 
 
+def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records per budget, that of the most records first; what was not trained belongs to each."""
+    out: dict[str, list[Record]] = {}
+    for record in records:
+        out.setdefault(budget(record.config), []).append(record)
+    free = out.pop("", [])
+    trained = sorted(out.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {name: [*members, *free] for name, members in trained} or {"": free}
+
+
 def together(records: Sequence[Record]) -> dict[str, list[Record]]:
     """As `by_data`, but sets on which the same trained run was evaluated share one table, with columns for each."""
     found: list[tuple[list[str], set[str], list[Record]]] = []

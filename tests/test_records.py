@@ -217,3 +217,18 @@ def test_a_number_with_other_settings_of_its_protocol_does_not_fill_its_cell(tmp
         pixels = fake("pixels", seed=None, encoder={**ENCODER, "source": "pixels"}, **changes)
         records.write(pixels, tmp_path / "records")
         assert recorded.missing(["knn"], ("pixels", 0, "clothing48"), recorded.numbers(tmp_path)) == left
+
+
+def test_runs_of_another_budget_get_a_table_of_their_own(tmp_path: Path) -> None:
+    long = {"method": "mae", "seed": 0, "budget": {"flops": 1.1e13, "batch_size": 32}}
+    for record in [*quickstart(), fake(config=long, overrides=["budget.flops=1.1e13"])]:
+        records.write(record, tmp_path / "root" / "records")
+    collect.collect(tmp_path / "root" / "records", tmp_path / "results")
+    collect.regenerate(tmp_path / "results")
+    usual, other = (
+        (tmp_path / "results" / "tables" / f"{name}.md").read_text()
+        for name in ("clothing48", "clothing48-1.1e+13-FLOPs-batch-32")
+    )
+    assert "Budget of every trained row: 300 steps, batch 128." in usual and "dino" in usual
+    assert "Budget of every trained row: 1.1e+13 FLOPs, batch 32." in other and "| mae |" in other
+    assert "dino" not in other and "| *random* | 18" in other and not collect.stale(tmp_path / "results")
