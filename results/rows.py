@@ -283,13 +283,16 @@ def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records per budget, that of the most records first; what was not trained belongs to each."""
+    """Records per budget, that of the most records first; what was not trained joins each whose protocols it shares."""
     out: dict[str, list[Record]] = {}
     for record in records:
         out.setdefault(budget(record.config), []).append(record)
     free = out.pop("", [])
     trained = sorted(out.items(), key=lambda item: (-len(item[1]), item[0]))
-    return {name: [*members, *free] for name, members in trained} or {"": free}
+    if not trained:
+        return {"": free}
+    shared = {name: {column_key(r) for r in members} for name, members in trained}
+    return {name: [*members, *(r for r in free if column_key(r) in shared[name])] for name, members in trained}
 
 
 def together(records: Sequence[Record]) -> dict[str, list[Record]]:
