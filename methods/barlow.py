@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.mocov3 import vit_optim
-from ssl_bench import budgets, distributed
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import TwoCrops, TwoViews, small_two_crops
-from ssl_bench.method import DataInfo, Views
-from ssl_bench.projection import MLP
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.models.projection import MLP
+from ssl_bench.parallel import collectives
+from ssl_bench.training.method import DataInfo, Views
+from ssl_bench.training.two_views import TwoViews
+from ssl_bench.views.crops import TwoCrops, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Barlow(TwoViews):
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         z1, z2 = (self.projector(cls).float() for cls in self.encoder(views["crops"])[:, 0].chunk(2))
         with torch.autocast(z1.device.type, enabled=False):
-            return {"loss": barlow_loss(distributed.gather(z1), distributed.gather(z2), self.objective.redundancy)}
+            return {"loss": barlow_loss(collectives.gather(z1), collectives.gather(z2), self.objective.redundancy)}
 
     def flops(self) -> float:
         correlation = 2.0 * self.objective.out**2  # one product of both views

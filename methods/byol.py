@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.mocov3 import vit_optim
-from ssl_bench import budgets
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import TwoCrops, TwoViews, small_two_crops
-from ssl_bench.method import DataInfo, Views, cosine, ema, frozen_copy
-from ssl_bench.projection import MLP
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.models.projection import MLP
+from ssl_bench.training.method import DataInfo, Views, cosine, ema, frozen_copy
+from ssl_bench.training.two_views import TwoViews
+from ssl_bench.views.crops import TwoCrops, small_two_crops
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_bench import budgets, distributed, masks
-from ssl_bench.assignment import sinkhorn
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.backbone import LayerNorm, gather, init_weights, sincos_2d
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy, warmup_cosine
+from ssl_bench.models.assignment import sinkhorn
+from ssl_bench.models.positions import sincos_2d
+from ssl_bench.models.tokenizer import gather
+from ssl_bench.models.vit import LayerNorm, init_weights
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, warmup_cosine
+from ssl_bench.views import masks
+from ssl_bench.views.augment import AugmentConfig, augment
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class CAPI(Method):
         with torch.autocast(images.device.type, enabled=False):  # logits / 0.06 would magnify bf16's rounding
             logits = self.clusters(F.normalize(tokens.float(), dim=-1).transpose(0, 1))
             with torch.no_grad():  # [N, B, K]. Shifts of a prototype cancel; this one keeps exp() from underflowing
-                shifted = logits - distributed.mean(logits.mean(1, keepdim=True))
+                shifted = logits - collectives.mean(logits.mean(1, keepdim=True))
                 assignments = sinkhorn(shifted, self.objective.target_temperature, self.objective.iterations)
             return assignments.transpose(0, 1), cluster_loss(assignments, logits, self.objective.temperature)
 

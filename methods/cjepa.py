@@ -19,8 +19,9 @@ from torch import Tensor
 
 from methods.ijepa import IJEPA, IJEPAConfig, small_objective, small_optim
 from methods.vicreg import vicreg_terms
-from ssl_bench import budgets, distributed
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.parallel import collectives
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CJEPA(IJEPA):
         o, logs = self.objective, super().losses(predicted, target)
         if o.target_norm:
             target = F.layer_norm(target, target.shape[-1:])
-        z = [distributed.gather(tokens.flatten(1, 2).mean(1)) for tokens in (predicted, target)]
+        z = [collectives.gather(tokens.flatten(1, 2).mean(1)) for tokens in (predicted, target)]
         with torch.autocast(predicted.device.type, enabled=False):
             invariance, variance, covariance = vicreg_terms(*z)
         extra = o.invariance * invariance + o.variance * variance + o.covariance * covariance

@@ -19,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_bench import budgets, masks
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.backbone import gather, init_weights
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy, linear
+from ssl_bench.models.tokenizer import gather
+from ssl_bench.models.vit import init_weights
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, linear
+from ssl_bench.views import masks
+from ssl_bench.views.augment import AugmentConfig, augment
 
 EMA_WARMUP = 100_000 / 375_300  # share of training in which the teacher's momentum rises linearly
 ONLY_2 = ("block", "adjust", "decoder_dim", "decoder_depth", "decoder_groups", "noise")
@@ -180,8 +182,7 @@ def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
 def v1(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
     """1.0, ViT-B/16, ImageNet-1k, 800 epochs: fine-tuned 84.2 (paper). --recipe v1"""
     colour = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.4, jitter_p=1.0, interpolation="bicubic")
-    base = Data2VecConfig("1.0", colour, masks=1, mask_ratio=120 / 196, layers=6, beta=2.0, cls_weight=0.0)
-    objective = replace(base, momentum_end=0.9998)
+    objective = Data2VecConfig("1.0", colour, 1, 120 / 196, layers=6, beta=2.0, cls_weight=0.0, momentum_end=0.9998)
     optim = OptimConfig(lr=2e-3, warmup=10 / 800, weight_decay=0.05, clip=3.0)
     config = budgets.imagenet("data2vec", objective, optim, backbone, 2048, 800, **changes)
     return replace(config, recipe="v1", backbone=replace(config.backbone, drop_path=0.25, layer_scale=1e-4))

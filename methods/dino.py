@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench import budgets
-from ssl_bench.assignment import Center
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
-from ssl_bench.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
-from ssl_bench.projection import DINOHead
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.models.assignment import Center
+from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
+from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from methods.dino import DINOConfig, small_objective, small_optim
 from methods.ibot import IBOT, IBOTConfig
-from ssl_bench import budgets, distributed
-from ssl_bench.assignment import sinkhorn
-from ssl_bench.augment import AugmentConfig
-from ssl_bench.config import BudgetConfig, Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import BudgetConfig, Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Views
+from ssl_bench.models.assignment import sinkhorn
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Views
+from ssl_bench.views.augment import AugmentConfig
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class DINOv2(IBOT):
         losses = self.losses(views, cls, patches, at)
         with torch.autocast(cls.device.type, enabled=False):  # neighbours of L2-normalised rows need all their bits
             halves = cls[: len(views["global"])].float().chunk(2)
-            losses["koleo_loss"] = torch.stack([koleo_loss(distributed.gather(half)) for half in halves]).sum()
+            losses["koleo_loss"] = torch.stack([koleo_loss(collectives.gather(half)) for half in halves]).sum()
         weighted = (
             self.objective.patch_weight * losses["patch_loss"] + self.objective.koleo_weight * losses["koleo_loss"]
         )

@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.dino import DINO, DINOConfig, dino_loss, published_optim, small_objective, small_optim
-from ssl_bench import budgets, masks
-from ssl_bench.assignment import Center
-from ssl_bench.augment import AugmentConfig
-from ssl_bench.config import Config
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Views, cosine, ema, frozen_copy
-from ssl_bench.projection import DINOHead
+from ssl_bench.models.assignment import Center
+from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Views, cosine, ema, frozen_copy
+from ssl_bench.views import masks
+from ssl_bench.views.augment import AugmentConfig
 
 
 @dataclass(frozen=True)

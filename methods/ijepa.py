@@ -17,14 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench import budgets, masks
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.backbone import gather, patchify
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy, linear
-from ssl_bench.predictor import Predictor
+from ssl_bench.models.predictor import Predictor
+from ssl_bench.models.tokenizer import gather, patchify
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, linear
+from ssl_bench.views import masks
+from ssl_bench.views.augment import AugmentConfig, augment
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,8 @@ def paper(backbone: str = "vit_huge_patch14", **changes: Any) -> Config:
         weight_decay=0.04,
         weight_decay_end=0.4,
     )
-    config = budgets.imagenet(
-        "ijepa", IJEPAConfig(predictor_depth=12, predictor_heads=16), optim, backbone, 2048, 300, **changes
-    )
+    objective = IJEPAConfig(predictor_depth=12, predictor_heads=16)
+    config = budgets.imagenet("ijepa", objective, optim, backbone, 2048, 300, **changes)
     return replace(config, backbone=replace(config.backbone, class_token=False))
 
 

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.ijepa import IJEPA, IJEPAConfig, small_objective, small_optim
-from ssl_bench import budgets
-from ssl_bench.augment import AugmentConfig, Draws, draw, render
-from ssl_bench.backbone import init_weights
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Views
+from ssl_bench.models.vit import init_weights
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Views
+from ssl_bench.views.augment import AugmentConfig, Draws, draw, render
 
 ACTIONS = 7  # brightness, contrast, saturation, hue, gray, blur, solarize
 PHOTOMETRIC = AugmentConfig(

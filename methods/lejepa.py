@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_bench import budgets, distributed
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views
-from ssl_bench.projection import MLP
+from ssl_bench.models.projection import MLP
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views
+from ssl_bench.views.augment import AugmentConfig, augment
 
 COLOUR = AugmentConfig(
     flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2, blur_p=0.5,
@@ -70,9 +71,9 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
     weights[0] = weights[-1] = step
     gaussian = torch.exp(-t.square() / 2)
     angles = (z @ directions).unsqueeze(-1) * t
-    real, imaginary = distributed.mean(torch.stack([angles.cos().mean(-3), angles.sin().mean(-3)]))
+    real, imaginary = collectives.mean(torch.stack([angles.cos().mean(-3), angles.sin().mean(-3)]))
     distance = (real - gaussian).square() + imaginary.square()
-    return (distance @ (weights * gaussian)).mean() * z.shape[-2] * distributed.world_size()
+    return (distance @ (weights * gaussian)).mean() * z.shape[-2] * collectives.world_size()
 
 
 def prediction_loss(z: Tensor, global_views: int) -> Tensor:

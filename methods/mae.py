@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_bench import budgets, masks
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.backbone import LayerNorm, ViT, block_flops, blocks, init_weights, patchify, sincos_2d
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views
+from ssl_bench.models.positions import sincos_2d
+from ssl_bench.models.tokenizer import patchify
+from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views
+from ssl_bench.views import masks
+from ssl_bench.views.augment import AugmentConfig, augment
 
 
 @dataclass(frozen=True)

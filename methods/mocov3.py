@@ -18,13 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench import budgets, distributed
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import TwoCrops, TwoViews, small_two_crops
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Views, cosine, ema, frozen_copy
-from ssl_bench.projection import MLP
+from ssl_bench.models.projection import MLP
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Views, cosine, ema, frozen_copy
+from ssl_bench.training.two_views import TwoViews
+from ssl_bench.views.crops import TwoCrops, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class MoCoV3Config(TwoCrops):
 
 def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """InfoNCE of queries [B, D] among the keys of all processes, times 2T (builder.py, contrastive_loss)."""
-    queries, keys = F.normalize(queries, dim=-1), distributed.gather(F.normalize(keys, dim=-1))
-    labels = torch.arange(len(queries), device=queries.device) + len(queries) * distributed.rank()
+    queries, keys = F.normalize(queries, dim=-1), collectives.gather(F.normalize(keys, dim=-1))
+    labels = torch.arange(len(queries), device=queries.device) + len(queries) * collectives.rank()
     return F.cross_entropy(queries @ keys.T / temperature, labels) * 2 * temperature
 
 

@@ -18,15 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_bench import budgets, distributed, masks
-from ssl_bench.assignment import sinkhorn
-from ssl_bench.augment import AugmentConfig
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import COLOUR, MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
-from ssl_bench.projection import MLP
+from ssl_bench.models.assignment import sinkhorn
+from ssl_bench.models.projection import MLP
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
+from ssl_bench.views import masks
+from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import COLOUR, MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
 
 HALF = replace(COLOUR, saturation=0.4, blur_p=0.5)  # SimCLR's colours at strength 0.5
 STRETCH = 0.8  # the official schedules are 1.25 times as long as the training, which ends at this part of them
@@ -62,7 +64,7 @@ def msn_terms(anchors: Tensor, targets: Tensor, temperature: float) -> tuple[Ten
     """Cross-entropy of anchor logits [V, B, K] under target probabilities [B, K], and log K minus the entropy of the
     mean prediction over views, images and processes: 0 when all prototypes are used alike."""
     log_p = F.log_softmax(anchors / temperature, dim=-1)
-    mean = distributed.mean(log_p.exp().mean((0, 1)))
+    mean = collectives.mean(log_p.exp().mean((0, 1)))
     missing = (mean * mean.clamp_min(1e-12).log()).sum() + torch.tensor(float(len(mean))).log()
     return -(targets * log_p).sum(-1).mean(), missing
 

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench import budgets
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy
+from ssl_bench.views.augment import AugmentConfig, augment
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.mocov3 import vit_optim
-from ssl_bench import budgets, distributed
-from ssl_bench.augment import AugmentConfig
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import COLOUR, TwoCrops, TwoViews, small_two_crops
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Views
-from ssl_bench.projection import MLP
+from ssl_bench.models.projection import MLP
+from ssl_bench.parallel import collectives
+from ssl_bench.training.method import DataInfo, Views
+from ssl_bench.training.two_views import TwoViews
+from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import COLOUR, TwoCrops, small_two_crops
 
 STRONG = replace(COLOUR, crop_scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)
 
@@ -52,8 +54,8 @@ def simclr_loss(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Each crop is classified among the other view's crops and its own view's, without itself, of all processes.
     """
     z1, z2 = F.normalize(z1, dim=-1), F.normalize(z2, dim=-1)
-    all_1, all_2 = distributed.gather(z1), distributed.gather(z2)
-    labels = torch.arange(len(z1), device=z1.device) + len(z1) * distributed.rank()
+    all_1, all_2 = collectives.gather(z1), collectives.gather(z2)
+    labels = torch.arange(len(z1), device=z1.device) + len(z1) * collectives.rank()
     itself = F.one_hot(labels, len(all_1)).bool()
 
     def direction(a: Tensor, same: Tensor, other: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.mocov3 import vit_optim
-from ssl_bench import budgets
-from ssl_bench.augment import AugmentConfig
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import COLOUR, TwoCrops, TwoViews, small_two_crops
-from ssl_bench.method import DataInfo, Views
-from ssl_bench.projection import MLP
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.models.projection import MLP
+from ssl_bench.training.method import DataInfo, Views
+from ssl_bench.training.two_views import TwoViews
+from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import COLOUR, TwoCrops, small_two_crops
 
 WEAK = replace(COLOUR, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)  # main_simsiam.py: MoCo v2's augmentation
 

@@ -23,15 +23,16 @@ from torch import Tensor, nn
 from methods.dino import dino_loss
 from methods.mocov3 import vit_optim
 from methods.simclr import STRONG
-from ssl_bench import budgets, distributed
-from ssl_bench.assignment import sinkhorn
-from ssl_bench.augment import AugmentConfig
-from ssl_bench.config import Config, OptimConfig
-from ssl_bench.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views
-from ssl_bench.projection import MLP
+from ssl_bench.models.assignment import sinkhorn
+from ssl_bench.models.projection import MLP
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views
+from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class SwAV(Method):
         """Targets [B, K] of one global view: embeddings z [B, D], their logits [B, K], its queue [Q, D]."""
         o, b = self.objective, len(z)
         if o.queue_length and at >= o.queue_start and queue[-1].any():  # full
-            mine = queue[distributed.rank() :: distributed.world_size()]
+            mine = queue[collectives.rank() :: collectives.world_size()]
             logits = torch.cat([logits, mine @ self.prototypes.T])
         return sinkhorn(logits, o.epsilon, o.iterations)[:b]
 
@@ -108,7 +109,7 @@ class SwAV(Method):
     def after_step(self, at: float) -> None:
         self.prototypes.copy_(F.normalize(self.prototypes, dim=-1))
         if length := self.objective.queue_length:
-            newest = torch.stack([distributed.gather(z) for z in self.newest.unbind()])
+            newest = torch.stack([collectives.gather(z) for z in self.newest.unbind()])
             self.queue.copy_(torch.cat([newest, self.queue], 1)[:, :length])
 
     def flops(self) -> float:

@@ -21,14 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_bench import budgets, masks
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.backbone import ViT, block_flops, gather, init_weights
-from ssl_bench.config import Config, OptimConfig
+from ssl_bench.config import budgets
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method, Views, ema, frozen_copy
-from ssl_bench.predictor import Predictor
+from ssl_bench.models.predictor import Predictor
+from ssl_bench.models.tokenizer import gather
+from ssl_bench.models.vit import ViT, block_flops, init_weights
 from ssl_bench.rng import Rng
+from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy
+from ssl_bench.views import masks
+from ssl_bench.views.augment import AugmentConfig, augment
 
 
 @dataclass(frozen=True)

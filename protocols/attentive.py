@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from ssl_bench.attention import Head
-from ssl_bench.backbone import explicit_attention
-from ssl_bench.heads import StackedAdamW
-from ssl_bench.method import warmup_cosine
-from ssl_bench.protocol import Features, Predictor, Protocol, refuse_idle
+from ssl_bench.evaluation.attentive_heads import Head
+from ssl_bench.evaluation.linear_heads import StackedAdamW
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
+from ssl_bench.models.vit import explicit_attention
 from ssl_bench.rng import mix
+from ssl_bench.training.method import warmup_cosine
 
 
 @dataclass(frozen=True)

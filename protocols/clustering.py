@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
 
 CELLS = 1 << 24  # floats of the largest table; all of ImageNet's would be 51 GB

@@ -1,12 +1,12 @@
 """`factors`: which factors of an image can be read from frozen features, on a set where all of them are known.
 
-Definition: for `data.name=factors` (ssl_bench/factors.py). Features of the last layer in the encoder's own pooling,
-standardised. Choices (shape, colour, texture) by L2 logistic regression, in percent correct; numbers (position, scale,
-rotation, noise) by ridge regression, as percent of variance explained on the test images (100 R2, position is the mean
-of x and y; below 0 is worse than the mean). Each factor's strength is chosen by its loss on the validation part, then
-both parts are fitted again. The headline `mean` is over factors, each from 0 (chance, or R2 <= 0) to 100.
-At most 2,000 training images, and of features wider than 1,024 (raw pixels) their first 512 principal axes: enough for
-these probes, and affordable.
+Definition: for `data.name=factors` (ssl_bench/data/factors.py). Features of the last layer in the encoder's own
+pooling, standardised. Choices (shape, colour, texture) by L2 logistic regression, in percent correct; numbers
+(position, scale, rotation, noise) by ridge regression, as percent of variance explained on the test images (100 R2,
+position is the mean of x and y; below 0 is worse than the mean). Each factor's strength is chosen by its loss on the
+validation part, then both parts are fitted again. The headline `mean` is over factors, each from 0 (chance, or R2 <=
+0) to 100. At most 2,000 training images, and of features wider than 1,024 (raw pixels) their first 512 principal
+axes: enough for these probes, and affordable.
 
 Changes: 1 first version.
 """
@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_bench.data.factors import FACTORS
 from ssl_bench.errors import UserError
-from ssl_bench.factors import FACTORS
-from ssl_bench.logistic import logistic, rotate
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.logistic import logistic, rotate
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
 
 WIDE, KEPT = 1024, 512

@@ -32,11 +32,11 @@ from timm.data.random_erasing import RandomErasing
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ssl_bench.augment import AugmentConfig, augment
 from ssl_bench.errors import UserError
-from ssl_bench.method import warmup_cosine
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import Rng, mix
+from ssl_bench.training.method import warmup_cosine
+from ssl_bench.views.augment import AugmentConfig, augment
 
 
 @dataclass(frozen=True)

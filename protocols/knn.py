@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.monitor import knn_votes
-from ssl_bench.protocol import Features, Predictor, Protocol, classification, members
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, classification, members
+from ssl_bench.training.monitor import knn_votes
 
 
 @dataclass(frozen=True)

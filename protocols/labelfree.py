@@ -30,10 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench.augment import AugmentConfig, augment
-from ssl_bench.monitor import feature_std, mean_cosine, rankme
-from ssl_bench.protocol import Features, Predictor, Protocol, refuse_idle
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
 from ssl_bench.rng import Rng, mix
+from ssl_bench.training.monitor import feature_std, mean_cosine, rankme
+from ssl_bench.views.augment import AugmentConfig, augment
 
 WIDE = 2048
 

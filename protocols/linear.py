@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.heads import Group, HeadsConfig, augmented_batches, cached_batches, train
-from ssl_bench.logistic import Solution, logistic
-from ssl_bench.protocol import Features, Key, Predictor, Protocol, refuse_idle
+from ssl_bench.evaluation.linear_heads import Group, HeadsConfig, augmented_batches, cached_batches, train
+from ssl_bench.evaluation.logistic import Solution, logistic
+from ssl_bench.evaluation.protocol import Features, Key, Predictor, Protocol, refuse_idle
 from ssl_bench.rng import mix
 
 Scored = tuple[str, Tensor]  # a candidate's name and its logits [N, K]

@@ -10,10 +10,11 @@ here it is after it, as for every other protocol. `lowshot:ridge` is big_vision'
 (evaluators/fewshot_lsr.py): features whitened per dimension by the shots, a constant column of 100 as bias, targets
 +-1, ridge 2^10, in float64. The headline is 10 images per class, mean over draws; the spread over draws is recorded.
 
-`lowshot:imagenet` is MSN's regression on ImageNet's official 1 % and 10 % (ssl_bench/lists.py). `lists=FOLDER` names
-the folder of the two files; each must have the official sha256, which the record keeps in place of the folder. The
-lists name training images and nothing is chosen, so both parts are fitted on: without the validation part a tenth of
-each list would be missing. Any variant that takes 1 % or 10 % alone, once, can be given `lists` too.
+`lowshot:imagenet` is MSN's regression on ImageNet's official 1 % and 10 % (ssl_bench/data/imagenet_subsets.py).
+`lists=FOLDER` names the folder of the two files; each must have the official sha256, which the record keeps in place
+of the folder. The lists name training images and nothing is chosen, so both parts are fitted on: without the
+validation part a tenth of each list would be missing. Any variant that takes 1 % or 10 % alone, once, can be given
+`lists` too.
 
 `lowshot:ijepa` fine-tunes the whole network on 1 % (Assran et al. 2023, arXiv 2301.08243): 50 epochs, AdamW, batch
 512, layer decay 0.75, label smoothing 0.1, RandAugment, and no mixup, cutmix, erasing or drop path. `lowshot:finetune`
@@ -33,10 +34,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protocols.finetune import FinetuneConfig, Finetuned
+from ssl_bench.data.imagenet_subsets import OFFICIAL, read, rows
 from ssl_bench.errors import UserError
-from ssl_bench.lists import OFFICIAL, read, rows
-from ssl_bench.logistic import logistic
-from ssl_bench.protocol import Features, Predictor, Protocol, members
+from ssl_bench.evaluation.logistic import logistic
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, members
 
 
 @dataclass(frozen=True)

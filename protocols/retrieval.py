@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 
 QUERIES = 512  # ranked at a time: all of ImageNet's at once would take 40 GB
 

@@ -1,8 +1,8 @@
 """`robust`: how much of the linear probe's accuracy survives common corruptions of the test images.
 
 Definition: the head of `linear`, chosen and fitted on clean training images, is applied unchanged to the test images
-under fifteen corruptions at five severities (ssl_bench/corrupt.py, after Hendrycks & Dietterich, arXiv 1903.12261;
-strengths of CIFAR-C at any image size, so numbers of ImageNet-C are no comparison).
+under fifteen corruptions at five severities (ssl_bench/views/corrupt.py, after Hendrycks & Dietterich, arXiv
+1903.12261; strengths of CIFAR-C at any image size, so numbers of ImageNet-C are no comparison).
 The headline is the mean error over all 75 in percent, lower is better. Beside it: the error per corruption, the clean
 accuracy, and the relative mean error (corrupted minus clean error), which is not smaller merely because the clean
 accuracy is. mCE needs AlexNet's errors on the same data and is not given.
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from protocols.linear import Heads, Linear, LinearConfig
-from ssl_bench.corrupt import CORRUPTIONS, SEVERITIES, corrupt
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
+from ssl_bench.views.corrupt import CORRUPTIONS, SEVERITIES, corrupt
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from results.parts import Table
 from results.statistics import holm
-from results.tables import Table
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from results.parts import Cell, Table
 from results.rows import Cost
-from results.tables import Cell, Table
 
 COSTS = ("FLOPs", "time", "images/s", "memory")
 LEGEND = (

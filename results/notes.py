@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from results import rows as grouping
+from results.parts import Pair, Row
 from results.records import ACCURACIES, Record
 from results.rows import Column
-
-if TYPE_CHECKING:
-    from results.tables import Pair, Row
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:

@@ -16,16 +16,17 @@ from markupsafe import Markup, escape
 
 from results import across, cells, charts, notes, rows, selection, tables
 from results import curves as learning
+from results.parts import Cell, Row, Table
 from results.records import Record, sha
 from results.rows import by_data
-from results.tables import Cell, Column, Table
+from results.tables import Column
 
 FOLDER = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a run, made by `ssl_bench.pictures`."""
+    """An image of a run, made by `ssl_bench.experiments.pictures`."""
 
     title: str
     alt: str
@@ -165,7 +166,7 @@ def _finals(curves: Mapping[str, Any], runs: set[str]) -> dict[str, dict[str, fl
     return out
 
 
-def _row(row: tables.Row, table: Table) -> dict[str, Any]:
+def _row(row: Row, table: Table) -> dict[str, Any]:
     found = [None if c is None else _cell(c, table, i) for i, c in enumerate(row.cells)]
     return {"row": row, "cells": found, "costs": list(zip(cells.costs(row.cost), _cost_values(row.cost), strict=True))}
 

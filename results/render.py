@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from results.cells import LEGEND, clean, costs, headers, number, published_lines
-from results.tables import Cell, Table
+from results.parts import Cell, Table
 from results.terminal import to_text
 
 

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from results.cells import COSTS, LEGEND, clean, costs, headers, number, published_lines
-from results.tables import Cell, Table
+from results.parts import Cell, Table
 
 LABEL_WIDTH = 36  # longer row labels are folded, and those longer than a quarter of the terminal
 

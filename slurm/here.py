@@ -8,17 +8,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slurm import ledger, snapshot
+from slurm.arrays import Array, command
 from slurm.job import Task
 from slurm.profile import Profile
 from ssl_bench import screen
 from ssl_bench.errors import UserError
-from ssl_bench.options import at_root
-
-if TYPE_CHECKING:
-    from slurm.launch import Array
+from ssl_bench.screen import at_root
 
 
 def run(submission: ledger.Submission, code: Path, arrays: Sequence[Array]) -> None:
@@ -71,8 +69,6 @@ def _stage(submission: ledger.Submission, tasks: Sequence[Task], code: Path) -> 
 
 def _start(profile: Profile, logs: Path, task: Task, code: Path, slot: int) -> Any:
     import submitit
-
-    from slurm.launch import command
 
     class Here(submitit.LocalExecutor):
         @property

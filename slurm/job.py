@@ -85,7 +85,7 @@ class Task:
 
     def _evaluate(self) -> None:
         """What has no record yet: a second life repeats nothing."""
-        from ssl_bench import recorded
+        from ssl_bench.experiments import recorded
 
         left = recorded.missing(self.protocols, self.encoder, recorded.numbers(Path(self.root)))
         if left:
@@ -175,29 +175,29 @@ def requeue(here: Any, left: int) -> NoReturn:
 
 def _free(folder: Path) -> None:
     """Wait while the life before still holds the run; then the loop takes the lock or says who has it."""
-    from ssl_bench import runs
+    from ssl_bench.training import run_folder
 
     deadline = time.monotonic() + LOCK_WAIT
     while (folder / "lock").exists() and time.monotonic() < deadline:
         try:
-            runs.lock(runs.Run(folder)).close()
+            run_folder.lock(run_folder.Run(folder)).close()
             return
         except UserError:
             time.sleep(2)
 
 
 def _command(arguments: tuple[str, ...] | list[str]) -> None:
-    from ssl_bench import cli
+    from ssl_bench.cli import main
 
     sys.argv = ["ssl-bench", *arguments]  # what the run's provenance quotes
-    code = cli.cli.main(args=list(arguments), prog_name="ssl-bench", standalone_mode=False)
+    code = main.cli.main(args=list(arguments), prog_name="ssl-bench", standalone_mode=False)
     if isinstance(code, int) and code:
         sys.exit(code)
 
 
 def _report(root: Path) -> None:
     """report.md and report.html beside the records."""
-    from ssl_bench import report
+    from ssl_bench.experiments import report
     from ssl_bench.files import write_atomic
 
     records = report.load(root)

@@ -14,9 +14,11 @@ import click
 from slurm import here, ledger, queue
 from slurm.job import Task
 from slurm.ledger import Job
-from ssl_bench import runs, screen
+from ssl_bench import screen
+from ssl_bench.cli.options import ROOT
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.options import ROOT, at_root
+from ssl_bench.screen import at_root
+from ssl_bench.training import run_folder
 
 AT = click.option("--root", type=click.Path(path_type=Path), default=None, help="Folder of runs and records.")
 OVER = re.compile(r"(?:JOB|STEP) .* CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")  # slurmstepd's line in a job's log
@@ -141,7 +143,7 @@ def show(root: Path) -> None:
 
 def _views(root: Path) -> tuple[list[View], str]:
     """The latest job of every piece of work with its state, and what to say where SLURM gave no answer."""
-    from ssl_bench import recorded
+    from ssl_bench.experiments import recorded
 
     latest, remark = ledger.latest(root), ""
     records = recorded.numbers(root)
@@ -156,17 +158,17 @@ def _views(root: Path) -> tuple[list[View], str]:
 
 
 def _done(root: Path, job: Job, records: set[Any]) -> bool:
-    from ssl_bench import recorded
+    from ssl_bench.experiments import recorded
 
     if job.task.stage == "pretrain":
-        return runs.Run(root / job.task.run).status().get("state") == "finished"
+        return run_folder.Run(root / job.task.run).status().get("state") == "finished"
     if job.task.stage == "evaluate":
         return not recorded.missing(job.task.protocols, job.task.encoder, records)
     return job.ended_well
 
 
 def _view(root: Path, job: Job, known: queue.Known | None, remark: str) -> View:
-    status = runs.Run(root / job.task.run).status() if job.task.stage == "pretrain" else {}
+    status = run_folder.Run(root / job.task.run).status() if job.task.stage == "pretrain" else {}
     step = f"{status['step']}/{status['steps']}" if status.get("steps") else ""
     if job.kind == "local" and here.alive(job.id):
         known = queue.Known("running")
@@ -185,7 +187,7 @@ def _view(root: Path, job: Job, known: queue.Known | None, remark: str) -> View:
         left = status.get("seconds_left")
         return View(job, state, step, f"{screen.clock(left)} left" if left else "")
     if state == "cancelled" and not job.log.exists() and job.task.stage == "evaluate" and job.task.run:
-        trained = runs.Run(root / job.task.run).status().get("state") == "finished"
+        trained = run_folder.Run(root / job.task.run).status().get("state") == "finished"
         return View(job, state, step, "" if trained else "its pretraining did not finish")
     if state in ("failed", "lost"):
         return View(job, state, step, _why(job, status) or reason)

@@ -9,46 +9,45 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slurm import ledger, queue, snapshot
+from slurm import here, ledger, queue, snapshot
 from slurm import profile as profiles
+from slurm.arrays import Array, command, dependency, stages
 from slurm.job import Task
 from slurm.profile import Profile
-from ssl_bench import runs, screen
+from ssl_bench import screen
 from ssl_bench.errors import UserError
-from ssl_bench.options import at_root
-
-MOST = 1000  # tasks of one array: SLURM's MaxArraySize is 1001 unless a site has raised it
+from ssl_bench.screen import at_root
+from ssl_bench.training import run_folder
 
 
 def pretrain(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
     """The jobs of `ssl-bench pretrain ... --slurm PROFILE`; `given` are the other options of the command."""
-    from ssl_bench import compare
-    from ssl_bench.config import resolve
+    from ssl_bench import find
+    from ssl_bench.config.overrides import resolve
 
     chosen = profiles.load(profile)
     if given.get("devices"):
         raise UserError("--devices is for this machine: with --slurm, gpus and nodes of the profile decide.")
     root, seed = Path(given["root"]), [] if given["seed"] is None else [f"seed={given['seed']}"]
     settings = [*given["settings"], *seed, *given.get("on_nan", [])]
-    config = resolve(compare.recipe(given["method"], given["recipe"])(), settings)
-    run = runs.Run(root / runs.run_name(config))
+    config = resolve(find.recipe(given["method"], given["recipe"])(), settings)
+    run = run_folder.Run(root / run_folder.run_name(config))
     if run.status().get("state") == "finished":
         return screen.say(f"{run.name} is finished already")
     if not dry_run:
-        runs.start(root, config)
+        run_folder.start(root, config)
     arguments = ["--method", given["method"], "--recipe", given["recipe"], *settings]
     submit(root, chosen, [_pretraining(run.name, run.name, arguments, root)], dry_run)
 
 
 def compare(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
     """The jobs of `ssl-bench compare ... --slurm PROFILE`; `--jobs` takes the place of the profile's array_limit."""
-    from ssl_bench import compare as matrix
+    from ssl_bench.experiments import matrix
 
     chosen, root = profiles.load(profile), Path(given["root"])
     if given["jobs"]:
@@ -60,7 +59,7 @@ def compare(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
     if not dry_run:
         for row in rows:
             if row.config is not None:
-                runs.start(root, row.config)
+                run_folder.start(root, row.config)
     tasks = []
     for row in todo:
         name = row.run.name if row.run else ""
@@ -100,55 +99,10 @@ def submit(root: Path, profile: Profile, tasks: Sequence[Task], dry_run: bool = 
     code = snapshot.take(root / "jobs" / "code", [name for name in modules if "." in name])
     submission = ledger.new(root, profile, code)
     if profile.kind == "local":
-        from slurm import here
-
         return here.run(submission, code, arrays)
     for array in arrays:
         _send(submission, array, code)
     screen.say(f"next: ssl-bench jobs{at_root(root)}      cancel: ssl-bench jobs cancel{at_root(root)}")
-
-
-@dataclass
-class Array:
-    """Tasks that are submitted together. `after` are the ids of other submissions' jobs they wait for."""
-
-    stage: str
-    tasks: list[Task]
-    paired: bool = False  # task i waits for task i of the pretraining array
-    after: tuple[str, ...] = ()
-
-
-def stages(tasks: Sequence[Task], running: dict[str, str] | None = None) -> list[Array]:
-    """Pretraining, evaluations of what it makes (in the same order), other evaluations, the report."""
-    running = running or {}
-    by_run = {task.run: task for task in tasks if task.stage == "evaluate" and task.run}
-    training = sorted((t for t in tasks if t.stage == "pretrain"), key=lambda t: t.run not in by_run)
-    trained = {task.run for task in training}
-    paired = [by_run[task.run] for task in training if task.run in by_run]
-    others = [t for t in tasks if t.stage == "evaluate" and t.run not in trained]
-    awaited = tuple(running[task.run] for task in others if task.run in running)
-    arrays = [
-        Array("pretrain", training), Array("evaluate", paired, paired=True), Array("evaluate", others, after=awaited),
-    ]  # fmt: skip
-    reports = [task for task in tasks if task.stage == "report"]  # one that is tried again
-    if paired or others:
-        reports = [Task("report", "report", tasks[0].root)]
-    arrays.append(Array("report", reports))
-    for array in arrays:
-        if len(array.tasks) > MOST:
-            raise UserError(f"{len(array.tasks)} jobs are more than a SLURM array holds ({MOST}): use fewer seeds.")
-    return [array for array in arrays if array.tasks]
-
-
-def dependency(array: Array, ids: dict[str, list[str]]) -> str | None:
-    """In SLURM's words; `ids` are the jobs submitted before, by stage."""
-    trained, evaluated = ids.get("pretrain", []), ids.get("evaluate", [])
-    if array.paired:
-        pairs = len(array.tasks) > 1
-        return f"aftercorr:{trained[0].partition('_')[0]}" if pairs else f"afterok:{trained[0]}"
-    if array.stage == "report" and evaluated:
-        return "afterany:" + ":".join(sorted({job.partition("_")[0] for job in evaluated}))
-    return "afterany:" + ":".join(array.after) if array.after else None
 
 
 def executor(profile: Profile, array: Array, logs: Path, code: Path, ids: dict[str, list[str]]) -> Any:
@@ -183,11 +137,6 @@ def executor(profile: Profile, array: Array, logs: Path, code: Path, ids: dict[s
         **{key: value for key, value in wanted.items() if value},
     )  # fmt: skip
     return found
-
-
-def command(logs: Path) -> str:
-    """How a job starts: as submitit starts it, but deaf to signals until it can answer them."""
-    return shlex.join([sys.executable, "-u", "-m", "slurm.start", str(logs.resolve())])
 
 
 def setup(profile: Profile, code: Path) -> list[str]:

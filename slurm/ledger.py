@@ -13,8 +13,8 @@ from typing import Any
 from slurm import profile as profiles
 from slurm.job import Task
 from slurm.profile import Profile
-from ssl_bench import runs
 from ssl_bench.errors import UserError
+from ssl_bench.training import run_folder
 
 NOT_STARTED = "-"  # in place of a number: work of this machine that waits for its turn
 
@@ -61,7 +61,7 @@ class Submission:
     def save(self) -> None:
         entries = [{"id": job.id, **job.task.to_dict()} for job in self.jobs]
         head = {"profile": self.profile.name, "values": profiles.to_dict(self.profile), "code": self.code}
-        runs.write_json(self.folder / "submission.json", {**head, "jobs": entries})
+        run_folder.write_json(self.folder / "submission.json", {**head, "jobs": entries})
 
 
 def new(root: Path, profile: Profile, code: Path) -> Submission:

@@ -19,11 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import ssl_bench
-from ssl_bench import find, runs
+from ssl_bench import find
 from ssl_bench.errors import UserError
+from ssl_bench.training import provenance
 
 FOLDERS = ("ssl_bench", "methods", "protocols", "results", "slurm")
-CODE_STATE = runs.CODE_STATE  # commit and dirty flag travel with the copy, which is no git repository
+CODE_STATE = provenance.CODE_STATE  # commit and dirty flag travel with the copy, which is no git repository
 
 
 def take(folder: Path, modules: Iterable[str] = ()) -> Path:
@@ -36,7 +37,7 @@ def take(folder: Path, modules: Iterable[str] = ()) -> Path:
         find.module("methods", module)  # told now where it is missing, and on the path for what follows
     for name in sorted({module.partition(".")[0] for module in modules}):
         found |= _own(name)
-    state = json.dumps(runs.code_state(), sort_keys=True).encode()
+    state = json.dumps(provenance.code_state(), sort_keys=True).encode()
     content = {name: path.read_bytes() for name, path in sorted(found.items())} | {CODE_STATE: state}
     digest = hashlib.sha256()
     for name, data in content.items():

@@ -1,5 +1,5 @@
 """`python -m ssl_bench` is `ssl-bench`."""
 
-from ssl_bench.cli import main
+from ssl_bench.cli.main import main
 
 main()

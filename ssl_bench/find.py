@@ -95,3 +95,11 @@ def recipes(module: ModuleType) -> dict[str, Callable[..., Any]]:
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
         if inspect.get_annotations(value).get("return") in ("Config", getattr(module, "Config", "Config"))
     }
+
+
+def recipe(method: str, name: str) -> Callable[..., Any]:
+    """The recipe function of a method by name."""
+    known = recipes(module("methods", method))
+    if name not in known:
+        raise UserError(f"Method '{method}' has no recipe '{name}'. {nearest(name, known)}")
+    return known[name]

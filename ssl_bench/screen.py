@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -56,6 +58,11 @@ def quantity(value: float, unit: str = "") -> str:
 def say(text: str, style: str = "") -> None:
     """A line for the user, wrapped to the terminal; brackets in it are no markup."""
     console.print(Text(printable(text), style=style), soft_wrap=not console.is_terminal)
+
+
+def at_root(root: Path) -> str:
+    """What a suggested command needs to find the same runs, quoted for a shell; "" for the default."""
+    return "" if str(root) == "runs" else f" --root {shlex.quote(str(root))}"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

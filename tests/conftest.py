@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ssl_bench import find
-from ssl_bench.config import BudgetConfig, Config, ViTConfig
+from ssl_bench.config.schema import BudgetConfig, Config, ViTConfig
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; processes would inherit it

@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from conftest import make_photos, tiny
 
-from ssl_bench import checkpoint, find
-from ssl_bench.config import Config
-from ssl_bench.data import open_data
-from ssl_bench.runs import Run, run_name
-from ssl_bench.train import pretrain
+from ssl_bench import find
+from ssl_bench.config.schema import Config
+from ssl_bench.data.dataset import open_data
+from ssl_bench.training import checkpoint
+from ssl_bench.training.pretrain import pretrain
+from ssl_bench.training.run_folder import Run, run_name
 
 STEPS = 8
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).with_name("methods"))]
 
 from conftest import make_photos
 from test_methods import LOSSES, METHODS, ten_losses, where

@@ -62,7 +62,7 @@ def test_carries_the_other_folders(wheel):
 
 
 def test_carries_types_and_embedded_data(wheel):
-    data = {f"ssl_bench/embedded/clothing48/{name}" for name in ("train.parquet", "test.parquet", "README.md")}
+    data = {f"ssl_bench/data/embedded/clothing48/{name}" for name in ("train.parquet", "test.parquet", "README.md")}
     assert data | {"ssl_bench/py.typed"} <= contents(wheel)
 
 
@@ -75,7 +75,7 @@ def test_names_are_found_outside_a_clone(installed, tmp_path):
     assert names == find.names("methods") + find.names("protocols")
 
 
-@pytest.mark.skipif(not (ROOT / "ssl_bench" / "cli.py").exists(), reason="ssl_bench/cli.py is not written yet")
+@pytest.mark.skipif(not (ROOT / "ssl_bench" / "cli.py").exists(), reason="ssl_bench/cli/main.py is not written yet")
 def test_command_line_works_outside_a_clone(installed, tmp_path):
     from ssl_bench import find
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from ssl_bench import compute, find
-from ssl_bench.config import Config
+from ssl_bench import find
+from ssl_bench.config.schema import Config
 from ssl_bench.errors import UserError
-from ssl_bench.method import DataInfo, Method
+from ssl_bench.training import cost
+from ssl_bench.training.method import DataInfo, Method
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 BACKBONES = {
@@ -81,7 +82,7 @@ class Row:
     @property
     def images(self) -> float:
         budget = self.config.budget
-        return compute.steps(budget, IMAGES, self.flops) * budget.batch_size
+        return cost.steps(budget, IMAGES, self.flops) * budget.batch_size
 
 
 def row(name: str, backbone: str) -> Row | None:

@@ -1,6 +1,6 @@
 """Writes what the documentation says of files from the files themselves: `python tests/write_tree.py`.
 
-The tree of README.md, from the first sentence of every module; its table, from the records in results/; and the
+The tree of README.md, from the first sentence of every wing; its table, from the records in results/; and the
 README of methods/ and of protocols/.
 """
 
@@ -16,6 +16,10 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent.parent
 SHOWN = ("ijepa", "mae", "dino", "simclr", "supervised", "random", "pixels")  # rows of README's table, where measured
 COLUMNS = ("knn", "linear", "attentive", "lowshot")
+WINGS = (  # from the highest to the lowest: each uses those below it
+    "cli", "experiments", "evaluation", "encoders", "training", "views", "models", "data", "parallel", "config",
+)  # fmt: skip
+GROUND = "errors, files, find, rng, screen"
 MARK = "<!-- written by tests/write_tree.py from results/records -->\n"
 
 
@@ -29,17 +33,16 @@ def phrase(path: Path) -> str:
 
 
 def tree(readme: str) -> str:
-    """README with every folder's files listed below the folder's own line, which is kept."""
+    """README with the wings listed below `ssl_bench/`, from their docstrings; the folders' own lines are kept."""
     before, block, after = readme.partition("\nssl_bench/  ")
     lines = []
     for line in (block.strip("\n") + after.partition("\n```")[0]).splitlines():
         if line.startswith("  "):
             continue
         lines.append(line)
-        folder = HOME / line.split("/")[0]
-        if folder.name != "tests":
-            files = [p for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
-            lines += [f"  {p.name:<21} {phrase(p)}" for p in files]
+        if line.startswith("ssl_bench/"):
+            lines += [f"  {wing + '/':<20}  {phrase(HOME / 'ssl_bench' / wing / '__init__.py')}" for wing in WINGS]
+            lines.append(f"  {'*.py':<20}  the ground, used by every wing: {GROUND}")
     return before + "\n" + "\n".join(lines) + "\n```" + after.partition("\n```")[2]
 
 
@@ -92,8 +95,8 @@ def catalogue(folder: str, columns: tuple[str, ...], rows: dict[str, tuple[str, 
 def catalogues() -> dict[Path, str]:
     """methods/README.md and protocols/README.md as they should be."""
     from ssl_bench import find
-    from ssl_bench.method import Method
-    from ssl_bench.protocol import Protocol, variants
+    from ssl_bench.evaluation.protocol import Protocol, variants
+    from ssl_bench.training.method import Method
 
     methods, protocols = {}, {}
     for name in find.names("methods"):

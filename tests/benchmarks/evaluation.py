@@ -14,14 +14,17 @@ import click
 import torch
 
 from protocols.knn import knn_votes
-from ssl_bench import checkpoint, compare, encoders, measure, train
-from ssl_bench.config import DataConfig, resolve, vit
-from ssl_bench.data import open_data
-from ssl_bench.features import encode
-from ssl_bench.journal import Journal
-from ssl_bench.logistic import logistic
-from ssl_bench.monitor import Monitor
-from ssl_bench.speed import trainer
+from ssl_bench import find
+from ssl_bench.config.overrides import resolve
+from ssl_bench.config.schema import DataConfig, vit
+from ssl_bench.data.dataset import open_data
+from ssl_bench.encoders import references
+from ssl_bench.evaluation.features import encode
+from ssl_bench.evaluation.logistic import logistic
+from ssl_bench.training import checkpoint, measure, pretrain
+from ssl_bench.training.journal import Journal
+from ssl_bench.training.monitor import Monitor
+from ssl_bench.training.speed import trainer
 
 
 def features(count: int, classes: int, dim: int = 192, spread: float = 0.25) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +70,7 @@ def knn(queries: int, rounds: int, bank: int = 50_000, k: int = 20, t: float = 0
 def photographs() -> tuple[torch.Tensor, torch.Tensor, int]:
     """Features [2782, 192] of the embedded photographs by an untrained ViT, their labels, and how many are to fit."""
     data = open_data(DataConfig("clothing48", image_size=48))
-    encoder = encoders.untrained(vit("mini_patch6"), 48, seed=0, data=data)
+    encoder = references.untrained(vit("mini_patch6"), 48, seed=0, data=data)
     parts = [data.train, data.val]
     x = torch.cat([encode(encoder, part, tokens=False)["pooled"]["mean"][:, -1] for part in parts])
     return x, torch.cat([torch.as_tensor(part.labels) for part in parts]), len(parts[0])
@@ -133,9 +136,9 @@ def overhead(methods: tuple[str, ...] = ("mae", "dino", "ijepa")) -> None:
         Journal.record = timed("journal", kept[1])  # type: ignore[method-assign]
         checkpoint.save = timed("checkpoint", kept[2])
         with tempfile.TemporaryDirectory() as folder:
-            config = resolve(compare.recipe(method, "quick")(), ["run.threads=1"])
+            config = resolve(find.recipe(method, "quick")(), ["run.threads=1"])
             began = time.process_time()
-            train.pretrain(config, Path(folder))
+            pretrain.pretrain(config, Path(folder))
             whole = time.process_time() - began
         Monitor.__call__, Journal.record, checkpoint.save = kept  # type: ignore[method-assign]
         spent["journal"] -= spent["monitor"]  # the journal calls the monitor
@@ -148,7 +151,7 @@ def checkpoints(backbones: tuple[str, ...] = ("micro_patch6", "vit_base_patch16"
     """MAE at 48 px, batch 32: how long the loop stands still for a checkpoint, against a step; the write follows."""
     for backbone in backbones:
         settings = [f"backbone={backbone}", "objective.decoder_heads=4", "run.threads=1"]
-        at_work = trainer(resolve(compare.recipe("mae", "quick")(), settings), torch.device("cpu"))
+        at_work = trainer(resolve(find.recipe("mae", "quick")(), settings), torch.device("cpu"))
         steps, pauses, writes = [], [], []
         with tempfile.TemporaryDirectory() as folder, checkpoint.Writer(Path(folder)) as writer:
             at_work.train_step()

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ssl_bench.config import ViTConfig
+from ssl_bench.config.schema import ViTConfig
 
 SIZE, LOCAL, PATCH, LOCALS = 32, 16, 4, 6
 Loss = Callable[[], Tensor]

@@ -20,14 +20,17 @@ import peers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssl_bench import compare, compute, measure
-from ssl_bench.augment import AugmentConfig
-from ssl_bench.config import Config, resolve
-from ssl_bench.crops import COLOUR
-from ssl_bench.speed import trainer
+from ssl_bench import find
+from ssl_bench.config.overrides import resolve
+from ssl_bench.config.schema import Config
+from ssl_bench.parallel import devices
+from ssl_bench.training import measure
+from ssl_bench.training.speed import trainer
+from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import COLOUR
 
 CPU = torch.device("cpu")
-NATIVE = compute.multiplies_bf16(CPU)  # where it does not, our runs compute in fp32, and peers' bf16 takes minutes
+NATIVE = devices.multiplies_bf16(CPU)  # where it does not, our runs compute in fp32, and peers' bf16 takes minutes
 DECODER, HEAD, PROJECTOR, PREDICTOR = (512, 1, 16), (512, 64, 2048), (512, 128), (192, 6)
 SETTINGS: dict[str, dict[str, int]] = {
     "mae": dict(zip(("decoder_dim", "decoder_depth", "decoder_heads"), DECODER, strict=True)),
@@ -46,7 +49,7 @@ def config(method: str, backbone: str, batch: int, precision: str) -> Config:
     """Our method with the peers' views, heads, backbone and batch."""
     settings = [f"backbone={backbone}", f"precision={precision}", f"budget.batch_size={batch}", "data.image_size=32"]
     settings += [f"objective.{key}={value}" for key, value in SETTINGS[method].items()]
-    made = resolve(compare.recipe(method, "small")(), settings)
+    made = resolve(find.recipe(method, "small")(), settings)
     blurred = replace(COLOUR, crop_scale=(0.4, 1.0), interpolation="bilinear", blur_p=1.0)
     views: dict[str, dict[str, AugmentConfig]] = {
         "dino": {

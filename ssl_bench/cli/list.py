@@ -1,0 +1,119 @@
+"""`ssl-bench list`: methods, protocols, data sets, recipes, encoders, read from the modules themselves."""
+
+from __future__ import annotations
+
+import inspect
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from ssl_bench import find, screen
+from ssl_bench.data import catalogue
+from ssl_bench.encoders import known
+
+
+@click.command(name="list")
+@click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes", "encoders"]))
+def list_(what: str) -> None:
+    """What there is: methods, protocols, datasets, recipes, encoders.
+
+    \b
+    Example: ssl-bench list methods
+    """
+    tables = {"methods": methods, "protocols": protocols, "datasets": datasets, "recipes": recipes}
+    screen.console.print({**tables, "encoders": encoders}[what]())
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+def _entries(*names: str) -> Table:
+    """A table of names and, in the last column, two lines about each: readable at 80 columns."""
+    table = screen.sheet(*names, "what it is")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    return table
+
+
+def _about(facts: str, words: str) -> str:
+    return escape(facts) + (f"\n[dim]{escape(words)}[/dim]" if words else "")
+
+
+def methods() -> Table:
+    """Name, family, views, evaluated network, paper."""
+    from ssl_bench.training.method import Method
+
+    table = _entries("method")
+    for name in find.names("methods"):
+        cls = find.defined(find.module("methods", name), Method)
+        table.add_row(
+            name, _about(f"{cls.family}; sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}", cls.paper)
+        )
+    return table
+
+
+def protocols() -> Table:
+    """Name, first line of the docstring, version, input, variants."""
+    from ssl_bench.evaluation.protocol import Protocol, variants
+
+    table = _entries("protocol")
+    for name in find.names("protocols"):
+        module = find.module("protocols", name)
+        cls = find.defined(module, Protocol)
+        kinds = ", ".join(f"{name}:{variant}" for variant in variants(module))
+        facts = f"version {cls.version}, from {cls.input}" + (f"; variants {kinds}" if kinds else "")
+        table.add_row(name, _about(_first_line(module).partition(": ")[2], facts))
+    return table
+
+
+def datasets() -> Table:
+    """The catalogue, and the ways to name one's own images."""
+    table = _entries("data.name")
+    for name, about in catalogue.entries().items():
+        train, test = about["images"]
+        counts = f"{train:,} + {test:,} images" if test else f"{train:,} images, test cut here"
+        stated = f"; mean {about['mean']}, std {about['std']}" if "mean" in about else ""
+        here = "embedded" if name in catalogue.EMBEDDED else f"{about['size']} to download" if "size" in about else ""
+        facts = [counts, f"{about['classes']} classes", f"{about['pixels']} px", here, f"licence: {about['licence']}"]
+        words = f"{about['what']} ({about['source']}){stated}; pretrain with {about['recipe']}"
+        table.add_row(name, _about(", ".join(fact for fact in facts if fact), words))
+    own = {
+        "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
+        "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",
+        "parquet:PATH": "a file, a folder, a glob; columns image (bytes) and label; the split from the files' names",
+        "webdataset:PATH": "tar shards of key.jpg and key.cls or key.json; the split from the files' names",
+        "hf:NAME": "a set of the Hugging Face hub, got before with 'ssl-bench data get hf:NAME' (extra `hf`)",
+    }
+    for name, what in own.items():
+        table.add_row(name, what)
+    table.caption = (
+        f"Sets lie in $SSL_BENCH_DATA (now {catalogue.root()}). Get one: ssl-bench data get NAME. Mean and std are "
+        "measured on the training images you have: ssl-bench data check NAME."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def encoders() -> Table:
+    """Every kind of encoder, and the official files."""
+    files = [("file:PATH", f"{name}: {file}", *rest) for _, name, file, *rest in known.FILES]
+    table = _entries("encoder")
+    for name, what, token, licence, size in (*known.SOURCES, *files):
+        facts = {"token": token, "licence": licence, "size": size}
+        table.add_row(name, _about(what, "; ".join(f"{key}: {value}" for key, value in facts.items() if value)))
+    return table
+
+
+def recipes() -> Table:
+    """Every recipe of every method, with its backbone, budget and first line."""
+    table = _entries("method", "recipe")
+    for name in find.names("methods"):
+        for recipe, function in find.recipes(find.module("methods", name)).items():
+            c = function()
+            b, v = c.budget, c.backbone
+            kind = next(k for k in ("steps", "epochs", "images", "flops") if getattr(b, k))
+            shape = f"{v.embed_dim} x {v.depth}, patch {v.patch_size}, {c.data.image_size} px, batch {b.batch_size}"
+            table.add_row(name, recipe, _about(f"{shape}, {getattr(b, kind):g} {kind}", _first_line(function)))
+    return table

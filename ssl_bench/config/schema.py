@@ -1,0 +1,196 @@
+"""One frozen config says everything about a run: dataclasses, typed `key.sub=value` overrides, identity.
+
+A field's trailing comment is its documentation: `ssl-bench show` prints it as the reason for the value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ssl_bench.errors import UserError, nearest
+
+SIZES = {  # embed_dim, depth, num_heads, mlp_ratio: timm's names
+    "toy": (64, 2, 2, 4.0),
+    "micro": (64, 4, 2, 4.0),
+    "mini": (192, 6, 3, 4.0),
+    "vit_tiny": (192, 12, 3, 4.0),
+    "vit_small": (384, 12, 6, 4.0),
+    "vit_base": (768, 12, 12, 4.0),
+    "vit_large": (1024, 24, 16, 4.0),
+    "vit_huge": (1280, 32, 16, 4.0),
+    "vit_giant": (1408, 40, 16, 48 / 11),
+    "vit_gigantic": (1664, 48, 16, 64 / 13),
+}
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The shared backbone."""
+
+    embed_dim: int = 192  # width of a token
+    depth: int = 12  # number of transformer blocks
+    num_heads: int = 3  # attention heads per block; must divide embed_dim
+    mlp_ratio: float = 4.0  # hidden width of a block's MLP / embed_dim
+    patch_size: int = 16  # pixels per patch side; must divide data.image_size
+    class_token: bool = True  # prepend a learned CLS token
+    reg_tokens: int = 0  # learned register tokens after CLS (Darcet et al. 2024)
+    pos_embed: Literal["sincos", "learned"] = "sincos"  # fixed 2-D sin-cos, or learned from trunc-normal 0.02
+    drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0
+    layer_scale: float = 0.0  # initial LayerScale; 0 means none
+
+    def check(self) -> None:
+        if self.embed_dim % self.num_heads or self.embed_dim % 4:
+            raise UserError(
+                f"backbone.embed_dim={self.embed_dim} must be divisible by backbone.num_heads={self.num_heads} "
+                "and, for 2-D sin-cos positions, by 4."
+            )
+
+
+def vit(name: str, **changes: Any) -> ViTConfig:
+    """The config of a timm-style name: `vit("vit_small_patch4")`, sizes as in `SIZES`."""
+    size, _, patch = name.partition("_patch")
+    if size not in SIZES or (patch and not patch.isdigit()):
+        raise UserError(f"Unknown backbone '{name}'. {nearest(size, SIZES)} Write it as e.g. vit_small_patch4.")
+    dim, depth, heads, ratio = SIZES[size]
+    if patch:
+        changes = {**changes, "patch_size": int(patch)}
+    return ViTConfig(embed_dim=dim, depth=depth, num_heads=heads, mlp_ratio=ratio, **changes)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images."""
+
+    name: str = "clothing48"  # a name of `ssl-bench list datasets`, folder:, parquet: or webdataset:PATH, hf:NAME
+    image_size: int = 48  # pixels per side of the stored square images
+    val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
+
+    def check(self) -> None:
+        if not 0 < self.image_size <= 4096:
+            raise UserError(f"data.image_size={self.image_size} must lie between 1 and 4096.")
+        if not 0 < self.val_fraction < 0.5:
+            raise UserError(f"data.val_fraction={self.val_fraction} must lie between 0 and 0.5.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, and every schedule as a function of the fraction of training done."""
+
+    lr: float = 1e-3  # peak learning rate, absolute (recipes apply their paper's batch rule)
+    lr_start: float = 0.0  # learning rate at the start of the warm-up
+    lr_end: float = 0.0  # learning rate at the end of the cosine
+    warmup: float = 0.05  # share of training spent in linear warm-up
+    weight_decay: float = 0.05  # AdamW's decoupled decay, none on biases, norms and other 1-D tensors
+    weight_decay_end: float | None = None  # cosine from weight_decay to here; none: constant
+    decay_all: bool = False  # also decay biases and norms (MoCo v3 does)
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.999  # AdamW; masked prediction often uses 0.95
+    clip: float = 0.0  # gradient clipping norm; 0 means none
+    clip_mode: Literal["global", "tensor"] = "global"  # one norm for all, or per parameter tensor (DINO, iBOT)
+
+    def check(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"optim.warmup={self.warmup} is a share of training and must lie in [0, 1).")
+        if self.lr <= 0:
+            raise UserError(f"optim.lr={self.lr} must be positive.")
+        if self.clip == 0 and self.clip_mode != "global":
+            raise UserError("optim.clip_mode has no effect while optim.clip is 0: set optim.clip, or leave it.")
+
+
+BUDGETS = ("steps", "epochs", "images", "flops", "hours")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How much training. Give exactly one of steps, epochs, images, flops and hours; the others stay 0."""
+
+    batch_size: int = 128  # images per optimizer step, over all processes
+    steps: int = 0  # optimizer steps
+    epochs: float = 0  # passes over the training part
+    images: float = 0  # images drawn, each counted once per step however many views are cut from it
+    flops: float = 0  # training FLOPs by the method's own count, 2 per multiply-add
+    hours: float = 0  # on this machine: its rate is measured before the first step, and kept for restarts
+    accumulate: int = 1  # micro-batches per step; losses over a batch (contrastive ones) see only their micro-batch
+
+    def check(self) -> None:
+        given = [k for k in BUDGETS if getattr(self, k) != 0]
+        if len(given) != 1:
+            raise UserError(f"The budget needs exactly one of {', '.join(BUDGETS)}; it has {given or 'none'}.")
+        if getattr(self, given[0]) < 0:
+            raise UserError(f"budget.{given[0]}={getattr(self, given[0]):g} must be positive.")
+        if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise UserError(
+                f"budget.batch_size={self.batch_size} must be positive and a multiple of accumulate={self.accumulate}."
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What must not change the result: never part of the identity."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    devices: int = 1  # processes on this machine, one per GPU (torchrun and srun bring their own)
+    sharding: Literal["auto", "ddp", "fsdp"] = "auto"  # of several processes; auto: FSDP2 from ViT-L on, else DDP
+    threads: int = 0  # CPU threads of a process; 0: all cores it may use, shared by the processes on this machine
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    checkpoint_minutes: float = 5.0  # minutes between checkpoints
+    checkpoint_steps: int = 0  # steps between checkpoints; 0: by time only
+    nan_skips: int = 0  # steps with a non-finite loss or gradient that may be skipped (and recorded) before a stop
+    store: Literal["auto", "decoded", "encoded"] = "auto"  # images as uint8, or packed as they are; auto: by their size
+    workers: int = 0  # threads that decode an encoded store's images; 0: all cores it may use
+    bad_limit: float = 0.001  # share of unreadable images above which a data set is refused
+    tensorboard: bool = False  # also write TensorBoard event files (needs the extra `tensorboard`)
+    wandb: Literal["off", "offline", "online"] = "off"  # Weights & Biases, in the run folder or sent (extra `wandb`)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one pretraining run. `objective` is the method's own dataclass."""
+
+    method: str
+    objective: Any
+    recipe: str = ""  # where the values started from
+    seed: int = 0  # initialisation, order, augmentation, masks and dropout all derive from it
+    precision: Literal["bf16", "fp32"] = "bf16"  # autocast of forward passes; fp32 where a device lacks bf16
+    monitor_points: int = 10  # collapse and quality checks over the run
+    backbone: ViTConfig = field(default_factory=ViTConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def check(self) -> Config:
+        """Raise `UserError` where the values cannot work together; return self."""
+        for part in (self.backbone, self.data, self.optim, self.budget, self.objective):
+            if hasattr(part, "check"):
+                part.check()
+        if self.data.image_size % self.backbone.patch_size:
+            raise UserError(
+                f"data.image_size={self.data.image_size} is not divisible by "
+                f"backbone.patch_size={self.backbone.patch_size}. "
+                f"Choose one of {_divisors(self.data.image_size)} as patch size, or another image size."
+            )
+        return self
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(2, n // 2 + 1) if n % d == 0]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, JSON-ready."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def identity(config: Config) -> str:
+    """Twelve hex digits over every field that changes the result (all but `run` and the recipe's name)."""
+    values = to_dict(config)
+    del values["run"], values["recipe"]
+    values["budget"] = {
+        k: v for k, v in values["budget"].items() if v or k not in BUDGETS
+    }  # kinds not given say nothing
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

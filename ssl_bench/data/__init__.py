@@ -1,0 +1,16 @@
+"""From a name or files to a store, a sealed split and items: readers, labels, splits, decoding.
+
+    registry     a data set's name -> its source
+    catalogue    sets known by name (catalogue.toml); embedded/: those in the package
+    folder, parquet, webdataset, huggingface, factors   the kinds of source; source: what they have in common
+    splits       which file or folder is which split
+    labels       what may be a label
+    images       one image: its bytes -> uint8 pixels
+    store        images decoded or packed once, for all jobs; encoded_store: reading packed ones
+    canonical    order, labels, test split, fingerprint, duplicates
+    dataset      training and validation part, and the sealed test split
+    imagenet_subsets   ImageNet's official 1 % and 10 %
+    places       where stores and named sets lie
+
+Uses config.
+"""

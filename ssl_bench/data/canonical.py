@@ -1,0 +1,128 @@
+"""From the hashes of all images to one canonical data set: order, labels, test split, fingerprint, moments, duplicates.
+
+The same pixels under the same class names give the same set, from whatever source and in whatever order they came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_bench.data.source import Content
+from ssl_bench.errors import UserError
+
+
+def canonical(
+    content: Content, tables: Sequence[dict[str, Any]], name: str, size: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays to save, and meta: classes, fingerprint, mean, std, notes, bad images.
+
+    `train_rows` and `test_rows` are int64 rows of the file of `home[split]`, in canonical order (by content hash), with
+    `*_labels` beside them. `*_table` [M, 3] is (chunk, offset, length) of the packed images of a file. `train_files` is
+    bytes [N], the name each image's file has in the source; none is kept of test images: it may tell the class.
+    """
+    classes = sorted({n for t in tables for n in t["names"]} - ({""} if content.labelled else set()))
+    place = {n: i for i, n in enumerate(classes)}
+    labels = np.concatenate([np.array([place.get(n, -1) for n in t["names"]], np.int64)[t["label"]] for t in tables])
+    split = np.repeat([c.split for c in content.chunks], [c.count for c in content.chunks])
+    digest, ok, sums, squares, pixels = (
+        np.concatenate([t[k] for t in tables]) for k in ("digest", "ok", "sums", "squares", "pixels")
+    )
+    rows = np.empty(len(ok), np.int64)
+    for part in ("train", "test"):
+        rows[split == part] = np.arange((split == part).sum())
+    notes = list(content.notes) + _remarks(tables, int((~ok).sum()))
+    order = np.lexsort((split == "test", *digest.view(">u8").T[::-1]))  # by digest; of equal ones training ones first
+    order = order[ok[order]]
+    if not len(order):
+        raise UserError(f"No image of '{name}' can be read: {_shown(tables)}.")
+    home = {"train": "train", "test": "test"}
+    if content.labelled:
+        chosen, own = _with_test(split[order], labels[order], notes)
+        home["test"] = "test" if own else "train"
+    else:
+        chosen = np.full(len(order), "train")
+        notes.append("The set has no labels: it is for pretraining; evaluate on another with --data.")
+    text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
+    notes += _twins(pixels[order], chosen)
+    train = order[chosen == "train"]
+    mean, std = _moments(sums[train], squares[train], size)
+    where = _table(tables)
+    arrays: dict[str, np.ndarray] = {}
+    for part in ("train", "test"):
+        arrays |= {f"{part}_table": where[split == part]}
+        if "targets" in tables[0]:
+            arrays[f"{part}_targets"] = np.concatenate([t["targets"] for t in tables])[order[chosen == part]]
+        arrays |= {f"{part}_rows": rows[order[chosen == part]], f"{part}_labels": labels[order[chosen == part]]}
+    files = np.concatenate([t["name"] for t in tables])[train]
+    arrays |= {"train_files": files} if (files != b"").any() else {}
+    meta = {
+        "name": name, "classes": classes, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "mean": mean, "std": std, "notes": notes, "home": home, "images": len(ok), "labelled": content.labelled,
+        "split": {part: int((chosen == part).sum()) for part in ("train", "test")},
+        "rows": {part: int((split == part).sum()) for part in ("train", "test")},
+        "bad": [pair for t in tables for pair in t["bad"]],
+    }  # fmt: skip
+    return arrays, meta
+
+
+def _remarks(tables: Sequence[dict[str, Any]], bad: int) -> list[str]:
+    out = []
+    unusual: dict[str, int] = {}
+    for t in tables:
+        for kind, count in t["unusual"].items():
+            unusual[kind] = unusual.get(kind, 0) + count
+    if bad:
+        out.append(f"{bad} unreadable {'image' if bad == 1 else 'images'} left out: {_shown(tables)}.")
+    if unusual:
+        out.append(f"Converted: {', '.join(f'{count:,} {kind}' for kind, count in sorted(unusual.items()))}.")
+    return out
+
+
+def _shown(tables: Sequence[dict[str, Any]], most: int = 5) -> str:
+    lines = [f"{place}: {why}" for t in tables for place, why in t["bad"]]
+    return "; ".join(lines[:most]) + (f"; and {len(lines) - most} more" if len(lines) > most else "")
+
+
+def _with_test(split: np.ndarray, labels: np.ndarray, notes: list[str]) -> tuple[np.ndarray, bool]:
+    """The split of each image, and whether the source has one: else every fifth image of each class, by content."""
+    if (split == "test").any():
+        if not (split == "train").any():
+            raise UserError("The data has a test split but no training split.")
+        return split, True
+    out = split.copy()
+    for label in np.unique(labels):
+        out[np.flatnonzero(labels == label)[4::5]] = "test"
+    notes.append("The source has no test split: every fifth image of each class, by content hash, was set apart.")
+    if not (out == "test").any():
+        raise UserError("Too few images: five or more per class are needed to set a test split apart.")
+    return out, False
+
+
+def _twins(pixels: np.ndarray, split: np.ndarray) -> list[str]:
+    """How many test images have the very pixels of a training image, and how many training images occur again."""
+    _, who = np.unique(pixels.view(">u8"), axis=0, return_inverse=True)
+    who = who.reshape(-1)
+    train, test = who[split == "train"], who[split == "test"]
+    shared, again = int(np.isin(test, train).sum()), len(train) - len(np.unique(train))
+    out = [f"{shared:,} of {len(test):,} test images are also in the training split (same pixels)."] if shared else []
+    return [*out, f"{again:,} training images repeat the pixels of another."] if again else out
+
+
+def _moments(sums: np.ndarray, squares: np.ndarray, size: int) -> tuple[list[float], list[float]]:
+    """Mean and std per channel of pixels in [0, 1], from each image's exact sums [N, 3]."""
+    count = max(len(sums), 1) * size * size
+    mean = sums.sum(0) / count / 255
+    std = np.sqrt(squares.sum(0) / count / 255**2 - mean**2)
+    return [round(float(m), 4) for m in mean], [round(float(s), 4) or 1.0 for s in std]
+
+
+def _table(tables: Sequence[dict[str, Any]]) -> np.ndarray:
+    out = []
+    for i, t in enumerate(tables):
+        offsets = np.concatenate([[0], np.cumsum(t["length"])[:-1]])
+        out.append(np.stack([np.full(len(offsets), i), offsets, t["length"]], 1))
+    return np.concatenate(out).astype(np.int64)

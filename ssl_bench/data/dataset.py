@@ -1,0 +1,141 @@
+"""What a data set is: a training and a validation part that anyone may read, and a sealed test split.
+
+`open_data` gives the training split, cut into a training and a validation part. The test split is opened by
+`open_test`, which `evaluate.py` alone may name; a test on the AST holds it to that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_bench import screen
+from ssl_bench.config.schema import DataConfig, RunConfig
+from ssl_bench.data import store
+from ssl_bench.data.encoded_store import Encoded
+from ssl_bench.errors import UserError
+
+_said: set[tuple[Path, str]] = set()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one part: rows of a store. `batch(indices)` depends on the indices alone."""
+
+    store: Any  # uint8 [M, C, H, W]: memory-mapped, or `Encoded`, which decodes the rows it is asked for
+    index: np.ndarray  # int64 [N], rows of the store
+    labels: Tensor  # int64 [N]
+    targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
+    files: np.ndarray | None = None  # bytes [N], the file names of training images whose source has them
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def part(self, mask: np.ndarray) -> Split:
+        """The images where `mask` [N] is set."""
+        targets = None if self.targets is None else self.targets[mask]
+        files = None if self.files is None else self.files[mask]
+        return Split(self.store, self.index[mask], self.labels[mask], targets, files)
+
+    def bare(self) -> Split:
+        """The images without anything that is known of them."""
+        return replace(self, labels=self.labels[:0], targets=None, files=None)
+
+    def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
+        """uint8 [B, C, H, W] for positions in this split."""
+        rows = self.index[indices if isinstance(indices, slice) else np.asarray(indices)]
+        return torch.from_numpy(np.ascontiguousarray(self.store[rows]))
+
+    @property
+    def decodes(self) -> bool:
+        """Whether `batch` has to decode, so that `ahead` saves time."""
+        return isinstance(self.store, Encoded)
+
+    def ahead(self, indices: np.ndarray) -> None:
+        """Say what `batch` will be asked for next: an encoded store decodes it meanwhile. Changes no result."""
+        if self.decodes:
+            self.store.ahead(self.index[indices])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What may be known of a data set before the seal is opened: no test split in here."""
+
+    name: str
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    channels: int
+    train: Split
+    val: Split
+    notes: tuple[str, ...] = ()  # unreadable images, a test split cut here, duplicates: what a reader must know
+    labelled: bool = True
+
+
+def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
+    """The training split as a training and a validation part (fixed, stratified, the same for every seed).
+
+    Builds the store first where there is none, and says on the screen what is unusual about the set. `UserError` where
+    more than `run.bad_limit` of the images cannot be read.
+    """
+    run = run or RunConfig()
+    folder = store.ensure(config.name, config.image_size, run.store)
+    meta = _meta(folder)
+    store.accept(folder, meta, run.bad_limit)
+    for note in meta["notes"]:
+        if (folder, note) not in _said:
+            _said.add((folder, note))
+            screen.say(f"note: {config.name}: {note}", "yellow")
+    whole = _whole(folder, meta, "train", run.workers)
+    labels = whole.labels.numpy()
+    # Rows are ordered by content hash, so the first images of a class are a fixed random sample of it.
+    val = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        val[members[: round(len(members) * config.val_fraction)]] = True
+    if not val.any():
+        raise UserError(f"'{config.name}' has too few training images ({len(val)}) to hold out a validation part.")
+    return Dataset(
+        config.name, tuple(meta["classes"]), meta["fingerprint"], tuple(meta["mean"]), tuple(meta["std"]),
+        config.image_size, whole.store.shape[1], whole.part(~val), whole.part(val), tuple(meta["notes"]),
+        meta["labelled"],
+    )  # fmt: skip
+
+
+def open_test(config: DataConfig) -> Split:
+    """The sealed test split. Only `evaluate.py` calls this."""
+    folder = store.ensure(config.name, config.image_size)
+    return _whole(folder, _meta(folder), "test", 0)
+
+
+def notes(config: DataConfig) -> list[str]:
+    """Sentences about the set a user should read: unreadable images, a test split cut here."""
+    return list(_meta(store.ensure(config.name, config.image_size))["notes"])
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+    return meta
+
+
+def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Split:
+    """A split as it lies in the store. A test split that was cut here lies in the file of the training images."""
+    home, size = meta["home"][split], meta["image_size"]
+    images: Any
+    if meta["kind"] == "encoded":
+        images = Encoded(folder, np.load(folder / f"{home}_table.npy"), size, threads)
+    else:
+        images = np.memmap(folder / f"{home}.u8", np.uint8, "r", shape=(meta["rows"][home], 3, size, size))
+    names = ("rows", "labels", "targets", "files")
+    found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
+    targets = torch.from_numpy(found["targets"]) if "targets" in found else None
+    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"))

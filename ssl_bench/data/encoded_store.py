@@ -1,0 +1,60 @@
+"""Reading the encoded store: bytes from large files, decoded by threads (Pillow lets go of the interpreter's lock)."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ssl_bench.data.images import decode
+from ssl_bench.errors import UserError
+
+AHEAD = 4  # batches decoded before they are asked for; a batch that nobody fetches is dropped after so many others
+
+
+class Encoded:
+    """Images of one split as an array-like: `images[rows]` is uint8 [B, 3, size, size], the same for any threads."""
+
+    def __init__(self, folder: Path, table: np.ndarray, size: int, threads: int = 0) -> None:
+        self.folder, self.table, self.size = folder, table, size
+        self.shape = (len(table), 3, size, size)
+        self.pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "decode")
+        self.files: dict[int, np.ndarray] = {}
+        self.pending: dict[bytes, list[Future[np.ndarray]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def one(self, row: int) -> np.ndarray:
+        """uint8 [3, size, size]"""
+        chunk, offset, length = self.table[row].tolist()
+        path = self.folder / f"{chunk:06d}.pack"
+        if chunk not in self.files:
+            self.files[chunk] = np.memmap(path, np.uint8, "r")
+        try:
+            return decode(self.files[chunk][offset : offset + length].tobytes(), self.size)[0]
+        except Exception as error:
+            raise UserError(
+                f"Image {row} in {path} could be read when the store was built and cannot be now ({error}). "
+                f"The disk or the file is damaged: remove {self.folder}, it is built again."
+            ) from error
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """Start decoding what `images[rows]` will be asked for; changes nothing but the time that takes."""
+        key = rows.tobytes()
+        if key not in self.pending:
+            self.pending[key] = [self.pool.submit(self.one, row) for row in rows.tolist()]
+            while len(self.pending) > AHEAD:
+                for future in self.pending.pop(next(iter(self.pending))):
+                    future.cancel()
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        found = self.pending.pop(rows.tobytes(), None)
+        if found is None:
+            found = [self.pool.submit(self.one, row) for row in rows.tolist()]
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for place, future in zip(out, found, strict=True):
+            place[:] = future.result()
+        return out

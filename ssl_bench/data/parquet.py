@@ -1,0 +1,116 @@
+"""Parquet files: one, a glob, or Hugging Face's layout (data/train-00000-of-00004.parquet, or one folder per split).
+
+Columns `image` (bytes, or a struct with `bytes`) and `label` (class names, or numbers with names in the metadata).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssl_bench.data import labels
+from ssl_bench.data.images import Item
+from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
+from ssl_bench.data.splits import held_out, part_of
+from ssl_bench.errors import UserError
+
+IMAGE = ("image", "img", "jpg", "png", "webp")
+
+
+def source(location: Path) -> Source:
+    """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
+    state = files(location, ".parquet")
+    if not state:
+        raise UserError(f"No .parquet file in {location}.")
+    return Source(state, lambda: _content(location, [p for p, _, _ in state]))
+
+
+def _content(location: Path, paths: list[str]) -> Content:
+    opened = {path: _open(path) for path in paths}
+    parts = {path: part_of(path, location) for path in paths}
+    named = {path: _columns(path, file.schema_arrow) for path, file in opened.items()}
+    blank = {p for p in set(parts.values()) if all(_no_labels(opened[q], named[q][1]) for q in paths if parts[q] == p)}
+    roles, notes = held_out(list(parts.values()), sorted(blank))
+    chunks: list[Chunk] = []
+    total = 0
+    for path in sorted(paths, key=lambda p: (parts[p] != "train", p)):
+        if parts[path] not in roles:
+            continue
+        meta = opened[path].metadata
+        total += sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
+        for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
+            read = partial(_rows, path, first, start, stop, *named[path])
+            chunks.append(Chunk(roles[parts[path]], stop - start, read))
+    return Content(chunks, total, True, notes)
+
+
+def _open(path: str) -> Any:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except Exception as error:
+        raise UserError(f"{path} is not a readable parquet file: {str(error)[:120]}") from error
+
+
+def _columns(path: str, schema: Any) -> tuple[str, str]:
+    """The image and the label column."""
+    found = [next((n for n in names if n in schema.names), "") for names in (IMAGE, labels.LABEL)]
+    missing = [names[0] for names, name in zip((IMAGE, labels.LABEL), found, strict=True) if not name]
+    if missing:
+        raise UserError(f"{path} has no column {missing}; it has {schema.names}. image and label are needed.")
+    if "string" in str(schema.field(found[0]).type)[:12]:
+        raise UserError(f"Column '{found[0]}' of {path} holds text: images' bytes are needed, paths are not read.")
+    return found[0], found[1]
+
+
+def _no_labels(file: Any, label: str) -> bool:
+    """Whether every label is -1, as in published test splits without labels; from the file's own statistics."""
+    meta = file.metadata
+    column = next((i for i in range(meta.num_columns) if meta.schema.column(i).path == label), None)
+    if column is None or not meta.num_row_groups:
+        return False
+    found = [meta.row_group(g).column(column).statistics for g in range(meta.num_row_groups)]
+    return all(s is not None and s.has_min_max and s.max == -1 for s in found)
+
+
+def _ranges(groups: list[int]) -> Iterator[tuple[int, int, int]]:
+    """(first row group, start, stop): small row groups together, large ones in at most 64 pieces."""
+    g = 0
+    while g < len(groups):
+        first, rows = g, groups[g]
+        while (g := g + 1) < len(groups) and rows + groups[g] <= CHUNK:
+            rows += groups[g]
+        step = max(CHUNK, -(-rows // 64))  # each piece reads its row group from the start
+        yield from ((first, start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _rows(path: str, first: int, start: int, stop: int, image: str, label: str) -> Iterator[Item]:
+    """Rows start to stop, counted from row group `first` on."""
+    file = _open(path)
+    names = _class_names(file.schema_arrow.metadata or {}, label)
+    before = sum(file.metadata.row_group(g).num_rows for g in range(first))
+    at, groups = 0, list(range(first, file.metadata.num_row_groups))
+    try:
+        for batch in file.iter_batches(128, row_groups=groups, columns=[image, label], use_threads=False):
+            here = range(max(start - at, 0), min(stop - at, len(batch)))
+            for i in here:
+                value = batch.column(0)[i].as_py()
+                data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+                place = f"{path} row {before + at + i}"
+                yield labels.labelled(data, batch.column(1)[i].as_py(), names, place, str(file or ""))
+            at += len(batch)
+            if at >= stop:
+                return
+    except OSError as error:
+        raise UserError(f"{path} is not a readable parquet file: {str(error)[:120]}") from error
+
+
+def _class_names(metadata: dict[bytes, bytes], label: str = "label") -> list[str]:
+    """Class names from the metadata of our own files or of Hugging Face's; [] if there are none."""
+    own = json.loads(metadata.get(b"dataset_info", b"{}"))
+    hub = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {}).get(label, {})
+    return own.get("classes") or own.get("class_names") or hub.get("names") or []

@@ -1,0 +1,59 @@
+"""A data set's name -> its source.
+
+`data.name` is a name of the catalogue, `factors`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or `hf:NAME`. No
+torch here; a kind of source is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssl_bench.data import catalogue, folder
+from ssl_bench.data.catalogue import EMBEDDED
+from ssl_bench.data.source import WILD, Source
+from ssl_bench.errors import UserError, nearest
+
+KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"}
+
+
+def find(name: str) -> Source:
+    """The source of a data set's name. `UserError` with the nearest name, or with how to get the set."""
+    kind, _, rest = name.partition(":")
+    if name in EMBEDDED:
+        return _of_path("parquet", str(EMBEDDED[name]))
+    if kind == "factors":
+        from ssl_bench.data import factors
+
+        return factors.source(rest)
+    if kind in KINDS and rest:
+        if kind == "hf":
+            from ssl_bench.data import huggingface
+
+            return huggingface.source(rest)
+        return _of_path(kind, rest)
+    if kind in catalogue.names():
+        return catalogue.source(name)
+    if name and Path(name).expanduser().exists():
+        kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(name).suffix, "folder")
+        raise UserError(f"'{name}' is a path: write {kind}:{name}.")
+    raise UserError(f"Unknown data '{name}'. {nearest(name, known())} See 'ssl-bench list datasets'.")
+
+
+def known() -> list[str]:
+    """Every name, for hints."""
+    return [*EMBEDDED, "factors", *catalogue.names(), *(f"{kind}:{what}" for kind, what in KINDS.items())]
+
+
+def _of_path(kind: str, rest: str) -> Source:
+    location = Path(rest).expanduser()
+    if not (location.exists() or (kind != "folder" and WILD.search(rest))):
+        raise UserError(
+            f"No such path: {location}. Give an existing {'folder' if kind == 'folder' else 'file or folder'}."
+        )
+    if kind == "folder":
+        if not location.is_dir():
+            raise UserError(f"{location} is a file: folder: needs a folder with one sub-folder per class.")
+        return folder.source(location)
+    from ssl_bench.data import parquet, webdataset
+
+    return (parquet if kind == "parquet" else webdataset).source(location)

@@ -1,0 +1,153 @@
+"""A run, an untrained ViT, raw pixels, a library's model or a checkpoint file -> one `Encoder`.
+
+Everything that decides a feature (token, norm, layers, size, interpolation, mean, std, weights) is in `entry`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from typing import Protocol as Interface
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_bench.errors import UserError
+from ssl_bench.models.timm_parts import without_compiler
+
+Network = TypeVar("Network", bound=nn.Module)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+LAYERS = 4  # the last blocks every encoder returns
+
+
+class Backbone(Interface):
+    """What the encoder needs of a network: `ViT` has it, and so have the adapters in official.py."""
+
+    num_prefix: int
+
+    def layers(self, images: Tensor, indices: Iterable[int], norm: bool = True) -> list[Tensor]: ...
+    def parameters(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen network and how images enter it."""
+
+    method: str  # the row's name
+    model: Any  # Backbone, or None for raw pixels
+    pooling: str  # the token it was made for: cls or mean
+    has_cls: bool
+    depth: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights_sha256: str
+    source: str
+    evaluated: str = "encoder"  # which network of the run: "teacher (EMA)", "student", ...
+    resize: int = 0  # shorter side before the centre crop; 0: straight to image_size
+    interpolation: str = "bicubic"
+    config: dict[str, Any] = field(default_factory=dict)  # of the pretraining, in the shape of `Config`
+    recipe: str = ""
+    identity: str = ""
+    run: str = ""
+    seed: int | None = None  # of the pretraining
+    pretrain_data: dict[str, Any] = field(default_factory=dict)
+    compute: dict[str, Any] = field(default_factory=dict)
+    collapse: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the record keeps of the encoder and its input."""
+        return {
+            "source": self.source, "evaluated": self.evaluated, "pooling": self.pooling, "has_cls": self.has_cls,
+            "layers": min(LAYERS, self.depth), "norm": "final norm on every layer" if self.model else "none",
+            "image_size": self.image_size, "resize": self.resize or self.image_size,
+            "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
+            "weights_sha256": self.weights_sha256,
+        }  # fmt: skip
+
+    def to(self, device: torch.device) -> Encoder:
+        """The same encoder on a device, in eval mode."""
+        if self.model is not None:
+            self.model.to(device).eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.model.parameters())).device if self.model is not None else torch.device("cpu")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> the float image the network was made for: resize, centre crop, normalise."""
+        x = images.to(self.device).float() / 255
+        x = resize_crop(x, self.resize or self.image_size, self.image_size, self.interpolation)
+        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+    def encode(self, images: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
+        """uint8 [B, C, H, W] -> "mean" and, where there is a CLS token, "cls" [B, L, D]; last "tokens" [B, T, D]."""
+        return self.forward(self.prepare(images), layers, want_tokens)
+
+    def forward(self, x: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
+        """`encode` for images that are prepared already."""
+        if self.model is None:
+            out = {"mean": x.flatten(1)[:, None]}
+            return {**out, "tokens": _pixel_patches(x)} if want_tokens else out
+        count = min(layers, self.depth)
+        maps = self.model.layers(x, range(self.depth - count, self.depth))
+        patches = [m[:, self.model.num_prefix :] for m in maps]
+        out = {"mean": torch.stack([p.mean(1) for p in patches], 1)}
+        if self.has_cls:
+            out["cls"] = torch.stack([m[:, 0] for m in maps], 1)
+        return {**out, "tokens": patches[-1]} if want_tokens else out
+
+
+def resize_crop(x: Tensor, resize: int, size: int, mode: str) -> Tensor:
+    """Shorter side to `resize` (antialiased), then the centre `size` x `size`. Does nothing at the right size."""
+    height, width = x.shape[-2:]
+    if min(height, width) != resize:
+        scale = resize / min(height, width)
+        x = F.interpolate(x, size=(round(height * scale), round(width * scale)), mode=mode, antialias=True).clamp(0, 1)
+    top, left = (x.shape[-2] - size) // 2, (x.shape[-1] - size) // 2
+    return x[..., top : top + size, left : left + size]
+
+
+def _pixel_patches(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> 4 x 4 grid cells as tokens [B, 16, C*H*W/16], for probes that read tokens."""
+    patch = x.shape[-1] // 4
+    return F.unfold(x, patch, stride=patch).transpose(1, 2)
+
+
+def sha256(model: nn.Module) -> str:
+    """Of every name, shape and value, on any device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return digest.hexdigest()
+
+
+def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Say which weight is missing, left over or of another shape; nothing where all fit."""
+    mine = model.state_dict()
+    missing, extra = sorted(mine.keys() - weights.keys()), sorted(weights.keys() - mine.keys())
+    shapes = [k for k in sorted(mine.keys() & weights.keys()) if mine[k].shape != weights[k].shape]
+    if missing or extra or shapes:
+        parts = [f"missing: {', '.join(missing[:5])}"] * bool(missing)
+        parts += [f"left over: {', '.join(extra[:5])}"] * bool(extra)
+        parts += [f"{k} is {list(weights[k].shape)} where {list(mine[k].shape)} is needed" for k in shapes[:3]]
+        raise UserError(f"The weights in {source} do not fit the encoder; {'; '.join(parts)}.")
+
+
+def fitted(make: Callable[[], Network], weights: dict[str, Tensor], source: str) -> Network:
+    """The network with these weights, or which of them does not fit.
+
+    It is made without memory first: no file makes us take more than it holds itself.
+    """
+    with without_compiler(), torch.device("meta"):
+        check_weights(make(), weights, source)
+    model = make()
+    model.load_state_dict(weights)
+    return model

@@ -1,0 +1,61 @@
+"""The encoder that a finished run left: its checksum verified, every value possible, every weight in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from ssl_bench.config.from_file import from_dict
+from ssl_bench.config.schema import ViTConfig, identity, to_dict
+from ssl_bench.encoders.encoder import Encoder, fitted
+from ssl_bench.errors import UserError
+from ssl_bench.models.vit import ViT
+from ssl_bench.training import checkpoint, run_folder
+
+
+def from_run(run: run_folder.Run) -> Encoder:
+    """The network a finished run left in encoder.safetensors; strict, its checksum verified."""
+    config = run.config()
+    path = run.folder / "encoder.json"
+    if not path.exists():
+        state = run.status().get("state", "not started")
+        raise UserError(f"Run {run.name} has no encoder yet (state: {state}). Run the same pretrain command again.")
+    meta = _meta(run)
+    payload = (run.folder / "encoder.safetensors").read_bytes()
+    if checkpoint.sha256(payload) != meta["weights_sha256"]:
+        raise UserError(f"{run.folder}/encoder.safetensors is damaged: its checksum is not that of encoder.json.")
+    shape = (from_dict(ViTConfig, meta["backbone"]), meta["image_size"], meta["channels"])
+    try:
+        model = fitted(lambda: ViT(*shape), load(payload), str(run.folder / "encoder.safetensors"))
+    except (SafetensorError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"The encoder in {run.folder} cannot be read: {str(error)[:200]}.") from error
+    facts = run.read_json("provenance.json")
+    status = run.status()
+    return Encoder(
+        config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, meta["image_size"],
+        tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
+        config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
+        pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
+        compute=run.compute(),
+        collapse={"flag": bool(status.get("collapsed")), "reason": status.get("collapse_reason") or "", "rankme": None},
+    )  # fmt: skip
+
+
+def _meta(run: run_folder.Run) -> dict[str, Any]:
+    """encoder.json, which may come from anybody: every value of its type and of a size that is possible."""
+    meta = run.read_json("encoder.json")
+    kinds = {"backbone": dict, "image_size": int, "channels": int, "pooling": str, "evaluated": str}
+    wrong = [k for k, kind in {**kinds, "weights_sha256": str}.items() if type(meta.get(k)) is not kind]
+    for key in ("mean", "std"):
+        if not all(type(v) in (int, float) and abs(v) < 1e6 for v in meta.get(key) or [None]):
+            wrong.append(key)
+    if not wrong and not (0 < meta["image_size"] <= 4096 and 0 < meta["channels"] <= 64):
+        wrong = ["image_size", "channels"]
+    depth = 0 if wrong else meta["backbone"].get("depth", 0)
+    if not wrong and type(depth) is int and depth > 1000:
+        wrong = ["backbone.depth"]
+    if wrong:
+        raise UserError(f"{run.folder}/encoder.json is damaged: its {', '.join(wrong)} cannot be.")
+    return meta

@@ -1,0 +1,175 @@
+"""The only code that sees test images and test labels.
+
+A protocol fits on two parts of the training split and hands back a predictor. The predictor is run here, once, on
+test images that carry no labels; its output is scored here; a record is written here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from results import records
+from ssl_bench.config.schema import DataConfig, to_dict
+from ssl_bench.data.dataset import Dataset, Split, open_data, open_test
+from ssl_bench.encoders.encoder import Encoder
+from ssl_bench.encoders.resolve import resolve
+from ssl_bench.errors import UserError
+from ssl_bench.evaluation import features, protocol
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.parallel import collectives, devices, processes
+from ssl_bench.training import monitor, provenance, run_folder
+
+RANKME_IMAGES = 1000  # training images behind the collapse field; RankMe depends on the number, so it is fixed
+
+
+def evaluate(
+    source: Encoder | str | None, name: str, data: DataConfig, root: Path | str, seed: int = 0,
+    overrides: Sequence[str] = (), device: str = "auto",
+) -> records.Record:  # fmt: skip
+    """One protocol (`knn`, `linear:mae`) on one encoder: the record, also written to `root/records`."""
+    return next(iter(evaluate_all(source, [name], data, root, seed, overrides, device)))
+
+
+def evaluate_all(
+    source: Encoder | str | None, names: Sequence[str], data: DataConfig, root: Path | str, seed: int = 0,
+    overrides: Sequence[str] = (), device: str = "auto", tell: Callable[[str], None] | None = None,
+) -> Iterator[records.Record]:  # fmt: skip
+    """Several protocols (`all`: every frozen one) from one pass over the data.
+
+    `overrides`: `key=value` for every protocol, `linear.key=value` for one. `tell` gets each name before it starts.
+    The pass is shared by all processes of a `launch.group`; what follows is process 0's alone, and the group ends.
+    """
+    own = protocol.assign(protocol.expand(names), overrides)
+    wanted = [(name, protocol.load(name, own[name])) for name in own]
+    place, root = devices.pick_device(device), Path(root)
+    dataset = open_data(data)
+    if not dataset.labelled:
+        raise UserError(f"'{data.name}' has no labels to evaluate by: name another set with --data.")
+    encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
+    encoder.to(place)
+    tokens = any(p.input == "tokens" for _, p in wanted)
+    started = time.perf_counter()
+    train = _part(encoder, dataset, dataset.train, "train", root, tokens)
+    val = _part(encoder, dataset, dataset.val, "val", root, tokens)
+    sealed = open_test(data)
+    test = _part(encoder, dataset, sealed.bare(), "test", root, tokens)
+    feature_seconds = time.perf_counter() - started
+    helped = collectives.rank() > 0
+    collectives.leave()
+    if helped:
+        return
+    collapse = _collapse(encoder, train)
+    for name, one in wanted:
+        if tell:
+            tell(name)
+        truth = sealed.labels if one.scores == "labels" else sealed.targets
+        result = run(one, _view(one, train), _view(one, val), _view(one, test), truth, seed)
+        result["compute"] = {
+            "pretrain": encoder.compute,
+            "eval": {
+                "seconds": result.pop("seconds"), "feature_seconds": round(feature_seconds, 3),
+                "device": devices.device_label(place), "peak_memory_bytes": devices.peak_memory(place),
+            },
+        }  # fmt: skip
+        record = _record(encoder, dataset, one, name, seed, len(sealed), collapse, result)
+        records.write(record, root / "records")
+        yield record
+
+
+def help_with(threads: int, *args: Any) -> None:
+    """What a further process does for `evaluate_all(*args)`: its share of the features."""
+    processes.use_threads(threads)
+    for _ in evaluate_all(*args):
+        raise AssertionError("only process 0 makes records")
+
+
+def data_of(source: str, root: Path, name: str | None = None, image_size: int | None = None) -> DataConfig:
+    """What to evaluate on: as given, else what the run was pretrained on, else the embedded set."""
+    run = source.removeprefix("random:")
+    is_run = (root / run).exists() or (":" not in source and run != "pixels")
+    base = run_folder.find_run(root, run).config().data if is_run else DataConfig()
+    return replace(base, name=name or base.name, image_size=image_size or base.image_size)
+
+
+def run(
+    one: Protocol, train: Features, val: Features, test: Features, truth: Tensor | None, seed: int
+) -> dict[str, Any]:
+    """Fit, predict, score: the fields of the record that come from the protocol. `test` has no labels."""
+    assert not len(test.labels) and test.targets is None and test.files is None
+    if truth is None:
+        raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    predictor = one.fit(train, val, seed)
+    with torch.no_grad():
+        output = predictor.predict(test)
+        classes = one.classes(output)
+        metrics = {**one.score(output, truth, train.num_classes), **predictor.measured}
+        optimism = _optimism(one, predictor, test, truth, metrics)
+    return {
+        "metrics": metrics, "optimism": optimism, "selected": predictor.selected,
+        "correct": None if classes is None else (classes == truth).numpy(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }  # fmt: skip
+
+
+def _optimism(
+    one: Protocol, predictor: Predictor, test: Features, labels: Tensor, metrics: dict[str, float]
+) -> dict[str, Any]:
+    """What picking the best candidate on the test images would have printed, beside what is reported."""
+    found = {}
+    for name, classes in predictor.candidates(test):
+        found[name] = float(100 * (classes == labels).double().mean())
+        if one.record_candidates:
+            metrics[f"{one.headline}@{name}"] = found[name]
+    if not found:
+        return {}
+    best = max(found, key=lambda name: found[name])
+    honest = metrics[one.headline]
+    return {"usual": max(found[best], honest), "honest": honest, "candidates": len(found), "best": best}
+
+
+def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Path, tokens: bool) -> Features:
+    return features.extract(encoder, split, part, dataset.fingerprint, len(dataset.classes), root, tokens)
+
+
+def _view(one: Protocol, x: Features) -> Features:
+    """Only what the protocol declares: tokens for `tokens`, the encoder for `images`."""
+    return replace(
+        x, tokens=x.tokens if one.input == "tokens" else None, encoder=x.encoder if one.input == "images" else None
+    )
+
+
+def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:
+    """The run's own flag and reason, with RankMe of the features that are evaluated."""
+    if encoder.model is None:
+        return {"flag": False, "reason": "", "rankme": None}
+    z = train.own[:: max(1, len(train) // RANKME_IMAGES)][:RANKME_IMAGES]
+    return {"flag": False, "reason": "", **encoder.collapse, "rankme": round(monitor.rankme(z), 3)}
+
+
+def _record(
+    encoder: Encoder, dataset: Dataset, one: Protocol, name: str, seed: int, num_test: int, collapse: dict[str, Any],
+    result: dict[str, Any],
+) -> records.Record:  # fmt: skip
+    base, _, variant = name.partition(":")
+    return records.make(
+        method=encoder.method, recipe=encoder.recipe, overrides=[], identity=encoder.identity, config=encoder.config,
+        run=encoder.run, encoder=encoder.entry, protocol=base, variant=variant, protocol_version=one.version,
+        protocol_config=to_dict(one.config),
+        data={
+            "name": dataset.name, "fingerprint": dataset.fingerprint, "num_train": len(dataset.train),
+            "num_val": len(dataset.val), "num_test": num_test, "num_classes": len(dataset.classes),
+            **({"notes": list(dataset.notes)} if dataset.notes else {}),
+        },
+        pretrain_data=encoder.pretrain_data, seeds={"pretrain": encoder.seed, "probe": seed, "split": 0},
+        headline=one.headline, higher_is_better=one.higher_is_better, collapse=collapse, code=provenance.code_state(),
+        versions=provenance.versions(), **result,
+    )  # fmt: skip

@@ -1,0 +1,167 @@
+"""Encode once: pooled features and tokens of one part, kept on disk under a key of everything that decides them.
+
+The key holds the weights' hash, the images' fingerprint and part, the transform, layers, pooling and dtype. Two
+encoders, or one encoder with another crop, never share a file. Labels are never written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssl_bench.data.dataset import Split
+from ssl_bench.encoders.encoder import Encoder
+from ssl_bench.evaluation.protocol import Features, Rows
+from ssl_bench.parallel import collectives
+
+VERSION = 1  # raised when the same key could hold other numbers
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tokens held in memory or mapped from a file."""
+
+    tokens: Tensor  # fp32 [N, T, D]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, indices: np.ndarray) -> Tensor:
+        return self.tokens[torch.as_tensor(indices)]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Tokens that do not fit memory: computed each time they are asked for."""
+
+    encoder: Encoder
+    images: Split
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @torch.no_grad()
+    def batch(self, indices: np.ndarray) -> Tensor:
+        return self.encoder.encode(self.images.batch(indices), 1, want_tokens=True)["tokens"]
+
+
+def memory_limit() -> int:
+    """Bytes this process may use: the machine's, or the container's if that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if os.path.exists(name):
+            text = Path(name).read_text().strip()
+            limits += [int(text)] if text.isdigit() else []
+    return min(limits)
+
+
+def cache_key(encoder: Encoder, split: Split, fingerprint: str) -> str:
+    """Sixteen hex digits over everything that decides a feature."""
+    rows = hashlib.sha256(np.ascontiguousarray(split.index).tobytes() + str(split.store.shape).encode()).hexdigest()
+    entry = {k: v for k, v in encoder.entry.items() if k not in ("source", "evaluated")}
+    facts = {"version": VERSION, "entry": entry, "data": fingerprint, "rows": rows, "dtype": "float32"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cached(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Path]:
+    """Where the pooled features and the tokens of one part lie, if they have been extracted."""
+    key = cache_key(encoder, split, f"{fingerprint}/{part}")
+    return {name: root / "features" / f"{key}.{name}.safetensors" for name in ("pooled", "tokens")}
+
+
+def extract(
+    encoder: Encoder, split: Split, part: str, fingerprint: str, num_classes: int, root: Path, tokens: bool = False
+) -> Features:
+    """One part as `Features`, from the cache in `root/features` or by one pass over the images."""
+    held = tokens and token_bytes(encoder, split) <= memory_limit() // 2
+    files = cached(encoder, split, part, fingerprint, root)
+    if not held:
+        del files["tokens"]
+    if collectives.first(lambda: all(path.exists() for path in files.values())):
+        found = {name: load_file(path) for name, path in files.items()}
+    else:
+        found = encode(encoder, split, held)
+        for name, path in files.items() if collectives.rank() == 0 else ():
+            _write(path, found[name])
+    bare = split.bare()
+    rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
+    images, pooled = Rows.of(bare), found["pooled"]
+    return Features(
+        split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files,
+        encoder.device,
+    )  # fmt: skip
+
+
+def kept(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Tensor] | None:
+    """Pooled features [N, L, D] of one part by token, where an evaluation has left them."""
+    path = cached(encoder, split, part, fingerprint, root)["pooled"]
+    return load_file(path) if path.exists() else None
+
+
+def token_bytes(encoder: Encoder, split: Split) -> int:
+    """What the part's tokens would take, from the shape of one image's."""
+    with torch.no_grad():
+        one = encoder.encode(split.batch(np.arange(1)), 1, want_tokens=True)["tokens"]
+    return one.numel() * 4 * len(split)
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, split: Split, tokens: bool) -> dict[str, dict[str, Tensor]]:
+    """One pass in fp32, without augmentation: {"pooled": {"mean", "cls"}, "tokens": {"tokens"}}.
+
+    Several processes take whole batches in turn, so each image is encoded once and in the company it has on one
+    process; process 0 gets all rows in order, the others keep theirs.
+    """
+    out: dict[str, Tensor] = {}
+    begin, end = shares(len(split))[collectives.rank()]
+    count = end - begin if collectives.rank() else len(split)
+    for start in range(begin, end, BATCH):
+        rows = np.arange(start, min(start + BATCH, end))
+        images = split.batch(rows)
+        split.ahead(rows[-1] + 1 + np.arange(min(BATCH, end - rows[-1] - 1)))
+        for name, value in encoder.encode(images, want_tokens=tokens).items():
+            if name not in out:
+                out[name] = torch.empty(count, *value.shape[1:])
+            out[name][start - begin : start - begin + len(rows)] = value.float().cpu()
+    for name in out:
+        collect(out[name], shares(len(split)))
+    kept: dict[str, Any] = {"pooled": {k: v for k, v in out.items() if k != "tokens"}}
+    return {**kept, "tokens": {"tokens": out["tokens"]}} if tokens else kept
+
+
+def shares(count: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) image of each process: whole batches, process 0 never without one."""
+    world, batches = collectives.world_size(), -(-count // BATCH)
+    ends = [min(count, -(-batches * r // world) * BATCH) for r in range(world + 1)]
+    return list(pairwise(ends))
+
+
+def collect(rows: Tensor, parts: list[tuple[int, int]]) -> None:
+    """Send this process' rows to process 0, which has room for all; in pieces, so that no message is large."""
+    for sender, (begin, end) in list(enumerate(parts))[1:]:
+        for start in range(begin, end, BATCH):
+            stop = min(start + BATCH, end)
+            if collectives.rank() == 0:
+                dist.recv(rows[start:stop], src=sender)
+            elif collectives.rank() == sender:
+                dist.send(rows[start - begin : stop - begin], dst=0)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Aside and renamed: two processes may write the same key at once, both the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,90 @@
+"""A protocol on the validation part alone: what choices between settings may be based on.
+
+Nothing here can reach the test split: `open_data` does not hold it, and a test on the syntax tree keeps this file and
+those that choose from opening it. The validation part is cut in two halves; the protocol chooses its own
+hyperparameters on one half and is scored on the other, both ways round, so that its own choice flatters no number.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_bench.config.schema import to_dict
+from ssl_bench.data.dataset import open_data
+from ssl_bench.encoders.from_run import from_run
+from ssl_bench.evaluation import features, protocol
+from ssl_bench.evaluation.protocol import Features, Protocol
+from ssl_bench.parallel import devices
+from ssl_bench.training import run_folder
+
+FILE = "validation.json"
+
+
+def halves(val: Features) -> tuple[Tensor, Tensor]:
+    """Every other image: the store's order is that of content hashes, so both halves are random."""
+    rows = torch.arange(len(val))
+    return rows[::2], rows[1::2]
+
+
+def crossed(one: Protocol, train: Features, val: Features, seed: int) -> dict[str, float]:
+    """The protocol's metrics, averaged over choosing on one half of `val` and scoring on the other."""
+    found: list[dict[str, float]] = []
+    first, second = halves(val)
+    for choose, score in ((first, second), (second, first)):
+        torch.manual_seed(seed)
+        predictor = one.fit(train, val.take(choose), seed)
+        held = val.take(score)
+        truth = held.labels if one.scores == "labels" else held.targets
+        assert truth is not None
+        with torch.no_grad():
+            output = predictor.predict(held.bare())
+            found.append({**one.score(output, truth, train.num_classes), **predictor.measured})
+    return {name: (found[0][name] + found[1][name]) / 2 for name in found[0] if name in found[1]}
+
+
+def figures(
+    run: run_folder.Run, names: Sequence[str], root: Path, seed: int = 0, device: str = "auto"
+) -> dict[str, Any]:
+    """Each protocol's figures on validation, also kept in the run's folder; those that are there are not made again."""
+    path = run.folder / FILE
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    todo = [(name, protocol.load(name)) for name in names if not done(kept, name, seed)]
+    if not todo:
+        return kept
+    config, place = run.config(), devices.pick_device(device)
+    data = open_data(config.data)
+    encoder = from_run(run).to(place)
+    tokens = any(one.input == "tokens" for _, one in todo)
+    parts = [
+        features.extract(encoder, split, name, data.fingerprint, len(data.classes), root, tokens)
+        for split, name in ((data.train, "train"), (data.val, "val"))
+    ]
+    for name, one in todo:
+        started = time.perf_counter()
+        metrics = crossed(one, parts[0], parts[1], seed)
+        kept[name] = {
+            "value": metrics[one.headline], "headline": one.headline, "higher_is_better": one.higher_is_better,
+            "metrics": metrics, "version": one.version, "config": to_dict(one.config), "seed": seed,
+            "num_val": len(data.val), "fingerprint": data.fingerprint,
+            "seconds": round(time.perf_counter() - started, 3),
+        }  # fmt: skip
+        run_folder.write_json(path, kept)
+    return kept
+
+
+def done(kept: dict[str, Any], name: str, seed: int) -> bool:
+    """Whether `kept` has this protocol in its present version, with this seed."""
+    return name in kept and kept[name]["seed"] == seed and kept[name]["version"] == protocol.load(name).version
+
+
+def read(run: run_folder.Run) -> dict[str, Any]:
+    """What `figures` left in the run's folder; {} before."""
+    path = run.folder / FILE
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,228 @@
+"""Pictures of a finished run for its page: what the method looks at, and what its encoder makes of held-out images.
+
+Every picture is a sheet: one column per image, one row per kind. Images come from the validation part of the training
+split; the test split stays sealed.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from results.page import Picture
+from ssl_bench.data.dataset import Dataset, open_data
+from ssl_bench.encoders import encoder as encoder_
+from ssl_bench.encoders import from_run
+from ssl_bench.evaluation import features
+from ssl_bench.models.tokenizer import patchify
+from ssl_bench.models.vit import ViT
+from ssl_bench.rng import Rng
+from ssl_bench.training import checkpoint, run_folder, train
+from ssl_bench.training.method import DataInfo, Method
+
+SIDE = 96  # largest side of one image on a sheet; the page enlarges them
+GAP = 2
+BANK, ASKED, NEIGHBOURS = 1000, 200, 5  # images: to find among, to count for, and to show
+CENTRE = 100  # training images whose mean token is taken off PCA maps
+
+
+@torch.no_grad()
+def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
+    """All pictures that this run can give: masks and views, reconstructions, PCA and attention maps, neighbours."""
+    config = run.config()
+    data = open_data(config.data, config.run)
+    images = data.val.batch(np.linspace(0, len(data.val) - 1, count).astype(int))
+    encoder = from_run.from_run(run)
+    info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
+    out: list[Picture] = []
+    if not isinstance(config.objective, dict):  # a scratch method: its code is run on its author's command alone
+        method = train.build(config, info, torch.device("cpu")).eval()
+        out = of_views(method, images)
+        state = checkpoint.load(run.folder)[0] if hasattr(method, "reconstruct") else None
+        if state is not None:
+            method.load_state_dict(state["method"])
+            out += reconstructions(method, images)
+    root = run.folder.parent
+    return [
+        *out,
+        pca_maps(encoder, images, data),
+        attention_maps(encoder, images),
+        neighbours(encoder, data, count, root),
+    ]
+
+
+def of_views(method: Method, images: Tensor) -> list[Picture]:
+    """The crops and masks that the method draws for these images, whatever it calls them."""
+    views = method.views(images, Rng(0, len(images)), 0.5)
+    crops = {k: v for k, v in views.items() if v.is_floating_point() and v.ndim == 4 and len(v) % len(images) == 0}
+    rows, names = [images.float() / 255], ["image"]
+    for name, crop in crops.items():
+        for i, part in enumerate(crop.split(len(images))):
+            rows.append(_visible(part, method))
+            names.append(name if len(crop) == len(images) else f"{name} {i + 1}")
+    base = next((v[: len(images)] for v in crops.values() if v.shape[-1] == method.info.image_size), None)
+    drawn: list[Tensor] = []
+    for name, value in views.items():
+        sets = _shown(value, method.encoder, len(images)) if base is not None else []
+        for i, shown in enumerate(sets):
+            if base is None or any(torch.equal(shown, other) for other in drawn):  # a mask is the rest of what is kept
+                continue
+            drawn.append(shown)
+            rows.append(_only(_visible(base, method), shown, method.encoder))
+            names.append(name if len(sets) == 1 else f"{name} {i + 1}")
+    alt = f"What the method looks at, for {len(images)} images; rows from the top: {', '.join(names)}"
+    return [Picture(f"Views and masks: {', '.join(names)}", alt, sheet(rows))] if len(rows) > 1 else []
+
+
+def _shown(value: Tensor, vit: ViT, count: int) -> list[Tensor]:
+    """Bool [B, N] sets of patches in a view's entry: True is what is kept (indices) or not hidden (masks)."""
+    n = vit.num_patches
+    if value.dtype == torch.bool and value.shape[-1] == n and value.numel() % (count * n) == 0:
+        masks = value.flatten(0, -2) if value.ndim == 2 else value.transpose(0, 1).flatten(0, -2)
+        return [~m for m in masks.split(count)]
+    if value.dtype == torch.int64 and value.ndim in (2, 3) and len(value) == count and int(value.max()) < n:
+        sets = value.unsqueeze(1) if value.ndim == 2 else value
+        return [torch.zeros(count, n, dtype=torch.bool).scatter(1, index, True) for index in sets.unbind(1)]
+    return []
+
+
+def _only(images: Tensor, shown: Tensor, vit: ViT) -> Tensor:
+    """Grey where a patch is not shown."""
+    mask = shown.float().unflatten(1, vit.grid).unsqueeze(1)
+    mask = F.interpolate(mask, size=images.shape[-2:], mode="nearest")
+    return images * mask + 0.5 * (1 - mask)
+
+
+def _visible(x: Tensor, method: Method) -> Tensor:
+    """A normalised crop back to 0..1."""
+    return (x * method.std + method.mean).clamp(0, 1)
+
+
+def reconstructions(method: Any, images: Tensor) -> list[Picture]:
+    """The image, what the encoder saw of it, and the pixels the decoder put in the holes."""
+    views = method.views(images, Rng(1, len(images)), 0.5)
+    x, keep = views["images"], views["keep"]
+    vit, patches = method.encoder, patchify(views["images"], method.encoder.config.patch_size)
+    predicted = method.reconstruct(x, keep).float()
+    if getattr(method.objective, "norm_pix", False):  # back to pixels with each patch's own mean and deviation
+        predicted = predicted * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
+    seen = torch.zeros(patches.shape[:2], dtype=torch.bool).scatter(1, keep, True)
+    filled = torch.where(seen.unsqueeze(-1), patches, predicted)
+    rows = [_visible(x, method), _only(_visible(x, method), seen, vit), _visible(_unpatchify(filled, vit, x), method)]
+    text = f"Reconstruction of {len(images)} held-out images; rows from the top: image, visible patches, reconstruction"
+    return [Picture("Reconstruction: image, visible, filled in", text, sheet(rows))]
+
+
+def _unpatchify(patches: Tensor, vit: ViT, like: Tensor) -> Tensor:
+    """The inverse of `patchify`."""
+    p, (h, w) = vit.config.patch_size, vit.grid
+    x = patches.reshape(len(patches), h, w, like.shape[1], p, p)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(like.shape)
+
+
+def pca_maps(encoder: encoder_.Encoder, images: Tensor, data: Dataset) -> Picture:
+    """The first three principal components of the patch tokens of all these images together, as colours.
+
+    Tokens carry their position, which would fill all three; its mean over training images is taken off first.
+    """
+
+    def tokens_of(x: Tensor) -> Tensor:
+        return encoder.encode(x, layers=1, want_tokens=True)["tokens"].float().cpu().nan_to_num()
+
+    bank = np.linspace(0, len(data.train) - 1, min(CENTRE, len(data.train))).astype(int)
+    tokens = tokens_of(images) - tokens_of(data.train.batch(bank)).mean(0)
+    flat = tokens.flatten(0, 1)
+    _, _, axes = torch.linalg.svd(flat, full_matrices=False)
+    colours = flat @ axes[:3].T
+    low, high = colours.quantile(0.02, 0), colours.quantile(0.98, 0)
+    colours = ((colours - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    side = round(tokens.shape[1] ** 0.5)
+    maps = colours.reshape(len(images), side, side, -1).permute(0, 3, 1, 2)
+    text = f"Patch features of {len(images)} held-out images, three principal components as colours, position removed"
+    return Picture("PCA of patch features", text, sheet([images.float() / 255, maps]))
+
+
+def attention_maps(encoder: encoder_.Encoder, images: Tensor) -> Picture:
+    """Where the last block looks: attention of CLS (or, without one, the mean over patches) to the patches."""
+    vit: ViT = encoder.model
+    x = vit.embed(encoder.prepare(images))
+    for block in list(vit.blocks)[:-1]:
+        x = block(x)
+    last: Any = vit.blocks[-1]
+    a = last.attn
+    q, k, _ = a.qkv(last.norm1(x)).unflatten(-1, (3, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = ((a.q_norm(q) @ a.k_norm(k).transpose(-2, -1)) * a.scale).softmax(-1)  # [B, heads, T, T]
+    prefix = vit.num_prefix
+    rows = weights[:, :, 0, prefix:] if encoder.has_cls else weights[:, :, prefix:, prefix:].mean(2)
+    heads = rows.mean(1)
+    heads = (heads - heads.amin(1, keepdim=True)) / (heads.amax(1, keepdim=True) - heads.amin(1, keepdim=True) + 1e-9)
+    maps = heads.nan_to_num().reshape(len(images), 1, *vit.grid)
+    maps = F.interpolate(maps, size=images.shape[-2:], mode="nearest")
+    who = "CLS" if encoder.has_cls else "all patches"
+    text = f"Attention of {who} in the last block over {len(images)} held-out images, mean of heads; bright: more"
+    return Picture(f"Attention of {who}, last block", text, sheet([images.float() / 255, maps, images / 255 * maps]))
+
+
+def neighbours(encoder: encoder_.Encoder, data: Dataset, count: int, root: Path) -> Picture:
+    """Held-out images (first row) over their nearest training images by cosine."""
+    places = np.linspace(0, len(data.val) - 1, count).astype(int)
+    bank = np.linspace(0, len(data.train) - 1, min(BANK, len(data.train))).astype(int)
+    more = np.linspace(0, len(data.val) - 1, min(ASKED, len(data.val))).astype(int)
+    asked = np.unique(np.concatenate([places, more]))
+    queries, keys = (_features(encoder, data, part, rows, root) for part, rows in (("val", asked), ("train", bank)))
+    near = (queries @ keys.T).topk(min(NEIGHBOURS, len(bank)), dim=1).indices
+    same = data.train.labels[torch.from_numpy(bank)][near] == data.val.labels[asked][:, None]
+    share = (
+        f"{100 * float(same.float().mean()):.0f} % of the neighbours of {len(asked)} held-out images share the class"
+    )
+    shown = near[torch.from_numpy(np.searchsorted(asked, places))]
+    rows = [data.val.batch(places).float() / 255]
+    rows += [data.train.batch(bank[index]).float() / 255 for index in shown.T.numpy()]
+    text = f"{count} held-out images, each above its nearest training images; {share}"
+    return Picture(f"Nearest neighbours: {share}", text, sheet(rows))
+
+
+def _features(encoder: encoder_.Encoder, data: Dataset, part: str, rows: np.ndarray, root: Path) -> Tensor:
+    """L2-normalised features [N, D] in the encoder's own pooling; those of an evaluation where there was one."""
+    split = data.val if part == "val" else data.train
+    if found := features.kept(encoder, split, part, data.fingerprint, root):
+        z = found[encoder.pooling][torch.from_numpy(rows), -1]
+    else:
+        chunks = split.batch(rows).split(250)
+        z = torch.cat([encoder.encode(chunk, layers=1)[encoder.pooling][:, -1].float().cpu() for chunk in chunks])
+    return F.normalize(z.nan_to_num(), dim=-1)
+
+
+def sheet(rows: list[Tensor]) -> bytes:
+    """Rows of images [B, C, H, W] in 0..1 as one WebP."""
+    side = min(SIDE, rows[0].shape[-1])
+    rows = [_fit(_three(r.float()), side) for r in rows]
+    step = side + GAP
+    grid = torch.ones(3, len(rows) * step - GAP, len(rows[0]) * step - GAP)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            grid[:, i * step : i * step + side, j * step : j * step + side] = image
+    out = io.BytesIO()
+    Image.fromarray((grid.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy()).save(out, "WEBP", quality=88)
+    return out.getvalue()
+
+
+def _fit(x: Tensor, side: int) -> Tensor:
+    """Maps keep their blocks, photographs are averaged down."""
+    if x.shape[-1] > side:
+        return F.interpolate(x, size=(side, side), mode="area")
+    return F.interpolate(x, size=(side, side), mode="nearest")
+
+
+def _three(x: Tensor) -> Tensor:
+    """Any number of channels as three."""
+    if x.shape[1] == 2:
+        return torch.cat([x, x[:, :1] * 0], 1)
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x[:, :3]

@@ -1,0 +1,87 @@
+"""What is known of one run, for people: its state, its numbers with their intervals, its cost, what was changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from results import cells, tables
+from results.parts import Cell
+from results.records import Record, read
+from results.rows import budget
+from ssl_bench import find
+from ssl_bench.config import reasons
+from ssl_bench.config.schema import BUDGETS, Config
+from ssl_bench.errors import UserError
+from ssl_bench.screen import clock, quantity
+from ssl_bench.training.run_folder import Run, busy
+
+
+def scores(run: Run, root: Path) -> list[tuple[str, str, str]]:
+    """(protocol and metric, this run's number, the number over all seeds of the same recipe, or "")."""
+    folder = root / "records"
+    records = read(folder) if folder.is_dir() else []
+    mine = [r for r in records if r.run == run.name]
+    if not mine:
+        return []
+    alike = [r for r in records if _recipe(r) == _recipe(mine[0])]
+    own, every = _cells(mine), _cells(alike)
+    return [
+        (name, cells.number(cell), cells.number(every[name]) if every[name].n > 1 else "") for name, cell in own.items()
+    ]
+
+
+def _recipe(r: Record) -> Any:
+    """Method and config but for the seed, and what it was trained on."""
+    config = {k: v for k, v in r.config.items() if k not in ("seed", "run")}
+    return r.method, r.recipe, config, r.pretrain_data.get("fingerprint")
+
+
+def _cells(records: list[Record]) -> dict[str, Cell]:
+    """Column -> cell of records that make one row."""
+    table = tables.build(records)
+    row = next(row for row in table.rows if any(row.cells))
+    return {name: cell for name, cell in zip(cells.headers(table)[1:], row.cells, strict=False) if cell is not None}
+
+
+def cost(run: Run) -> list[tuple[str, str]]:
+    """Budget and what it took, as label and sentence; only what the run has written so far."""
+    config, spent = run.config(), run.compute()
+    asked = [("budget", budget({"budget": vars(config.budget)}))]
+    if not spent:
+        return asked
+    images = spent["images"]
+    return [
+        *asked,
+        ("training", f"{spent['steps']:,} steps, {images:,} images, {quantity(spent['flops'], 'FLOP')}"),
+        ("took", f"{clock(spent['seconds'])} on {spent['device']}, {spent['images_per_second']:.0f} images/s"),
+        ("memory", f"{quantity(spent['peak_memory_bytes'], 'B')} at most"),
+    ]
+
+
+def state(run: Run) -> str:
+    """finished, interrupted, failed, running, died (killed without a word) or not started; with the step."""
+    status = run.status()
+    found = status.get("state", "not started")
+    if found == "running" and not busy(run):
+        found = "died"
+    at = f" at step {status['step']:,} of {status['steps']:,}" if status.get("steps") and found != "finished" else ""
+    return found + at
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def changed(config: Config) -> list[str]:
+    """The settings in which a run differs from its recipe, as they were typed."""
+    try:
+        plain = find.recipe(config.method, config.recipe)()
+    except UserError:  # a recipe of an earlier version
+        return []
+    before = {key: value for key, value, _ in reasons.explain(plain, None)}
+    now = [(key, value) for key, value, _ in reasons.explain(config, None) if not key.startswith("run.")]
+    given = [(k, v) for k, v in now if v != before.get(k) and k not in ("recipe", "seed")]
+    kinds = {f"budget.{kind}" for kind in BUDGETS}  # the kind that is asked for takes the place of the recipe's
+    return [f"{k}={v}" for k, v in given if k not in kinds or float(v)]

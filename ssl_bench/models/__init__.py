@@ -1,0 +1,11 @@
+"""The shared transformer, its tokenizer and positions, predictors, projection heads.
+
+    vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
+    tokenizer    items -> tokens
+    positions    fixed position embeddings
+    predictor    the JEPA predictor
+    projection   projection heads
+    assignment   teacher logits -> targets: centring, Sinkhorn-Knopp
+
+Uses parallel and config.
+"""

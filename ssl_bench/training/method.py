@@ -1,0 +1,126 @@
+"""What a self-supervised method is: views of a batch, a loss on them, and what happens after the step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ssl_bench.config.schema import Config
+from ssl_bench.models.vit import ViT
+from ssl_bench.rng import Rng
+
+Views = dict[str, Tensor]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a method may know of the data set before it sees an image."""
+
+    image_size: int
+    channels: int = 3
+    num_classes: int = 0
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+class Method(nn.Module):
+    """Base of every objective. `encoder` is what protocols evaluate: teacher, EMA or student, as the paper does.
+
+    Everything that must survive a restart is a parameter or a buffer: `state_dict()` is the whole state.
+    `at` is the fraction of training done, 0 to 1; every schedule is a function of it.
+    """
+
+    family: ClassVar[str] = ""  # JEPA, generative, self-distillation, contrastive, redundancy, supervised
+    paper: ClassVar[str] = ""  # title, year, arXiv number
+    sees: ClassVar[str] = ""  # the views, in a few words
+    evaluated: ClassVar[str] = "encoder"  # which network protocols get: "teacher (EMA)", "student", ...
+    uses_labels: ClassVar[bool] = False  # only then does the loop put "labels" among the views
+    pooling: ClassVar[str] = "mean"  # the token the encoder was made for: cls or mean (of the patch tokens)
+
+    encoder: ViT
+
+    def __init__(self, config: Config, info: DataInfo) -> None:
+        super().__init__()
+        self.config = config
+        self.info = info
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(info.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(info.std).view(-1, 1, 1), persistent=False)
+
+    def make_vit(self, **changes: Any) -> ViT:
+        """A fresh shared ViT for this run's images."""
+        return ViT(replace(self.config.backbone, **changes), self.info.image_size, self.info.channels)
+
+    def views(self, images: Tensor, rng: Rng, at: float) -> Views:
+        """What the objective looks at, from uint8 images [B, C, H, W]. Runs without gradient."""
+        raise NotImplementedError
+
+    def forward(self, views: Views, at: float) -> dict[str, Tensor]:
+        """`{"loss": scalar, ...}` and anything worth logging."""
+        raise NotImplementedError
+
+    def before_step(self, at: float) -> None:
+        """Change gradients before clipping: DINO deletes those of its last layer at first."""
+
+    def after_step(self, at: float) -> None:
+        """Move the teacher, the centre, the queue. Called after the optimizer's step."""
+
+    def forget(self) -> None:
+        """A step was skipped: drop what `forward` put aside for `after_step`. Modules with a `forget` do so here."""
+        for module in self.modules():
+            forget: Any = getattr(module, "forget", None)
+            if module is not self and forget is not None:
+                forget()
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors."""
+        decay: list[Tensor] = []
+        rest: list[Tensor] = []
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                (decay if parameter.ndim > 1 or self.config.optim.decay_all else rest).append(parameter)
+        return [
+            {"params": decay, "lr_scale": 1.0, "weight_decay_scale": 1.0},
+            {"params": rest, "lr_scale": 1.0, "weight_decay_scale": 0.0},
+        ]
+
+    def flops(self) -> float:
+        """Training FLOPs per image and step, forward and backward, teacher included; 2 per multiply-add."""
+        raise NotImplementedError
+
+
+def frozen_copy(module: Module) -> Module:
+    """A teacher: the same weights, no gradient, in eval mode."""
+    return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, parameters only, after the optimizer's step."""
+    mine = [p.detach() for p in teacher.parameters()]
+    theirs = [p.detach() for p in student.parameters()]
+    torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+
+
+def cosine(at: float, start: float, end: float) -> float:
+    """Half a cosine from `start` at 0 to `end` at 1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * at))
+
+
+def linear(at: float, start: float, end: float) -> float:
+    """A straight line from `start` at 0 to `end` at 1."""
+    return start + (end - start) * at
+
+
+def warmup_cosine(at: float, warmup: float, start: float, peak: float, end: float) -> float:
+    """Linear from `start` to `peak` over the first `warmup` of training, then half a cosine to `end`."""
+    if at < warmup:
+        return linear(at / warmup, start, peak)
+    return cosine((at - warmup) / (1 - warmup), peak, end)

@@ -1,0 +1,158 @@
+"""One pretraining from its config to the encoder in its run folder: processes, lock, restart, loop, what is left."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from ssl_bench.config.schema import Config, to_dict
+from ssl_bench.data.dataset import open_data
+from ssl_bench.errors import NonFinite, UserError
+from ssl_bench.files import sweep, write_atomic
+from ssl_bench.parallel import collectives, devices, processes, sharding
+from ssl_bench.training import checkpoint, cost, provenance, rate, run_folder
+from ssl_bench.training.journal import Journal, Observer
+from ssl_bench.training.monitor import collapse_reason
+from ssl_bench.training.stop import Stop
+from ssl_bench.training.train import Trainer
+
+
+def ignore(state: dict[str, Any]) -> None:
+    """The observer where nobody watches."""
+
+
+def pretrain(config: Config, root: Path, observe: Observer = ignore) -> run_folder.Run:
+    """Train one run to its end, or go on where it stopped; the same command again does nothing more.
+
+    With run.devices, torchrun or srun, several processes are in here together; process 0 alone writes and observes.
+    """
+    config.check()
+    with processes.group(config.run.devices, config.run.device, pretrain, config, root):
+        processes.use_threads(config.run.threads)
+        return _pretrain(config, root, ignore if collectives.rank() else observe)
+
+
+def _pretrain(config: Config, root: Path, observe: Observer) -> run_folder.Run:
+    held: list[Any] = []
+
+    def begin() -> tuple[run_folder.Run, bool]:
+        run = run_folder.start(root, config)
+        if run.status().get("state") == "finished":
+            return run, True
+        held.append(run_folder.lock(run))
+        sweep(run.folder, but="config.json")  # which a process that is refused by the lock may be writing
+        return run, False
+
+    run, finished = collectives.first(begin)
+    if finished:
+        return run
+    stop = Stop()
+    try:
+        _train(config, run, stop, observe)
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(UserError):  # a full disk takes no status either, and what went wrong is said by `error`
+            if held:
+                run_folder.set_status(run, state=state, reason=str(error), **getattr(error, "facts", {}))
+        raise
+    finally:
+        stop.restore()
+        for lock in held:
+            lock.close()
+    return run
+
+
+def _train(config: Config, run: run_folder.Run, stop: Stop, observe: Observer) -> None:
+    device = devices.pick_device(config.run.device)
+    data = open_data(config.data, config.run)
+    if config.budget.hours:
+        config = rate.in_steps(config, data, device, run.folder / "steps.json")
+    trainer = Trainer(config, data, device)
+    state, remarks = collectives.first(lambda: checkpoint.resume(run.folder))
+    remarks += devices.crowded(device) + devices.without_bf16(config, device)
+    if state is not None:
+        trainer.restore(state)
+    facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}
+    facts |= {"device": devices.device_label(device), "processes": collectives.world_size(), "resumed_at": trainer.step}
+    collectives.first(lambda: run_folder.write_json(run.folder / "provenance.json", provenance.provenance(facts)))
+    collectives.first(lambda: run_folder.set_status(run, state="running", reason="", non_finite=None))
+    begin = {"step": trainer.step, "steps": trainer.steps, "resumed": trainer.step > 0}
+    observe({"run": run.name, "remarks": remarks, **begin})
+    journal = Journal(trainer, run, observe)
+    stopping = False
+    with closing(journal), checkpoint.Writer(run.folder, trainer.step if state else None) as writer:
+        while trainer.step < trainer.steps and not stopping:
+            try:
+                journal.record(trainer.train_step())
+            except FloatingPointError as error:
+                if len(trainer.skipped) >= config.run.nan_skips:
+                    raise _non_finite(trainer, writer, str(error)) from error
+                trainer.skip()
+                journal.record({}, skipped=str(error))
+            stopping, due = collectives.any_of(stop.asked, writer.ready(journal.checkpoint_due()))
+            if due:
+                _keep(trainer, writer)
+        collectives.first(writer.wait)
+        if collectives.first(lambda: trainer.step != writer.last):
+            _keep(trainer, writer)
+            collectives.first(writer.wait)  # a launcher may end all processes when one of them has ended
+    if stopping:
+        raise KeyboardInterrupt("stopped by a signal; the checkpoint is written")
+    _finish(trainer, run)
+
+
+def _keep(trainer: Trainer, writer: checkpoint.Writer) -> None:
+    """Write the state, if it is worth keeping: all processes gather it, process 0 writes."""
+    if not trainer.finite():
+        trainer.step -= 1  # the step that made them
+        raise _non_finite(trainer, writer, "weights")
+    state = trainer.state()
+    collectives.first(lambda: writer.save(state))
+
+
+def _non_finite(trainer: Trainer, writer: checkpoint.Writer, what: str) -> NonFinite:
+    """What to say of a step that cannot be used."""
+    writer.wait()
+    batch, step = trainer.order(trainer.step).tolist(), trainer.step + 1
+    shown = ", ".join(map(str, batch[:8])) + (f", ... (all {len(batch)} in status.json)" if len(batch) > 8 else "")
+    last = f"the last good checkpoint is of step {writer.last}, in" if writer.last else "there is no checkpoint yet in"
+    advice = "a lower optim.lr, or optim.clip=1" + ("" if what == "weights" else ", or --on-nan skip=N")
+    return NonFinite(
+        f"Non-finite {what} at step {step}; batch {shown}; {last} {writer.folder}. Try {advice}.",
+        non_finite={"step": step, "what": what, "batch": batch, "last_good_checkpoint": writer.last},
+    )
+
+
+def _finish(trainer: Trainer, run: run_folder.Run) -> None:
+    weights = sharding.whole(trainer.method.encoder.state_dict())
+    spent = cost.report(trainer.config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
+    collectives.first(lambda: _leave(trainer, run, weights, spent))
+
+
+def _leave(trainer: Trainer, run: run_folder.Run, weights: dict[str, Tensor], spent: dict[str, Any]) -> None:
+    """What a finished run leaves in its folder."""
+    method, info = trainer.method, trainer.info
+    payload = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+    write_atomic(run.folder / "encoder.safetensors", payload)
+    meta = {"backbone": to_dict(method.encoder.config), "image_size": info.image_size, "channels": info.channels}
+    meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
+    run_folder.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
+    run_folder.write_json(run.folder / "compute.json", {**spent, "skipped_steps": trainer.skipped})
+    (run.folder / checkpoint.PREVIOUS).unlink(missing_ok=True)  # of no use beside a finished run's last
+    reason = _collapse(run)
+    run_folder.set_status(
+        run, state="finished", step=trainer.step, steps=trainer.steps, collapsed=bool(reason), collapse_reason=reason
+    )
+
+
+def _collapse(run: run_folder.Run) -> str:
+    """Why the run counts as collapsed, or "". One look is enough: what recovers is another run than was asked for."""
+    for row in run.metrics():
+        if row.get("monitor_collapsed"):
+            signals = {k.removeprefix("monitor_"): v for k, v in row.items() if k.startswith("monitor_")}
+            return f"{collapse_reason(signals)} at step {row['step']:,}"
+    return ""

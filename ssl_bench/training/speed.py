@@ -1,0 +1,161 @@
+"""Images per second of one method on this machine, its share of it, and where the time goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_bench import screen
+from ssl_bench.config.schema import Config
+from ssl_bench.data.dataset import Dataset, Split
+from ssl_bench.errors import UserError
+from ssl_bench.parallel import devices
+from ssl_bench.training import cost, measure
+from ssl_bench.training.monitor import Monitor
+from ssl_bench.training.train import Trainer
+
+STAGES = ("data", "forward", "backward", "clip", "optimizer", "EMA", "rest")
+
+
+def noise(config: Config, images: int = 0) -> Dataset:
+    """Random images of the config's size in memory: speed does not depend on what they show."""
+    size, count = config.data.image_size, images or max(2 * config.budget.batch_size, 64)
+    store = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    labels = torch.arange(count) % 10
+    part = Split(store, np.arange(count), labels)
+    return Dataset("noise", tuple("0123456789"), "", (0.5,) * 3, (0.25,) * 3, size, 3, part, part)
+
+
+def trainer(config: Config, device: torch.device) -> Trainer:
+    """A trainer on random images that never ends."""
+    config = replace(config, budget=replace(config.budget, steps=10**9, epochs=0, images=0, flops=0, hours=0))
+    return Trainer(config, noise(config), device)
+
+
+class Stages:
+    """Seconds of each stage of a training step, by marks where one stage hands over to the next."""
+
+    def __init__(self, t: Trainer, now: Callable[[], float]) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.now, self.stage, self.last = now, "rest", now()
+        self._mark(t, "batch", "data", "data")
+        self._mark(t.method, "views", "data", "rest")
+        self._mark(t.method, "forward", "forward", "backward")
+        self._mark(t.method, "before_step", "rest", "clip")
+        self._mark(t.optimizer, "step", "optimizer", "rest")
+        self._mark(t.method, "after_step", "EMA", "rest")
+
+    def _mark(self, owner: Any, name: str, during: str, after: str) -> None:
+        inner = getattr(owner, name)
+
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            self.enter(during)
+            out = inner(*args, **kwargs)
+            self.enter(after)
+            return out
+
+        setattr(owner, name, marked)
+
+    def enter(self, stage: str) -> None:
+        """Time since the last mark belongs to the stage that ends here."""
+        now = self.now()
+        self.seconds[self.stage] += now - self.last
+        self.stage, self.last = stage, now
+
+
+def tokens(t: Trainer) -> int:
+    """Rows of the matrix products of one step, roughly: every patch of every image."""
+    return t.config.budget.batch_size * t.method.encoder.num_patches
+
+
+def ceilings(t: Trainer) -> dict[str, tuple[measure.Action, float]]:
+    """The machine's matrix product at this step's shape and precision, and its copy."""
+    dtype = torch.bfloat16 if devices.used_precision(t.config, t.device) == "bf16" else torch.float32
+    width = t.config.backbone.embed_dim
+    product = measure.gemm(min(tokens(t), 8192), width, 4 * width, dtype, t.device)
+    return {"matrix product": product, "copy": measure.copy(t.device)}
+
+
+def run(config: Config, rounds: int) -> Iterator[str]:
+    """The report, line by line."""
+    device = devices.pick_device(config.run.device)
+    now = lambda: measure.clock(device)  # noqa: E731
+    t, batch = trainer(config, device), config.budget.batch_size
+    tops = ceilings(t)
+    cases: dict[str, measure.Action] = {"step": t.train_step} | {name: action for name, (action, _) in tops.items()}
+    timing = measure.alternate(cases, rounds, now)
+    low, middle, high = timing["step"].rates(batch)
+    kind = "CPU seconds" if device.type == "cpu" and torch.get_num_threads() == 1 else "seconds"
+    yield (
+        f"{config.method} {config.recipe}, {devices.used_precision(config, device)}, batch {batch}, "
+        f"{t.method.encoder.num_patches} patches, "
+        f"{devices.device_label(device)}, {rounds} rounds, images per {kind.removesuffix('s')}"
+    )
+    yield f"  {middle:.1f} images/s ({low:.1f} to {high:.1f}), {1e3 * timing['step'].median:.0f} ms per step"
+    peak = tops["matrix product"][1] / timing["matrix product"].median
+    achieved, copied = t.flops_per_image * middle, tops["copy"][1] / timing["copy"].median
+    yield (
+        f"  {screen.quantity(achieved, 'FLOP/s')} of the {screen.quantity(peak, 'FLOP/s')} that matrix products of "
+        f"this shape reach: {100 * achieved / peak:.0f} %; copy {screen.quantity(copied, 'B/s')}"
+    )
+    yield f"  peak memory {screen.quantity(devices.peak_memory(device), 'B')}"
+    stages = Stages(t, now)
+    for _ in range(rounds):
+        t.train_step()
+    stages.enter("rest")
+    whole = sum(stages.seconds.values())
+    shares = ", ".join(f"{name} {100 * seconds / whole:.1f} %" for name, seconds in stages.seconds.items())
+    yield f"  where the time goes: {shares}"
+    yield f"  {bookkeeping(t, config, timing['step'].median, now)}"
+
+
+def bookkeeping(t: Trainer, config: Config, step: float, now: Callable[[], float]) -> str:
+    """What the monitor costs in a whole run of this config."""
+    if not config.monitor_points:
+        return "monitor: off"
+    from ssl_bench.data.dataset import open_data
+
+    try:
+        images = len(open_data(config.data).train)
+    except UserError:
+        return "monitor: not measured, the data set is not here"
+    steps = cost.steps(config.budget, images, t.flops_per_image)
+    t.data, t.steps = noise(config, 1000), steps
+    watch = Monitor(t)
+    watch(t.method.encoder)
+    began = now()
+    watch(t.method.encoder)
+    share = config.monitor_points * (now() - began) / (steps * step)
+    return f"monitor: {config.monitor_points} looks in {steps} steps, {100 * share:.1f} % of the run"
+
+
+def growth(config: Config, rounds: int) -> Iterator[str]:
+    """How the time of one step grows: local exponents between half and twice this config, where they can be built."""
+    device = devices.pick_device(config.run.device)
+    shape = config.backbone
+    variants = {
+        "batch": lambda f: replace(
+            config, budget=replace(config.budget, batch_size=int(config.budget.batch_size * f), accumulate=1)
+        ),
+        "depth": lambda f: replace(config, backbone=replace(shape, depth=int(shape.depth * f))),
+        "width": lambda f: replace(config, backbone=replace(shape, embed_dim=int(shape.embed_dim * f))),
+        "tokens": lambda f: replace(config, backbone=replace(shape, patch_size=int(shape.patch_size / math.sqrt(f)))),
+    }
+    for name, make in variants.items():
+        factors = (0.25, 1.0) if name == "tokens" else (0.5, 1.0)
+        try:
+            small, large = (trainer(make(f).check(), device) for f in factors)
+        except (UserError, ValueError) as error:
+            yield f"  time ~ {name}: not measured ({str(error).splitlines()[0]})"
+            continue
+        times = measure.alternate(
+            {"small": small.train_step, "large": large.train_step}, rounds, lambda: measure.clock(device)
+        )
+        ratios = measure.ratio(times["large"], times["small"])
+        low, middle, high = (math.log(r) / math.log(factors[1] / factors[0]) for r in ratios)
+        yield f"  time ~ {name}^{middle:.2f} ({low:.2f} to {high:.2f}), between {factors[0]:g} x and this"

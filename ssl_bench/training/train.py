@@ -1,0 +1,156 @@
+"""The one loop. No method's name appears here; a method that does not fit gets a better interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_bench import find
+from ssl_bench.config.schema import Config
+from ssl_bench.data.dataset import Dataset
+from ssl_bench.errors import UserError
+from ssl_bench.models.vit import DropPath, explicit_attention
+from ssl_bench.parallel import collectives, devices, sharding
+from ssl_bench.rng import Order, Rng, mix
+from ssl_bench.training import cost
+from ssl_bench.training.method import DataInfo, Method
+from ssl_bench.training.optimizer import clip_gradients, make_optimizer, set_schedules
+
+
+def build(config: Config, info: DataInfo, device: torch.device) -> Method:
+    """The method on its device, initialised from the seed."""
+    cls = find.defined(find.module("methods", config.method), Method)
+    torch.manual_seed(mix(config.seed, "init"))
+    method: Method = cls(config, info).to(device)
+    explicit_attention(method, device.type == "cpu")
+    return method
+
+
+class Trainer:
+    """One run from its config to its encoder; every public step of it is resumable."""
+
+    def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
+        self.config, self.data, self.device = config, data, device
+        if not data.labelled and find.defined(find.module("methods", config.method), Method).uses_labels:
+            raise UserError(f"'{config.method}' trains on labels and '{data.name}' has none: name another data set.")
+        self.info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
+        self.method = build(config, self.info, device)
+        self.flops_per_image = self.method.flops()
+        self.share = sharding.share(config.budget.batch_size, config.budget.accumulate)
+        self.model = sharding.wrap(self.method, self.method.encoder, config.run.sharding, device)
+        self.drop_paths = [m for m in self.method.modules() if isinstance(m, DropPath)]
+        self.steps = cost.steps(config.budget, len(data.train), self.flops_per_image)
+        self.optimizer = make_optimizer(self.method, config)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.order = Order(config.seed, len(data.train), config.budget.batch_size)
+        self.step, self.seconds = 0, 0.0
+        self.window: dict[str, float] = {}
+        self.skipped: list[int] = []  # steps without an update, counted from 1
+
+    def state(self) -> dict[str, Any]:
+        """Everything a restart needs, on any number of processes; all of them call this together.
+
+        Generators and the place in the data follow from the step.
+        """
+        return {
+            "step": self.step, "seconds": self.seconds, "window": self.window, "skipped": self.skipped,
+            "fingerprint": self.data.fingerprint, "method": sharding.whole(self.method.state_dict()),
+            "optimizer": sharding.whole(self.optimizer.state_dict()),
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if state.get("fingerprint", self.data.fingerprint) != self.data.fingerprint:
+            raise UserError(
+                f"The images of '{self.config.data.name}' have changed since this run began "
+                f"({state['fingerprint']} then, {self.data.fingerprint} now). Start a new run with another --root."
+            )
+        try:
+            self.method.load_state_dict(sharding.cut_like(state["method"], self.method.state_dict()))
+            self.optimizer.load_state_dict(sharding.cut_optimizer(state["optimizer"], self.parameters))
+            self.step, self.seconds, self.window = int(state["step"]), state["seconds"], dict(state["window"])
+            self.skipped = list(state.get("skipped", []))
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"The checkpoint does not fit '{self.config.method}' as it is now ({str(error)[:300]}). "
+                "Its code has changed since: go back to that code, or start a new run with another --root."
+            ) from error
+
+    def rows(self, step: int, part: int) -> tuple[slice, np.ndarray]:
+        """Which rows of a step's batch this process has in a micro-batch, and their places in the training part."""
+        start = (part * collectives.world_size() + collectives.rank()) * self.share
+        rows = slice(start, start + self.share)
+        return rows, self.order(step)[rows]
+
+    def batch(self, part: int) -> tuple[Tensor, Tensor, Rng]:
+        """Images, labels and random numbers of micro-batch `part` of this step: this process' share of them."""
+        budget, split = self.config.budget, self.data.train
+        rows, indices = self.rows(self.step, part)
+        rng, dropped = (
+            Rng(mix(self.config.seed, what, self.step), budget.batch_size, rows, self.device)
+            for what in ("step", "drop path")
+        )
+        for module in self.drop_paths:
+            module.rng = dropped
+        images = split.batch(indices)
+        for later in range(part + 1, part + 3) if split.decodes else ():  # meanwhile
+            split.ahead(self.rows(self.step + later // budget.accumulate, later % budget.accumulate)[1])
+        return images.to(self.device), split.labels[indices].to(self.device), rng
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimizer step; returns what the method logs, averaged over micro-batches."""
+        config, method = self.config, self.method
+        at = (self.step + 0.5) / self.steps  # the middle of the step: neither the first nor the last is a no-op
+        torch.manual_seed(mix(config.seed, "dropout", self.step))
+        set_schedules(self.optimizer, config, at)
+        logs: dict[str, Tensor] = {}
+        # a skipped step must leave no trace, and a forward pass may move buffers (BatchNorm's running statistics)
+        before = {k: v.clone() for k, v in method.named_buffers()} if config.run.nan_skips else {}
+        for part in range(config.budget.accumulate):
+            images, labels, rng = self.batch(part)
+            with torch.no_grad():
+                views = method.views(images, rng, at)
+            if method.uses_labels:
+                views["labels"] = labels
+            with sharding.without_exchange(self.model, part < config.budget.accumulate - 1):
+                with devices.autocast(config, self.device):
+                    out = self.model(views, at)
+                (out["loss"] / config.budget.accumulate).backward()
+            for key, value in out.items():
+                logs[key] = logs.get(key, torch.zeros(())) + value.detach().float().cpu() / config.budget.accumulate
+        logs = collectives.average(logs)
+        if trouble := self.trouble(logs["loss"]):
+            for name, value in before.items():
+                method.get_buffer(name).copy_(value)
+            raise FloatingPointError(trouble)
+        method.before_step(at)
+        if config.optim.clip:
+            clip_gradients(self.parameters, config.optim.clip, config.optim.clip_mode)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            method.after_step(at)
+        self.step += 1
+        return logs
+
+    def trouble(self, loss: Tensor) -> str:
+        """What of this step is not finite, the same on every process; "" where all is. `loss` is on the CPU."""
+        gradients: list[Any] = [p.grad for p in self.parameters if p.grad is not None]
+        norms = torch._foreach_norm([g.to_local() if hasattr(g, "to_local") else g for g in gradients])  # of a shard
+        found = collectives.total(torch.stack([loss, torch.stack(norms).sum().cpu()]))
+        return "" if torch.isfinite(found).all() else "gradient" if torch.isfinite(loss) else f"loss {float(loss)}"
+
+    def skip(self) -> None:
+        """Go on as if this step's update were zero; teachers, centres and queues stay as they are too."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.forget()
+        self.step += 1
+        self.skipped.append(self.step)
+
+    def finite(self) -> bool:
+        """Whether every weight is: a checkpoint with others must not replace a good one."""
+        weights: list[Any] = list(self.parameters)
+        norms = torch._foreach_norm([w.to_local() if hasattr(w, "to_local") else w for w in weights])
+        return bool(torch.isfinite(collectives.total(torch.stack(norms).sum().cpu())))

@@ -1,0 +1,106 @@
+"""The views that most methods share: two crops, or two global crops and several local ones. Constants are published.
+
+Shapes: images uint8 [B, C, H, W]; crops come out normalised, view after view: [V * B, C, S, S].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ssl_bench.config.schema import Config
+from ssl_bench.errors import UserError
+from ssl_bench.models.vit import ViT
+from ssl_bench.rng import Rng
+from ssl_bench.views.augment import AugmentConfig, augment
+
+COLOUR = AugmentConfig(
+    flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2, interpolation="bicubic"
+)  # BYOL's, as in DINO (main_dino.py, DataAugmentationDINO), MoCo v3, VICReg and Barlow Twins
+SMALL = replace(COLOUR, crop_scale=(0.2, 1.0), interpolation="bilinear")  # 28-64 px: larger crops, no blur (own choice)
+
+
+@dataclass(frozen=True)
+class TwoCrops:
+    """Two full-size crops. Defaults are BYOL's, also those of MoCo v3, VICReg and Barlow Twins."""
+
+    view_1: AugmentConfig = replace(COLOUR, crop_scale=(0.08, 1.0), blur_p=1.0)  # first view: always blurred
+    view_2: AugmentConfig = replace(COLOUR, crop_scale=(0.08, 1.0), blur_p=0.1, solarize_p=0.2)  # second view
+    crop_size: int = 224  # pixels per side of both
+    freeze_patch: bool = True  # the patch projection stays random: steadier training of ViTs (MoCo v3, section 4)
+
+    def check(self) -> None:
+        self.view_1.check()
+        self.view_2.check()
+
+
+@dataclass(frozen=True)
+class MultiCrop:
+    """Two global crops and several local ones (SwAV's multi-crop). Defaults are DINO's."""
+
+    global_1: AugmentConfig = replace(COLOUR, crop_scale=(0.4, 1.0), blur_p=1.0)  # first global crop: always blurred
+    global_2: AugmentConfig = replace(COLOUR, crop_scale=(0.4, 1.0), blur_p=0.1, solarize_p=0.2)  # second global crop
+    local: AugmentConfig = replace(COLOUR, crop_scale=(0.05, 0.4), blur_p=0.5)  # local crops
+    local_crops: int = 8  # number of local crops
+    local_size: int = 96  # their pixels per side; a multiple of the patch size
+    global_size: int = 224  # pixels per side of the global crops
+
+    def check(self) -> None:
+        for part in (self.global_1, self.global_2, self.local):
+            part.check()
+        if not self.local_crops and (self.local, self.local_size) != (type(self)().local, type(self)().local_size):
+            raise UserError("objective.local and local_size have no effect with objective.local_crops=0.")
+
+
+Two = TypeVar("Two", bound=TwoCrops)
+Multi = TypeVar("Multi", bound=MultiCrop)
+
+
+def cut(images: Tensor, rng: Rng, size: int, configs: list[AugmentConfig], mean: Tensor, std: Tensor) -> Tensor:
+    """One crop of every image per config: [V * B, C, size, size], view after view."""
+    return torch.cat([augment(images, rng, size, config, mean, std) for config in configs])
+
+
+def multi_crop(images: Tensor, rng: Rng, crops: MultiCrop, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
+    """ "global" [2 * B, C, S, S] and, if there are any, "local" [L * B, C, s, s]."""
+    views = {"global": cut(images, rng, crops.global_size, [crops.global_1, crops.global_2], mean, std)}
+    if crops.local_crops:
+        views["local"] = cut(images, rng, crops.local_size, [crops.local] * crops.local_crops, mean, std)
+    return views
+
+
+def small_two_crops(objective: Two) -> Two:
+    """Two crops of 28-64 px images, the same for all methods; the patch projection is trained."""
+    return replace(objective, view_1=SMALL, view_2=replace(SMALL, solarize_p=0.2), crop_size=48, freeze_patch=False)
+
+
+def small_multi_crop(objective: Multi) -> Multi:
+    """Two global crops of 28-64 px images, the same for all methods; local crops of 24 px or less show no shape."""
+    colour = replace(SMALL, crop_scale=(0.5, 1.0))
+    return replace(
+        objective,
+        global_1=colour,
+        global_2=replace(colour, solarize_p=0.2),
+        local_crops=0,
+        global_size=36,
+    )
+
+
+def check_crops(config: Config, *names: str) -> None:
+    """Raise where the sizes `names` of the objective do not fit the patches, or where there is no CLS token."""
+    if not config.backbone.class_token:
+        raise UserError(f"{config.method} needs backbone.class_token=true: its head sits on CLS.")
+    for name in names:
+        if name == "local_size" and not config.objective.local_crops:
+            continue
+        size, patch = getattr(config.objective, name), config.backbone.patch_size
+        if size % patch:
+            raise UserError(f"objective.{name}={size} is not divisible by backbone.patch_size={patch}.")
+
+
+def crop_flops(vit: ViT, size: int) -> float:
+    """Forward FLOPs of one crop of `size` pixels per side."""
+    return vit.flops((size // vit.config.patch_size) ** 2)

@@ -1,0 +1,182 @@
+"""`knn` and `linear` on the same features as a plain loop and scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fake_features import part
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from protocols.knn import KNN, KNNConfig, fewshot
+from protocols.linear import Linear, LinearConfig
+from ssl_bench.errors import UserError
+from ssl_bench.evaluation import linear_heads
+from ssl_bench.evaluation.logistic import logistic
+from ssl_bench.evaluation.protocol import classification
+from ssl_bench.training.monitor import knn_votes
+
+
+def test_knn_equals_a_plain_loop():
+    bank, queries = part(300), part(50, seed=1)
+    votes = knn_votes(bank.own, bank.labels, queries.own, [1, 7, 20], 0.07, 4)
+    unit = [q / q.norm() for q in queries.own.double()]
+    for i, q in enumerate(unit):
+        sims = torch.stack([q @ (b / b.norm()) for b in bank.own.double()])
+        for j, k in enumerate((1, 7, 20)):
+            plain = [0.0] * 4
+            for n in sims.argsort(descending=True)[:k]:
+                plain[int(bank.labels[n])] += float(torch.exp(sims[n] / 0.07)) / np.exp(1 / 0.07)
+            assert votes[j, i].tolist() == pytest.approx(plain, rel=2e-4)
+
+
+def test_knn_equals_scikit_learn():
+    bank, queries = part(500), part(200, seed=1)
+    theirs = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine", algorithm="brute")
+    theirs.fit(bank.own.numpy(), bank.labels.numpy())
+    ours = knn_votes(bank.own, bank.labels, queries.own, [20], 0.07, 4)[0].argmax(1)
+    assert (ours.numpy() == theirs.predict(queries.own.numpy())).all()
+
+
+@pytest.mark.parametrize(("bank", "queries"), [(6, 3), (30, 1), (30, 99)])
+def test_knn_with_fewer_images_than_neighbours_or_a_hundred_queries(bank, queries):
+    predictor = KNN(KNNConfig()).fit(part(bank), part(4, seed=2), 0)
+    assert predictor.predict(part(queries, seed=1)).shape == (1, queries, 4)
+    assert {name for name, _ in predictor.candidates(part(queries, seed=1))} == {f"k={k}" for k in KNNConfig().also}
+
+
+def test_knn_with_a_bank_of_one_class():
+    bank = part(40).take(torch.arange(0, 40, 4))
+    assert bank.labels.unique().tolist() == [0]
+    assert (KNN(KNNConfig()).fit(bank, bank, 0).predict(part(9, seed=1)).argmax(2) == 0).all()
+
+
+def test_fewshot_knn_is_the_mean_over_ten_draws_that_are_the_same_for_all():
+    protocol, test = KNN(fewshot()), part(100, seed=2)
+    first, second = (protocol.fit(part(200), part(40, seed=1), seed) for seed in (0, 1))
+    assert [labels.bincount().tolist() for _, labels in first.banks] == [[10] * 4] * 10
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first.banks, second.banks, strict=True))
+    output = first.predict(test)
+    assert len(output.unique(dim=0)) == 10
+    metrics = protocol.score(output, test.labels, 4)
+    found = 100 * (output.argmax(2) == test.labels).double().mean(1)
+    assert (metrics["top1"], metrics["top1_std"]) == pytest.approx((float(found.mean()), float(found.std())))
+    assert protocol.classes(output) is None
+    with pytest.raises(UserError, match="no effect"):
+        KNN(KNNConfig(draws=3))
+
+
+@pytest.mark.parametrize("strength", [1e-4, 1e-2, 1.0, 30.0, 1e3])
+def test_logistic_regression_equals_scikit_learn(strength):
+    train, test = part(400, noise=1.5), part(200, seed=1, noise=1.5)
+    ours = logistic(train.own, train.labels, 4, torch.tensor([strength]), tol=1e-6, limit=5000)
+    theirs = LogisticRegression(C=strength, tol=1e-8, max_iter=20000)
+    theirs.fit(train.own.double().numpy(), train.labels.numpy())
+    error = np.linalg.norm(ours.weight[0].T.numpy() - theirs.coef_) / np.linalg.norm(theirs.coef_)
+    assert error < 2e-3
+    agree = ours.logits(test.own, 0).argmax(1).numpy() == theirs.predict(test.own.double().numpy())
+    assert agree.mean() >= 0.995
+
+
+def test_all_strengths_at_once_equal_one_by_one():
+    x, strengths = part(200), 10 ** torch.linspace(-6, 5, 12)
+    together = logistic(x.own, x.labels, 4, strengths, tol=1e-5)
+    for i, c in enumerate(strengths):
+        alone = logistic(x.own, x.labels, 4, c[None], tol=1e-5)
+        scale = alone.weight.norm().clamp(min=1e-6)
+        assert float((together.weight[i] - alone.weight[0]).norm() / scale) < 0.02
+    assert float(together.gradient.max()) < 1e-5
+
+
+def test_logistic_regression_with_more_features_than_samples():
+    x = part(40, d=100)
+    ours = logistic(x.own, x.labels, 4, torch.tensor([0.1]), tol=1e-6)
+    theirs = LogisticRegression(C=0.1, tol=1e-8, max_iter=20000).fit(x.own.double().numpy(), x.labels.numpy())
+    assert np.abs(ours.weight[0].T.numpy() - theirs.coef_).max() < 1e-3 * np.abs(theirs.coef_).max()
+    assert np.abs(ours.bias[0].numpy() - theirs.intercept_).max() < 1e-3
+
+
+def test_logistic_regression_without_intercept_and_from_a_start():
+    x = part(200)
+    cold = logistic(x.own, x.labels, 4, torch.tensor([1.0]), tol=1e-6, intercept=False)
+    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=20000, fit_intercept=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.fit(x.own.double().numpy(), x.labels.numpy())
+    assert np.abs(cold.weight[0].T.numpy() - theirs.coef_).max() < 2e-3 * np.abs(theirs.coef_).max()
+    warm = logistic(x.own, x.labels, 4, torch.tensor([1.0]), tol=1e-6, intercept=False, start=cold)
+    assert warm.evaluations < cold.evaluations
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_heads_trained_together_equal_heads_trained_alone(optimizer):
+    x = part(100)
+    both = linear_heads.HeadsConfig((0.01, 0.1), (0.0, 0.1), optimizer)
+    for lr in both.lrs:
+        for wd in both.weight_decays:
+            found = []
+            for config in (both, linear_heads.HeadsConfig((lr,), (wd,), optimizer)):
+                generator = torch.Generator().manual_seed(0)
+                group = linear_heads.Group(("last", "mean"), 16, 4, config, generator)
+                group.standardize(x.own)
+                order = torch.Generator().manual_seed(1)
+                linear_heads.train([group], *linear_heads.cached_batches(x, 32, 3, order))
+                found.append(group.weight[group.names.index(f"last/mean/lr={lr:g}/wd={wd:g}")])
+            assert torch.allclose(*found, atol=1e-6)
+
+
+def test_sgd_head_equals_torch():
+    x, config = part(96), linear_heads.HeadsConfig((0.1,), (0.01,), init_std=0.0)
+    group = linear_heads.Group(("last", "mean"), 16, 4, config, torch.Generator().manual_seed(0))
+    group.standardize(x.own)
+    model = torch.nn.Linear(16, 4)
+    torch.nn.init.zeros_(model.weight), torch.nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(10):
+        group.step(x.own, x.labels, 1.0)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(group.normalized(x.own)), x.labels).backward()
+        optimizer.step()
+    assert torch.allclose(group.weight[0].T, model.weight, atol=1e-5)
+    assert torch.allclose(group.bias[0], model.bias, atol=1e-5)
+
+
+def test_linear_tries_the_whole_grid_and_chooses_on_the_validation_part():
+    config = LinearConfig(epochs=5, strengths=9)
+    train, val, test = part(240), part(80, seed=1), part(400, seed=2)
+    predictor = Linear(config).fit(train, val, 0)
+    names = [name for name, _ in predictor.candidates(test)]
+    assert len(names) == len(set(names)) == 2 * 3 * 10 + 2 * 9
+    assert predictor.selected["head"] in names
+    assert classification(predictor.predict(test), test.labels, 4)["top1"] > 60
+    without = Linear(config).fit(part(240, cls=False), part(80, seed=1, cls=False), 0)
+    assert len(list(without.candidates(part(9, cls=False)))) == 2 * 1 * 10 + 2 * 9
+
+
+def test_the_chosen_head_alone_gives_what_it_gives_among_all():
+    config = LinearConfig(epochs=2, strengths=5, batch_size=64)
+    train, val, test = part(240), part(80, seed=1), part(50, seed=2)
+    predictor = Linear(config).fit(train, val, 0)
+    for i, (_, logits) in enumerate(predictor.all(test)):
+        predictor.chosen = i
+        assert torch.allclose(predictor.predict(test), logits, atol=1e-4)
+
+
+def test_the_last_linear_fit_is_kept_for_the_same_parts_alone():
+    config, train, val = LinearConfig(epochs=1, logistic=False), part(60), part(20, seed=1)
+    first = Linear(config).fit(train, val, 0)
+    assert Linear(config).fit(replace(train, encoder=None), val, 0) is first
+    other = replace(train, labels=train.labels.flip(0))
+    assert Linear(config).fit(other, val, 0) is not first
+    assert Linear(config).fit(train, val, 1) is not first
+    assert Linear(replace(config, epochs=2)).fit(train, val, 1) is not first
+
+
+def test_metrics_by_hand():
+    scores = torch.eye(6)[torch.tensor([0, 0, 1, 5])] + torch.arange(6) * 0.01
+    metrics = classification(scores, torch.tensor([0, 1, 1, 0]), 6)
+    assert metrics == pytest.approx({"top1": 50.0, "top5": 50.0, "balanced": 50.0})
