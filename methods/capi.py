@@ -24,7 +24,7 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import sinkhorn
-from ssl_bench.models.positions import sincos_2d
+from ssl_bench.models.positions import sincos
 from ssl_bench.models.tokenizer import gather
 from ssl_bench.models.vit import LayerNorm, init_weights
 from ssl_bench.parallel import collectives
@@ -95,7 +95,7 @@ class CAPI(Method):
         self.student, self.encoder = self.make_vit(), frozen_copy(self.make_vit(drop_path=0.0))
         self.encoder.load_state_dict(self.student.state_dict())
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-        self.pos_embed = nn.Parameter(sincos_2d(dim, self.student.grid).unsqueeze(0), requires_grad=False)
+        self.pos_embed = nn.Parameter(sincos(dim, self.student.grid).unsqueeze(0), requires_grad=False)
         self.predictor = nn.ModuleList([CrossBlock(dim, heads) for _ in range(o.predictor_depth)])
         self.norm = LayerNorm(dim)
         init_weights(self.predictor)
@@ -108,7 +108,7 @@ class CAPI(Method):
         keep, mask = masks.inverse_rectangle(rng, self.student.grid, self.objective.mask_ratio)
         hidden = masks.indices(mask, mask.shape[1] - keep.shape[1])
         order = rng.rand(hidden.shape[1]).argsort(1)[:, : max(1, int(hidden.shape[1] * self.objective.predict))]
-        crop = augment(images, rng, self.info.image_size, self.objective.augment, self.mean, self.std)
+        crop = augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std)
         return {"images": crop, "keep": keep, "predict": hidden.gather(1, order)}
 
     def assign(self, images: Tensor) -> tuple[Tensor, Tensor]:

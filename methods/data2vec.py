@@ -80,7 +80,7 @@ def d2v_loss(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
 class Decoder(nn.Module):
     """Grouped 3 x 3 convolutions, each with LayerNorm (no affine), GELU and a residual where widths agree; Linear."""
 
-    def __init__(self, grid: tuple[int, int], width: int, dim: int, depth: int, groups: int) -> None:
+    def __init__(self, grid: tuple[int, ...], width: int, dim: int, depth: int, groups: int) -> None:
         super().__init__()
         convs = [nn.Conv2d(dim if i else width, dim, 3, padding=1, groups=groups) for i in range(depth)]
         self.grid, self.convs, self.head = grid, nn.ModuleList(convs), nn.Linear(dim, width)
@@ -119,7 +119,7 @@ class Data2Vec(Method):
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         o, vit = self.objective, self.encoder
-        views = {"images": augment(images, rng, self.info.image_size, o.augment, self.mean, self.std)}
+        views = {"images": augment(images, rng, self.info.size, o.augment, self.mean, self.std)}
         if o.version == "1.0":
             least = max(1, vit.num_patches // 12)  # BEiT: 16 of 196
             drawn = [masks.beit_blocks(rng, vit.grid, o.mask_ratio, least, exact=True) for _ in range(o.masks)]

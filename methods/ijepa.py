@@ -103,7 +103,7 @@ class IJEPA(Method):
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         context, targets = self.masks(rng)
-        crop = augment(images, rng, self.info.image_size, self.objective.augment, self.mean, self.std)
+        crop = augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std)
         return {"images": crop, "context": context, "targets": targets}
 
     def targets(self, images: Tensor, positions: Tensor) -> Tensor:

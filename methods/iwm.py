@@ -76,7 +76,7 @@ class IWM(IJEPA):
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         context, targets = self.masks(rng)
-        config, size = self.objective.augment, self.info.image_size
+        config, size = self.objective.augment, self.info.size
         changed = draw(rng, (images.shape[-2], images.shape[-1]), config)
         plain = dataclasses.replace(changed, jitter=None, gray=None, blur=None, solarize=None)
         source, target = (render(images, d, size, config, self.mean, self.std) for d in (changed, plain))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
-from ssl_bench.models.positions import sincos_2d
+from ssl_bench.models.positions import sincos
 from ssl_bench.models.tokenizer import patchify
 from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights
 from ssl_bench.rng import Rng
@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         self.num_prefix, self.depth = vit.num_prefix, depth
         self.embed = nn.Linear(vit.config.embed_dim, dim)
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-        pos = torch.cat([torch.zeros(vit.num_prefix, dim), sincos_2d(dim, vit.grid)])
+        pos = torch.cat([torch.zeros(vit.num_prefix, dim), sincos(dim, vit.grid)])
         self.pos_embed = nn.Parameter(pos.unsqueeze(0), requires_grad=False)
         self.blocks = blocks(dim, depth, heads)
         self.norm = LayerNorm(dim)
@@ -109,7 +109,7 @@ class MAE(Method):
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         keep, mask = masks.random_keep(rng, self.encoder.num_patches, self.objective.mask_ratio)
-        crop = augment(images, rng, self.info.image_size, self.objective.augment, self.mean, self.std)
+        crop = augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std)
         return {"images": crop, "keep": keep, "mask": mask}
 
     def reconstruct(self, images: Tensor, keep: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class NEPA(Method):
         self.register_buffer("causal", mask, persistent=False)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
-        return {"images": augment(images, rng, self.info.image_size, self.objective.augment, self.mean, self.std)}
+        return {"images": augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std)}
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         sequence = self.student.embed(views["images"])

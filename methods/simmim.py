@@ -61,8 +61,9 @@ class SimMIM(Method):
         super().__init__(config, info)
         self.objective = o = config.objective
         self.encoder = self.make_vit()
-        if self.encoder.grid[0] % o.mask_size:
-            raise UserError(f"objective.mask_size={o.mask_size} must divide the grid's {self.encoder.grid[0]} patches.")
+        if any(side % o.mask_size for side in self.encoder.grid):
+            grid = " x ".join(map(str, self.encoder.grid))
+            raise UserError(f"objective.mask_size={o.mask_size} must divide the grid of {grid} patches.")
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.backbone.embed_dim))
         self.head = nn.Linear(config.backbone.embed_dim, self.encoder.patch_embed.proj.weight[0].numel())
         init_weights(self.head)
@@ -71,13 +72,13 @@ class SimMIM(Method):
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         o = self.objective
         mask = masks.simmim(rng, self.encoder.grid, o.mask_ratio, o.mask_size)
-        return {"images": augment(images, rng, self.info.image_size, o.augment, self.mean, self.std), "mask": mask}
+        return {"images": augment(images, rng, self.info.size, o.augment, self.mean, self.std), "mask": mask}
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         images, mask = views["images"], views["mask"]
         tokens = self.encoder(images, mask=mask, mask_token=self.mask_token)[:, self.encoder.num_prefix :]
         patches = patchify(images, self.config.backbone.patch_size)
-        return {"loss": simmim_loss(self.head(tokens).float(), patches, mask.float(), self.info.channels)}
+        return {"loss": simmim_loss(self.head(tokens).float(), patches, mask.float(), self.info.item.channels)}
 
     def flops(self) -> float:
         return 3 * (self.encoder.flops() + 2.0 * self.encoder.num_patches * self.head.weight.numel())

@@ -51,7 +51,7 @@ class Supervised(Method):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
-        return {"images": augment(images, rng, self.info.image_size, self.objective.augment, self.mean, self.std)}
+        return {"images": augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std)}
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         logits = self.head(self.encoder(views["images"])[:, 0]).float()

@@ -104,7 +104,7 @@ class VJEPA21(Method):
         n = self.student.num_patches
         count = int(n * self.objective.mask_ratio)
         mask = masks.beit_blocks(rng, self.student.grid, count / n, max(1, n // 12), (0.75, 1.5), exact=True)
-        crop = augment(images, rng, self.info.image_size, self.objective.augment, self.mean, self.std)
+        crop = augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std)
         return {"images": crop, "keep": masks.indices(~mask, n - count), "masked": masks.indices(mask, count)}
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 
 from ssl_bench import find
 from ssl_bench.config.schema import Config
+from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
 from ssl_bench.training import cost
 from ssl_bench.training.method import DataInfo, Method
@@ -93,7 +94,7 @@ def row(name: str, backbone: str) -> Row | None:
         if backbone.endswith("14") and hasattr(config.objective, "local_size"):
             config = replace(config, objective=replace(config.objective, local_size=98))
         with torch.device("meta"):
-            method: Method = find.defined(module, Method)(config, DataInfo(224, 3, 1000))
+            method: Method = find.defined(module, Method)(config, DataInfo(square(224), 1000))
     except UserError:
         return None
     method.mean = torch.zeros(3, 1, 1)  # on the CPU: masks are drawn where it lies

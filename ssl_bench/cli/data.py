@@ -38,10 +38,10 @@ def get(name: str) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--image-size", type=int, default=48, show_default=True, help="Pixels per side, as data.image_size.")
+@click.option("--image-size", default="48", show_default=True, metavar="N|HxW", help="Pixels, as data.image_size.")
 @click.option("--store", type=click.Choice(["auto", "decoded", "encoded"]), default="auto", show_default=True)
 @click.option("--bad-limit", type=float, default=0.001, show_default=True, help="Accept so many unreadable images.")
-def check(name: str, image_size: int, store: str, bad_limit: float) -> None:
+def check(name: str, image_size: str, store: str, bad_limit: float) -> None:
     """Read every image once, build the store, and report: splits, classes, unreadable images, duplicates.
 
     \b
@@ -52,11 +52,13 @@ def check(name: str, image_size: int, store: str, bad_limit: float) -> None:
     import time
 
     from ssl_bench import screen
-    from ssl_bench.config.schema import DataConfig
+    from ssl_bench.config.overrides import parse
+    from ssl_bench.config.schema import DataConfig, Size
     from ssl_bench.data.store import accept, ensure
 
     began = time.monotonic()
-    folder = ensure(name, image_size, store)
+    config = DataConfig(name, parse(image_size, Size, "--image-size"))
+    folder = ensure(config, store)
     seconds = time.monotonic() - began
     meta = json.loads((folder / "meta.json").read_text())
     used = sum(p.stat().st_size for p in folder.iterdir())
@@ -70,6 +72,6 @@ def check(name: str, image_size: int, store: str, bad_limit: float) -> None:
     for note in meta["notes"]:
         screen.say(f"  note: {note}", "yellow")
     accept(folder, meta, bad_limit)
-    size = "" if image_size == DataConfig().image_size else f" data.image_size={image_size}"
+    size = "" if config.image_size == DataConfig().image_size else f" data.image_size={image_size}"
     other = "" if meta["labelled"] else " --eval-data LABELLED"
     screen.say(f"next: ssl-bench compare --recipe quick --data {shlex.quote(name)}{other}{size}")

@@ -22,13 +22,13 @@ from ssl_bench.screen import at_root
     "pass over the data; fine-tuning stays apart: --protocol all --protocol finetune.",
 )  # fmt: skip
 @click.option("--data", default=None, help="Data to evaluate on; default: what the run was pretrained on.")
-@click.option("--image-size", type=int, default=None, help="Pixels per side of the evaluated images.")
+@click.option("--image-size", default=None, metavar="N|HxW", help="Pixels of the evaluated images: a side, or 32x96.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Repeatable; for one: linear.epochs=5.")
 @HARDWARE
 @ROOT
 def eval(
-    source: str | None, protocols: tuple[str, ...], data: str | None, image_size: int | None, seed: int,
+    source: str | None, protocols: tuple[str, ...], data: str | None, image_size: str | None, seed: int,
     settings: tuple[str, ...], hardware: Hardware, root: Path,
 ) -> None:  # fmt: skip
     """Evaluate a run (default: the newest) or another encoder.
@@ -37,6 +37,8 @@ def eval(
     Example: ssl-bench eval --protocol linear
     """
     from ssl_bench import screen
+    from ssl_bench.config.overrides import parse
+    from ssl_bench.config.schema import Size
     from ssl_bench.evaluation import protocol
     from ssl_bench.evaluation.evaluate import data_of, evaluate_all, help_with
     from ssl_bench.parallel import processes
@@ -49,7 +51,7 @@ def eval(
 
         source = run_folder.find_run(root).name
         screen.say(f"newest finished run: {source}")
-    where = data_of(source, root, data, image_size)
+    where = data_of(source, root, data, None if image_size is None else parse(image_size, Size, "--image-size"))
     work = (source, names, where, root, seed, settings, hardware.device)
     with processes.group(hardware.devices, hardware.device, help_with, hardware.threads, *work):
         processes.use_threads(hardware.threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -76,15 +77,16 @@ def parse(text: str, kind: Any, name: str) -> Any:
     """A typed value from text; `kind` is an annotation: int, float, bool, str, Literal, tuple or a union with None."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if text.lower() in ("none", "null"):
+        if type(None) in args and text.lower() in ("none", "null"):
             return None
-        return parse(text, next(a for a in args if a is not type(None)), name)
+        return _first_that_fits(text, [a for a in args if a is not type(None)], name)
     if origin is Literal:
         if text not in args:
             raise UserError(f"{name}='{text}' is not a choice. {nearest(text, args)}")
         return text
     if origin is tuple:
-        parts = [p for p in text.strip("()[] ").split(",") if p.strip()]
+        separated = text.replace("x", ",") if set(args) == {int} else text  # 32x96 pixels
+        parts = [p for p in separated.strip("()[] ").split(",") if p.strip()]
         kinds = [args[0]] * len(parts) if args[-1] is Ellipsis else list(args)
         if len(parts) != len(kinds):
             raise UserError(f"{name}={text} needs {len(kinds)} comma-separated values, for example {name}=0.3,1.")
@@ -102,3 +104,11 @@ def parse(text: str, kind: Any, name: str) -> Any:
         except (ValueError, OverflowError):
             raise UserError(f"{name}='{text}' must be {'a whole' if kind is int else 'a'} number.") from None
     return text
+
+
+def _first_that_fits(text: str, kinds: Sequence[Any], name: str) -> Any:
+    """The value as the first of several annotations that takes it; what the last one says where none does."""
+    for kind in kinds[:-1]:
+        with suppress(UserError):
+            return parse(text, kind, name)
+    return parse(text, kinds[-1], name)

@@ -5,10 +5,10 @@ A field's trailing comment is its documentation: `ssl-bench show` prints it as t
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from ssl_bench.errors import UserError, nearest
@@ -50,6 +50,14 @@ class ViTConfig:
             )
 
 
+Size = int | tuple[int, int]  # pixels: a square's side, or height and width
+
+
+def later(value: Any) -> Any:
+    """A field that came after the first records: at this default it is left out of what is written and hashed."""
+    return field(default=value, metadata={"later": True})
+
+
 def vit(name: str, **changes: Any) -> ViTConfig:
     """The config of a timm-style name: `vit("vit_small_patch4")`, sizes as in `SIZES`."""
     size, _, patch = name.partition("_patch")
@@ -66,12 +74,25 @@ class DataConfig:
     """The images."""
 
     name: str = "clothing48"  # a name of `ssl-bench list datasets`, folder:, parquet: or webdataset:PATH, hf:NAME
-    image_size: int = 48  # pixels per side of the stored square images
+    image_size: Size = 48  # pixels of the stored images: the side of a square, or HEIGHTxWIDTH
     val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
+    channels: int = later(3)  # 1: grey, 3: colour, 4: colour with alpha, or four bands as they are
+    background: tuple[int, int, int] = later((255, 255, 255))  # red, green, blue behind transparent pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
 
     def check(self) -> None:
-        if not 0 < self.image_size <= 4096:
-            raise UserError(f"data.image_size={self.image_size} must lie between 1 and 4096.")
+        if not all(0 < side <= 4096 for side in self.size):
+            raise UserError(f"data.image_size={size_text(self.image_size)} must lie between 1 and 4096.")
+        if self.channels not in (1, 3, 4):
+            raise UserError(f"data.channels={self.channels} must be 1 (grey), 3 (colour) or 4 (as they are).")
+        if not all(0 <= value <= 255 for value in self.background):
+            raise UserError(f"data.background={self.background} needs three values from 0 to 255, as in 255,255,255.")
+        if self.channels == 4 and self.background != (255, 255, 255):
+            raise UserError("data.background has no effect with data.channels=4, which keeps the alpha: leave it out.")
         if not 0 < self.val_fraction < 0.5:
             raise UserError(f"data.val_fraction={self.val_fraction} must lie between 0 and 0.5.")
 
@@ -168,11 +189,11 @@ class Config:
         for part in (self.backbone, self.data, self.optim, self.budget, self.objective):
             if hasattr(part, "check"):
                 part.check()
-        if self.data.image_size % self.backbone.patch_size:
+        if any(side % self.backbone.patch_size for side in self.data.size):
             raise UserError(
-                f"data.image_size={self.data.image_size} is not divisible by "
+                f"data.image_size={size_text(self.data.image_size)} is not divisible by "
                 f"backbone.patch_size={self.backbone.patch_size}. "
-                f"Choose one of {_divisors(self.data.image_size)} as patch size, or another image size."
+                f"Choose one of {_divisors(math.gcd(*self.data.size))} as patch size, or another image size."
             )
         return self
 
@@ -181,9 +202,21 @@ def _divisors(n: int) -> list[int]:
     return [d for d in range(2, n // 2 + 1) if n % d == 0]
 
 
+def size_text(size: Size | list[int]) -> str:
+    """48, or 32x96, as it is typed."""
+    return "x".join(map(str, size)) if isinstance(size, (tuple, list)) else str(size)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, JSON-ready."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """Nested plain values, JSON-ready; a later field at its default is left out, as in what was written before it."""
+    return json.loads(json.dumps(_plain(config)))
+
+
+def _plain(value: Any) -> Any:
+    if not is_dataclass(value):
+        return value
+    known = [(f, getattr(value, f.name)) for f in fields(value)]
+    return {f.name: _plain(found) for f, found in known if not (f.metadata.get("later") and found == f.default)}
 
 
 def identity(config: Config) -> str:

@@ -16,7 +16,7 @@ from ssl_bench.errors import UserError
 
 
 def canonical(
-    content: Content, tables: Sequence[dict[str, Any]], name: str, size: int
+    content: Content, tables: Sequence[dict[str, Any]], name: str, places: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays to save, and meta: classes, fingerprint, mean, std, notes, bad images.
 
@@ -49,7 +49,7 @@ def canonical(
     text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
     notes += _twins(pixels[order], chosen)
     train = order[chosen == "train"]
-    mean, std = _moments(sums[train], squares[train], size)
+    mean, std = _moments(sums[train], squares[train], places)
     where = _table(tables)
     arrays: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
@@ -112,9 +112,9 @@ def _twins(pixels: np.ndarray, split: np.ndarray) -> list[str]:
     return [*out, f"{again:,} training images repeat the pixels of another."] if again else out
 
 
-def _moments(sums: np.ndarray, squares: np.ndarray, size: int) -> tuple[list[float], list[float]]:
-    """Mean and std per channel of pixels in [0, 1], from each image's exact sums [N, 3]."""
-    count = max(len(sums), 1) * size * size
+def _moments(sums: np.ndarray, squares: np.ndarray, places: int) -> tuple[list[float], list[float]]:
+    """Mean and std per channel of pixels in [0, 1], from each item's exact sums [N, C] over its `places`."""
+    count = max(len(sums), 1) * places
     mean = sums.sum(0) / count / 255
     std = np.sqrt(squares.sum(0) / count / 255**2 - mean**2)
     return [round(float(m), 4) for m in mean], [round(float(s), 4) or 1.0 for s in std]

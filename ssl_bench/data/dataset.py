@@ -20,6 +20,7 @@ from ssl_bench import screen
 from ssl_bench.config.schema import DataConfig, RunConfig
 from ssl_bench.data import store
 from ssl_bench.data.encoded_store import Encoded
+from ssl_bench.data.items import Kind, written
 from ssl_bench.errors import UserError
 
 _said: set[tuple[Path, str]] = set()
@@ -29,7 +30,7 @@ _said: set[tuple[Path, str]] = set()
 class Split:
     """Images of one part: rows of a store. `batch(indices)` depends on the indices alone."""
 
-    store: Any  # uint8 [M, C, H, W]: memory-mapped, or `Encoded`, which decodes the rows it is asked for
+    store: Any  # uint8 [M, *item.shape]: memory-mapped, or `Encoded`, which decodes the rows it is asked for
     index: np.ndarray  # int64 [N], rows of the store
     labels: Tensor  # int64 [N]
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
@@ -49,7 +50,7 @@ class Split:
         return replace(self, labels=self.labels[:0], targets=None, files=None)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
-        """uint8 [B, C, H, W] for positions in this split."""
+        """uint8 [B, *item.shape] for positions in this split."""
         rows = self.index[indices if isinstance(indices, slice) else np.asarray(indices)]
         return torch.from_numpy(np.ascontiguousarray(self.store[rows]))
 
@@ -73,8 +74,7 @@ class Dataset:
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: int
-    channels: int
+    item: Kind
     train: Split
     val: Split
     notes: tuple[str, ...] = ()  # unreadable images, a test split cut here, duplicates: what a reader must know
@@ -88,7 +88,7 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     more than `run.bad_limit` of the images cannot be read.
     """
     run = run or RunConfig()
-    folder = store.ensure(config.name, config.image_size, run.store)
+    folder = store.ensure(config, run.store)
     meta = _meta(folder)
     store.accept(folder, meta, run.bad_limit)
     for note in meta["notes"]:
@@ -106,20 +106,20 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
         raise UserError(f"'{config.name}' has too few training images ({len(val)}) to hold out a validation part.")
     return Dataset(
         config.name, tuple(meta["classes"]), meta["fingerprint"], tuple(meta["mean"]), tuple(meta["std"]),
-        config.image_size, whole.store.shape[1], whole.part(~val), whole.part(val), tuple(meta["notes"]),
+        written(meta), whole.part(~val), whole.part(val), tuple(meta["notes"]),
         meta["labelled"],
     )  # fmt: skip
 
 
 def open_test(config: DataConfig) -> Split:
     """The sealed test split. Only `evaluate.py` calls this."""
-    folder = store.ensure(config.name, config.image_size)
+    folder = store.ensure(config)
     return _whole(folder, _meta(folder), "test", 0)
 
 
 def notes(config: DataConfig) -> list[str]:
     """Sentences about the set a user should read: unreadable images, a test split cut here."""
-    return list(_meta(store.ensure(config.name, config.image_size))["notes"])
+    return list(_meta(store.ensure(config))["notes"])
 
 
 def _meta(folder: Path) -> dict[str, Any]:
@@ -129,12 +129,12 @@ def _meta(folder: Path) -> dict[str, Any]:
 
 def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Split:
     """A split as it lies in the store. A test split that was cut here lies in the file of the training images."""
-    home, size = meta["home"][split], meta["image_size"]
+    home, item = meta["home"][split], written(meta)
     images: Any
     if meta["kind"] == "encoded":
-        images = Encoded(folder, np.load(folder / f"{home}_table.npy"), size, threads)
+        images = Encoded(folder, np.load(folder / f"{home}_table.npy"), item, threads)
     else:
-        images = np.memmap(folder / f"{home}.u8", np.uint8, "r", shape=(meta["rows"][home], 3, size, size))
+        images = np.memmap(folder / f"{home}.u8", np.uint8, "r", shape=(meta["rows"][home], *item.shape))
     names = ("rows", "labels", "targets", "files")
     found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_bench.data.images import decode
+from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
 
 AHEAD = 4  # batches decoded before they are asked for; a batch that nobody fetches is dropped after so many others
 
 
 class Encoded:
-    """Images of one split as an array-like: `images[rows]` is uint8 [B, 3, size, size], the same for any threads."""
+    """Items of one split as an array-like: `images[rows]` is uint8 [B, *kind.shape], the same for any threads."""
 
-    def __init__(self, folder: Path, table: np.ndarray, size: int, threads: int = 0) -> None:
-        self.folder, self.table, self.size = folder, table, size
-        self.shape = (len(table), 3, size, size)
+    def __init__(self, folder: Path, table: np.ndarray, kind: Kind, threads: int = 0) -> None:
+        self.folder, self.table, self.kind = folder, table, kind
+        self.shape = (len(table), *kind.shape)
         self.pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "decode")
         self.files: dict[int, np.ndarray] = {}
         self.pending: dict[bytes, list[Future[np.ndarray]]] = {}
@@ -28,16 +28,16 @@ class Encoded:
         return len(self.table)
 
     def one(self, row: int) -> np.ndarray:
-        """uint8 [3, size, size]"""
+        """uint8 [*kind.shape]"""
         chunk, offset, length = self.table[row].tolist()
         path = self.folder / f"{chunk:06d}.pack"
         if chunk not in self.files:
             self.files[chunk] = np.memmap(path, np.uint8, "r")
         try:
-            return decode(self.files[chunk][offset : offset + length].tobytes(), self.size)[0]
+            return self.kind.decode(self.files[chunk][offset : offset + length].tobytes())
         except Exception as error:
             raise UserError(
-                f"Image {row} in {path} could be read when the store was built and cannot be now ({error}). "
+                f"Item {row} in {path} could be read when the store was built and cannot be now ({error}). "
                 f"The disk or the file is damaged: remove {self.folder}, it is built again."
             ) from error
 

@@ -1,4 +1,4 @@
-"""One image, as a source gives it -> its encoded bytes -> a uint8 square. Both stores see images only through here.
+"""The kind `image`: one image, as a source gives it -> its encoded bytes -> uint8 pixels. Stores see them through here.
 
 No torch in here: the processes that build a store start in a fraction of a second.
 """
@@ -10,10 +10,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ssl_bench.config.schema import DataConfig, Size
+from ssl_bench.data.items import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MAX_BYTES = 256 * 2**20  # of one encoded image
@@ -59,30 +65,85 @@ def encoded(item: Item) -> bytes:
     return buffer.getvalue()
 
 
-def decode(image: bytes | Image.Image, size: int) -> tuple[np.ndarray, str]:
-    """uint8 [3, size, size], the centre square resized with antialiasing; and what was unusual about it, or ""."""
+@dataclass(frozen=True)
+class Images(Kind):
+    """uint8 [C, H, W], all of one size."""
+
+    height: int
+    width: int
+    bands: int = 3
+    background: tuple[int, int, int] = (255, 255, 255)  # behind transparent pixels
+
+    name: ClassVar[str] = "image"
+    noun: ClassVar[str] = "images"
+    suffixes: ClassVar[frozenset[str]] = frozenset(SUFFIXES)
+
+    @classmethod
+    def asked(cls, config: DataConfig) -> Images:
+        return cls(*config.size, config.channels, config.background)
+
+    @classmethod
+    def written(cls, facts: dict[str, Any]) -> Images:
+        size = facts["image_size"]
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return cls(height, width, facts.get("channels", 3))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"image_size": self.size, "channels": self.bands}
+
+    @property
+    def size(self) -> Size:
+        """As `data.image_size` is typed."""
+        return self.height if self.height == self.width else (self.height, self.width)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.bands, self.height, self.width)
+
+    def grid(self, patch: int) -> tuple[int, int]:
+        return (self.height // patch, self.width // patch)
+
+    def read(self, item: Item, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
+        return read(item, self, keep_bytes)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        return decode(data, self)[0]
+
+    def floats(self, stored: Tensor) -> Tensor:
+        """In [0, 1]."""
+        return stored.float() / 255
+
+
+def square(side: int, channels: int = 3) -> Images:
+    """Square images of `side` pixels."""
+    return Images(side, side, channels)
+
+
+def decode(image: bytes | Image.Image, kind: Images) -> tuple[np.ndarray, str]:
+    """uint8 [C, H, W], the centre resized with antialiasing to fill it; and what was unusual about it, or ""."""
     opened: Any = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a decompression bomb?)")
     unusual = _unusual(opened)
-    opened.draft(opened.mode, (REDUCE * size, REDUCE * size))  # only JPEG can, the others ignore it
+    opened.draft(opened.mode, (REDUCE * kind.width, REDUCE * kind.height))  # only JPEG can, the others ignore it
     opened = ImageOps.exif_transpose(opened)
     if opened.mode.startswith("I"):  # 16-bit greys: PIL would clip, not scale
         opened = Image.fromarray(np.rint(np.asarray(opened) / 257).clip(0, 255).astype(np.uint8))
     opened = opened.convert("RGB")
-    if opened.size != (size, size):
-        opened = ImageOps.fit(opened, (size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(opened).transpose(2, 0, 1)), unusual
+    if opened.size != (kind.width, kind.height):
+        opened = ImageOps.fit(opened, (kind.width, kind.height), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(opened).reshape(kind.height, kind.width, -1).transpose(2, 0, 1)), unusual
 
 
-def read(item: Item, size: int, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
+def read(item: Item, kind: Images, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
     """Pixels, encoded bytes (b"" unless they are kept) and what was unusual. `Unreadable` says why it cannot be."""
     try:
         image: Any = item.image
         if keep_bytes or isinstance(image, (bytes, Path, Unreadable)):
             image = encoded(item)
-        pixels, unusual = decode(image() if callable(image) else image, size)
+        pixels, unusual = decode(image() if callable(image) else image, kind)
         return pixels, image if keep_bytes else b"", unusual
     except Unreadable:
         raise

@@ -49,6 +49,7 @@ class Source:
 
     state: list[tuple[str, int, int]]  # path, bytes, modification time of every file
     content: Callable[[], Content]
+    kind: str = "image"  # of its items
 
 
 def is_pattern(location: Path) -> bool:

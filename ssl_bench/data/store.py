@@ -20,14 +20,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from ssl_bench.config.from_file import from_dict
+from ssl_bench.config.schema import DataConfig, size_text, to_dict
 from ssl_bench.data import registry
-from ssl_bench.data.images import SUFFIXES, Item, Unreadable, read
+from ssl_bench.data.images import Item, Unreadable
+from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.places import cache_folder
 from ssl_bench.data.source import Chunk, Content
 from ssl_bench.errors import UserError
@@ -41,24 +44,27 @@ BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused
 SAY_SECONDS = 10.0  # between lines of progress
 
 
-def ensure(name: str, size: int, kind: str = "auto") -> Path:
+def ensure(config: DataConfig, kind: str = "auto") -> Path:
     """The folder of a finished store; built first where it is not there, together with whoever else needs it."""
-    source = registry.find(name)
-    key = hashlib.sha256(json.dumps([VERSION, name, size, source.state]).encode()).hexdigest()[:16]
+    name, source = config.name, registry.find(config.name)
+    items = asked(config, source.kind)
+    key = hashlib.sha256(
+        json.dumps([VERSION, to_dict(replace(config, val_fraction=0.1)), source.state]).encode()
+    ).hexdigest()[:16]
     places = {k: cache_folder() / "stores" / f"{key}-{k}" for k in KINDS}
     for k in KINDS if kind == "auto" else (kind,):
         if (places[k] / "meta.json").exists():
             return places[k]
     content = source.content()
     if not content.count:
-        looked = f"No images in '{name}'. Looked for {', '.join(sorted(SUFFIXES))} in class folders."
+        looked = f"No images in '{name}'. Looked for {', '.join(sorted(items.suffixes))} in class folders."
         raise UserError(" ".join([looked, *content.notes]))
-    decoded = content.count * 3 * size * size
+    decoded = content.count * math.prod(items.shape)
     if kind == "auto":
         kind = "decoded" if decoded <= DECODED_LIMIT else "encoded"
     try:
         _room(places[kind], decoded if kind == "decoded" else content.encoded_bytes)
-        Build(places[kind], name, size, kind, content).run()
+        Build(places[kind], config, items, kind, content).run()
     except OSError as error:
         raise UserError(
             f"Cannot write the image store to {places[kind].parent} ({error.strerror or error}). "
@@ -80,8 +86,8 @@ class Build:
     """One process's part in building a store."""
 
     folder: Path
-    name: str
-    size: int
+    config: DataConfig
+    items: Kind
     kind: str
     content: Content
     quiet: bool = False  # helpers say nothing and end with the process that started them
@@ -148,22 +154,24 @@ class Build:
             if packed:
                 out.truncate(0)
             else:
-                out.seek(start * 3 * self.size**2)
+                out.seek(start * math.prod(self.items.shape))
             for item in chunk.read():
                 try:
-                    pixels, data, odd = read(item, self.size, packed)
+                    pixels, data, odd = self.items.read(item, packed)
                 except Unreadable as why:
                     bad.append([item.place, str(why)])
-                    pixels, data, odd = np.zeros((3, 0, 0), np.uint8), b"", ""
+                    pixels, data, odd = np.zeros((self.items.channels, 0), np.uint8), b"", ""
                 if odd:
                     unusual[odd] = unusual.get(odd, 0) + 1
                 raw = pixels.tobytes()
-                out.write(data if packed else raw or bytes(3 * self.size**2))
+                out.write(data if packed else raw or bytes(math.prod(self.items.shape)))
                 _add(rows, item, pixels, raw, len(data))
             out.flush()
             os.fsync(out.fileno())
         if len(rows["ok"]) != chunk.count:
-            raise UserError(f"'{self.name}' changed while it was read: {len(rows['ok'])} of {chunk.count} images.")
+            raise UserError(
+                f"'{self.config.name}' changed while it was read: {len(rows['ok'])} of {chunk.count} images."
+            )
         _write_table(self.table(i), rows, bad, unusual)
 
     def _helpers(self) -> list[subprocess.Popen[bytes]]:
@@ -171,7 +179,14 @@ class Build:
         cores = len(os.sched_getaffinity(0))
         count = min(cores, len(self.content.chunks), -(-(self.content.count - self.before) // ALONE)) - 1
         path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [sys.executable, "-m", "ssl_bench.data.store", self.name, str(self.size), self.kind, str(self.folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "ssl_bench.data.store",
+            json.dumps(to_dict(self.config)),
+            self.kind,
+            str(self.folder),
+        ]
         return [subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}) for _ in range(count)]
 
     def _progress(self, leads: bool) -> None:
@@ -184,11 +199,11 @@ class Build:
         rate = (done - self.before) / (now - self.began)
         left = f", {screen.clock((total - done) / rate)} left" if rate else ""
         doing = "reading" if leads else "reading (with another process)"
-        screen.say(f"{doing} {self.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
+        screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
 
 
 def _add(rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes, length: int) -> None:
-    wide = pixels.reshape(3, -1).astype(np.int64)
+    wide = pixels.reshape(len(pixels), -1).astype(np.int64)
     new: dict[str, Any] = {
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
@@ -243,8 +258,10 @@ def finish(build: Build) -> None:
     """Put the tables of all chunks together; meta.json comes last and says that the store is whole."""
     from ssl_bench.data import canonical
 
-    arrays, meta = canonical.canonical(build.content, list(_tables(build)), build.name, build.size)
-    meta |= {"kind": build.kind, "image_size": build.size, "seconds": round(time.monotonic() - build.began, 1)}
+    arrays, meta = canonical.canonical(
+        build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape[1:])
+    )
+    meta |= {"kind": build.kind, **build.items.facts, "seconds": round(time.monotonic() - build.began, 1)}
     for name, array in arrays.items():
         buffer = io.BytesIO()
         np.save(buffer, array)
@@ -271,7 +288,7 @@ def accept(folder: Path, meta: dict[str, Any], limit: float = BAD_LIMIT) -> None
         write_atomic(given, str(limit))
     if share > limit:
         shown = "; ".join(f"{place}: {why}" for place, why in meta["bad"][:2]) + "; ..." * (bad > 2)
-        once = f"ssl-bench data check {shlex.quote(meta['name'])} --image-size {meta['image_size']}"
+        once = f"ssl-bench data check {shlex.quote(meta['name'])} --image-size {size_text(meta['image_size'])}"
         raise UserError(
             f"{bad} of {total} images of '{meta['name']}' cannot be read: {shown} (all of them: {folder / 'bad.txt'}). "
             f"That is {share:.2%}, more than run.bad_limit={limit:g}. Mend or remove them; or leave them out, in every "
@@ -280,8 +297,11 @@ def accept(folder: Path, meta: dict[str, Any], limit: float = BAD_LIMIT) -> None
 
 
 if __name__ == "__main__":  # a helper
-    _name, _size, _kind, _folder = sys.argv[1:]
+    _config, _kind, _folder = sys.argv[1:]
     try:
-        Build(Path(_folder), _name, int(_size), _kind, registry.find(_name).content(), quiet=True).run()
+        _data = from_dict(DataConfig, json.loads(_config))
+        _source = registry.find(_data.name)
+        _items = asked(_data, _source.kind)
+        Build(Path(_folder), _data, _items, _kind, _source.content(), quiet=True).run()
     except (UserError, OSError, KeyboardInterrupt):
         sys.exit(1)  # the process that started this one meets the same and says it

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_bench.config.schema import Size
 from ssl_bench.errors import UserError
 from ssl_bench.models.timm_parts import without_compiler
+from ssl_bench.views.plain import cells, plain
 
 Network = TypeVar("Network", bound=nn.Module)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -41,7 +42,7 @@ class Encoder:
     pooling: str  # the token it was made for: cls or mean
     has_cls: bool
     depth: int
-    image_size: int
+    image_size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weights_sha256: str
@@ -61,10 +62,11 @@ class Encoder:
     @property
     def entry(self) -> dict[str, Any]:
         """What the record keeps of the encoder and its input."""
+        size = list(self.image_size) if isinstance(self.image_size, tuple) else self.image_size
         return {
             "source": self.source, "evaluated": self.evaluated, "pooling": self.pooling, "has_cls": self.has_cls,
             "layers": min(LAYERS, self.depth), "norm": "final norm on every layer" if self.model else "none",
-            "image_size": self.image_size, "resize": self.resize or self.image_size,
+            "image_size": size, "resize": self.resize or size,
             "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
             "weights_sha256": self.weights_sha256,
         }  # fmt: skip
@@ -76,15 +78,21 @@ class Encoder:
         return self
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Of the tokens that `forward` gives."""
+        if self.model is None:
+            return (4, 4)
+        found: tuple[int, int] = self.model.grid
+        return found
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.model.parameters())).device if self.model is not None else torch.device("cpu")
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> the float image the network was made for: resize, centre crop, normalise."""
-        x = images.to(self.device).float() / 255
-        x = resize_crop(x, self.resize or self.image_size, self.image_size, self.interpolation)
-        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (x - mean) / std
+        x = images.to(self.device)
+        return plain(x, self.image_size, self.resize, self.interpolation, self.mean, self.std)
 
     def encode(self, images: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
         """uint8 [B, C, H, W] -> "mean" and, where there is a CLS token, "cls" [B, L, D]; last "tokens" [B, T, D]."""
@@ -94,7 +102,7 @@ class Encoder:
         """`encode` for images that are prepared already."""
         if self.model is None:
             out = {"mean": x.flatten(1)[:, None]}
-            return {**out, "tokens": _pixel_patches(x)} if want_tokens else out
+            return {**out, "tokens": cells(x)} if want_tokens else out
         count = min(layers, self.depth)
         maps = self.model.layers(x, range(self.depth - count, self.depth))
         patches = [m[:, self.model.num_prefix :] for m in maps]
@@ -102,22 +110,6 @@ class Encoder:
         if self.has_cls:
             out["cls"] = torch.stack([m[:, 0] for m in maps], 1)
         return {**out, "tokens": patches[-1]} if want_tokens else out
-
-
-def resize_crop(x: Tensor, resize: int, size: int, mode: str) -> Tensor:
-    """Shorter side to `resize` (antialiased), then the centre `size` x `size`. Does nothing at the right size."""
-    height, width = x.shape[-2:]
-    if min(height, width) != resize:
-        scale = resize / min(height, width)
-        x = F.interpolate(x, size=(round(height * scale), round(width * scale)), mode=mode, antialias=True).clamp(0, 1)
-    top, left = (x.shape[-2] - size) // 2, (x.shape[-1] - size) // 2
-    return x[..., top : top + size, left : left + size]
-
-
-def _pixel_patches(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> 4 x 4 grid cells as tokens [B, 16, C*H*W/16], for probes that read tokens."""
-    patch = x.shape[-1] // 4
-    return F.unfold(x, patch, stride=patch).transpose(1, 2)
 
 
 def sha256(model: nn.Module) -> str:

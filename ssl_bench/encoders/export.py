@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_bench.config.schema import size_text
+
 USE = """```python
 import timm
 import torch
@@ -101,7 +103,7 @@ def card(encoder: Any, run: Any, to: Path, cost: Facts, scores: Scores, licence:
     facts = [*_facts(encoder, run), *cost, ("licence", said)]
     table = ["| | |", "|---|---|", *(f"| {name} | {_cell(text)} |" for name, text in facts)]
     use = USE.format(
-        folder=to, mode="RGB" if vit.patch_embed.proj.in_channels == 3 else "L", dim=vit.config.embed_dim,
+        folder=to, mode={1: "L", 3: "RGB", 4: "RGBA"}[vit.patch_embed.proj.in_channels], dim=vit.config.embed_dim,
         pooled=POOLED[encoder.pooling], tokens=vit.num_prefix + vit.num_patches,
     )  # fmt: skip
     numbers = _numbers_table(scores)
@@ -129,7 +131,7 @@ def _facts(encoder: Any, run: Any) -> list[tuple[str, str]]:
         ("method", f"{(inspect.getdoc(module) or config.method).splitlines()[0]} ({cls.family})"),
         ("paper", cls.paper),
         ("network", f"ViT, {shape}: {encoder.evaluated}"),
-        ("input", f"{encoder.image_size} px, {vit.patch_embed.proj.in_channels} channels, {colours}"),
+        ("input", f"{size_text(encoder.image_size)} px, {vit.patch_embed.proj.in_channels} channels, {colours}"),
         ("pooling", POOLED[encoder.pooling]),
         ("data", f"{data['name']}, fingerprint {data['fingerprint']}"),
         ("recipe", f"{config.recipe or 'custom'}, seed {config.seed}, identity {encoder.identity}"),

@@ -9,6 +9,7 @@ from safetensors.torch import load
 
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import ViTConfig, identity, to_dict
+from ssl_bench.data.items import written
 from ssl_bench.encoders.encoder import Encoder, fitted
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
@@ -26,15 +27,14 @@ def from_run(run: run_folder.Run) -> Encoder:
     payload = (run.folder / "encoder.safetensors").read_bytes()
     if checkpoint.sha256(payload) != meta["weights_sha256"]:
         raise UserError(f"{run.folder}/encoder.safetensors is damaged: its checksum is not that of encoder.json.")
-    shape = (from_dict(ViTConfig, meta["backbone"]), meta["image_size"], meta["channels"])
+    shape = (from_dict(ViTConfig, meta["backbone"]), item := written(meta))
     try:
         model = fitted(lambda: ViT(*shape), load(payload), str(run.folder / "encoder.safetensors"))
     except (SafetensorError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"The encoder in {run.folder} cannot be read: {str(error)[:200]}.") from error
-    facts = run.read_json("provenance.json")
-    status = run.status()
+    facts, status, size = run.read_json("provenance.json"), run.status(), item.facts["image_size"]
     return Encoder(
-        config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, meta["image_size"],
+        config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
@@ -46,13 +46,17 @@ def from_run(run: run_folder.Run) -> Encoder:
 def _meta(run: run_folder.Run) -> dict[str, Any]:
     """encoder.json, which may come from anybody: every value of its type and of a size that is possible."""
     meta = run.read_json("encoder.json")
-    kinds = {"backbone": dict, "image_size": int, "channels": int, "pooling": str, "evaluated": str}
+    kinds = {"backbone": dict, "channels": int, "pooling": str, "evaluated": str}
     wrong = [k for k, kind in {**kinds, "weights_sha256": str}.items() if type(meta.get(k)) is not kind]
     for key in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 1e6 for v in meta.get(key) or [None]):
             wrong.append(key)
-    if not wrong and not (0 < meta["image_size"] <= 4096 and 0 < meta["channels"] <= 64):
-        wrong = ["image_size", "channels"]
+    size = meta.get("image_size")
+    sides = size if type(size) is list and len(size) == 2 else [size]
+    if not all(type(side) is int and 0 < side <= 4096 for side in sides):
+        wrong.append("image_size")
+    if not wrong and not 0 < meta["channels"] <= 64:
+        wrong = ["channels"]
     depth = 0 if wrong else meta["backbone"].get("depth", 0)
     if not wrong and type(depth) is int and depth > 1000:
         wrong = ["backbone.depth"]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config.schema import SIZES, ViTConfig
+from ssl_bench.data.images import square
 from ssl_bench.encoders.encoder import IMAGENET, Encoder, fitted, sha256
 from ssl_bench.encoders.layouts import DROPPED, State, identify, read
 from ssl_bench.encoders.networks import CapiViT, HubBackbone, TimmBackbone, TransformersBackbone, data2vec_vit
@@ -145,7 +146,7 @@ def _plain(state: State, family: str, settings: dict[str, str], path: str) -> Bu
         dim, depth, heads, hidden / dim, patch, cls, registers, "learned", layer_scale=1e-5 * (family == "dinov2")
     )  # fmt: skip
     channels = state["patch_embed.proj.weight"].shape[1]
-    model = fitted(lambda: ViT(config, size, channels), state, f"'{path}' (read as {family})")
+    model = fitted(lambda: ViT(config, square(size, channels)), state, f"'{path}' (read as {family})")
     return model, size, depth, cls
 
 

@@ -6,27 +6,30 @@ from dataclasses import replace
 
 import torch
 
-from ssl_bench.config.schema import Config, DataConfig, ViTConfig, identity, to_dict
+from ssl_bench.config.schema import Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
 from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.items import asked
 from ssl_bench.encoders.encoder import IMAGENET, Encoder, sha256
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import mix
 
 
-def random_source(backbone: ViTConfig, image_size: int) -> str:
+def random_source(backbone: ViTConfig, image_size: Size) -> str:
     """How records name an untrained ViT: `random:96x4_patch8@48`."""
-    return f"random:{backbone.embed_dim}x{backbone.depth}_patch{backbone.patch_size}@{image_size}"
+    return f"random:{backbone.embed_dim}x{backbone.depth}_patch{backbone.patch_size}@{size_text(image_size)}"
 
 
-def untrained(backbone: ViTConfig, image_size: int, seed: int, data: Dataset | None = None) -> Encoder:
+def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | None = None) -> Encoder:
     """The row `random`: the shared ViT as it is before the first step, from `seed`."""
-    config = Config("random", {}, seed=seed, backbone=backbone, data=DataConfig(image_size=image_size))
-    if image_size % backbone.patch_size:
-        raise UserError(f"Images of {image_size} pixels are not divisible by the patch size {backbone.patch_size}.")
+    look = DataConfig(image_size=image_size, channels=data.item.channels if data else 3)
+    config = Config("random", {}, seed=seed, backbone=backbone, data=look)
+    if any(side % backbone.patch_size for side in look.size):
+        told = f"Images of {size_text(image_size)} pixels are not divisible by the patch size {backbone.patch_size}."
+        raise UserError(told)
     with torch.random.fork_rng():
         torch.manual_seed(mix("random", seed))
-        model = ViT(backbone, image_size, data.channels if data else 3)
+        model = ViT(backbone, asked(look))
     mean, std = (data.mean, data.std) if data else IMAGENET
     return _reference(
         Encoder(
@@ -39,7 +42,7 @@ def untrained(backbone: ViTConfig, image_size: int, seed: int, data: Dataset | N
 def pixels(data: Dataset | None) -> Encoder:
     """The row `pixels`: the normalised image itself as the feature. Nothing here is random but the probe."""
     mean, std = (data.mean, data.std) if data else IMAGENET
-    size = data.image_size if data else 48
+    size: Size = data.item.facts["image_size"] if data else 48
     config = Config("pixels", {}, data=DataConfig(image_size=size))
     encoder = Encoder("pixels", None, "mean", False, 1, size, mean, std, "none", "pixels", "raw pixels")
     made = _reference(encoder, config, data)
@@ -49,6 +52,6 @@ def pixels(data: Dataset | None) -> Encoder:
 def _reference(encoder: Encoder, config: Config, data: Dataset | None) -> Encoder:
     """Identity and config of a row without pretraining, in the shape a run has them: tables treat them alike."""
     if data:
-        config = replace(config, data=DataConfig(data.name, encoder.image_size))
+        config = replace(config, data=DataConfig(data.name, encoder.image_size, channels=data.item.channels))
     none = {"flag": False, "reason": "", "rankme": None}
     return replace(encoder, config=to_dict(config), identity=identity(config), collapse=none)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssl_bench.config.schema import vit
+from ssl_bench.config.overrides import parse
+from ssl_bench.config.schema import Size, vit
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.from_run import from_run
@@ -26,9 +27,8 @@ def resolve(source: str | None, root: Path, seed: int = 0, data: Dataset | None 
             config = run_folder.Run(Path(root) / name).config()
             return untrained(config.backbone, config.data.image_size, seed, data)
         backbone, _, size = name.partition("@")
-        if size and not size.isdigit():
-            raise UserError(f"'{source}': write the image size as digits, for example random:vit_tiny_patch8@48.")
-        return untrained(vit(backbone), int(size or (data.image_size if data else 48)), seed, data)
+        given: Size = data.item.facts["image_size"] if data else 48
+        return untrained(vit(backbone), parse(size, Size, f"{source}: the image size") if size else given, seed, data)
     if colon:
         known = ("random", "timm", "hf", "hub", "file")
         if kind not in known:

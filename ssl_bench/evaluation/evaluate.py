@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from results import records
-from ssl_bench.config.schema import DataConfig, to_dict
+from ssl_bench.config.schema import DataConfig, Size, to_dict
 from ssl_bench.data.dataset import Dataset, Split, open_data, open_test
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.resolve import resolve
@@ -90,7 +90,7 @@ def help_with(threads: int, *args: Any) -> None:
         raise AssertionError("only process 0 makes records")
 
 
-def data_of(source: str, root: Path, name: str | None = None, image_size: int | None = None) -> DataConfig:
+def data_of(source: str, root: Path, name: str | None = None, image_size: Size | None = None) -> DataConfig:
     """What to evaluate on: as given, else what the run was pretrained on, else the embedded set."""
     run = source.removeprefix("random:")
     is_run = (root / run).exists() or (":" not in source and run != "pixels")

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
-from ssl_bench.config.schema import Config
+from ssl_bench.config.schema import Config, size_text
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import recorded
 from ssl_bench.training import run_folder
@@ -115,7 +115,7 @@ def _references(rows: list[Row]) -> list[Row]:
             label, source = f"random seed {row.seed}", f"random:{row.source}"
             out.append(Row(label, source, None, [], row.seed, where=row.where, data=row.data, recorded=name))
     assert rows[0].config is not None
-    where = ["--data", rows[0].data, "--image-size", str(rows[0].config.data.image_size)]
+    where = ["--data", rows[0].data, "--image-size", size_text(rows[0].config.data.image_size)]
     return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=rows[0].data, recorded="pixels")]
 
 

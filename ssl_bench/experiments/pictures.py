@@ -40,7 +40,7 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
     data = open_data(config.data, config.run)
     images = data.val.batch(np.linspace(0, len(data.val) - 1, count).astype(int))
     encoder = from_run.from_run(run)
-    info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
+    info = DataInfo(data.item, len(data.classes), data.mean, data.std)
     out: list[Picture] = []
     if not isinstance(config.objective, dict):  # a scratch method: its code is run on its author's command alone
         method = train.build(config, info, torch.device("cpu")).eval()
@@ -67,7 +67,7 @@ def of_views(method: Method, images: Tensor) -> list[Picture]:
         for i, part in enumerate(crop.split(len(images))):
             rows.append(_visible(part, method))
             names.append(name if len(crop) == len(images) else f"{name} {i + 1}")
-    base = next((v[: len(images)] for v in crops.values() if v.shape[-1] == method.info.image_size), None)
+    base = next((v[: len(images)] for v in crops.values() if v.shape[1:] == method.info.item.shape), None)
     drawn: list[Tensor] = []
     for name, value in views.items():
         sets = _shown(value, method.encoder, len(images)) if base is not None else []
@@ -143,8 +143,7 @@ def pca_maps(encoder: encoder_.Encoder, images: Tensor, data: Dataset) -> Pictur
     colours = flat @ axes[:3].T
     low, high = colours.quantile(0.02, 0), colours.quantile(0.98, 0)
     colours = ((colours - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    side = round(tokens.shape[1] ** 0.5)
-    maps = colours.reshape(len(images), side, side, -1).permute(0, 3, 1, 2)
+    maps = colours.reshape(len(images), *encoder.grid, -1).permute(0, 3, 1, 2)
     text = f"Patch features of {len(images)} held-out images, three principal components as colours, position removed"
     return Picture("PCA of patch features", text, sheet([images.float() / 255, maps]))
 

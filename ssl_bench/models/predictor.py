@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssl_bench.models.positions import sincos_2d
+from ssl_bench.models.positions import sincos
 from ssl_bench.models.tokenizer import gather
 from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights
 
@@ -19,7 +19,7 @@ class Predictor(nn.Module):
         self.depth = depth
         self.embed = nn.Linear(width, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(sincos_2d(dim, vit.grid).unsqueeze(0), requires_grad=False)
+        self.pos_embed = nn.Parameter(sincos(dim, vit.grid).unsqueeze(0), requires_grad=False)
         self.blocks = blocks(dim, depth, heads)
         self.norm = LayerNorm(dim)
         self.head = nn.Linear(dim, out or width)

@@ -6,6 +6,7 @@ Shapes: B images, C channels, N patches, P prefix tokens (CLS and registers), n 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config.schema import ViTConfig
-from ssl_bench.models.positions import sincos_2d
+from ssl_bench.data.items import Kind
+from ssl_bench.models.positions import sincos
 from ssl_bench.models.timm_parts import Attention, Block, VisionTransformer, resample_abs_pos_embed
-from ssl_bench.models.tokenizer import PatchEmbed, gather
+from ssl_bench.models.tokenizer import gather, tokenizer
 from ssl_bench.rng import Rng
 
 LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm annotates a class where it calls a factory
@@ -88,21 +90,21 @@ def explicit_attention(module: nn.Module, explicit: bool) -> None:
 class ViT(nn.Module):
     """The backbone of every method and the encoder of every protocol."""
 
-    def __init__(self, config: ViTConfig, image_size: int, channels: int = 3) -> None:
+    def __init__(self, config: ViTConfig, item: Kind) -> None:
         super().__init__()
         config.check()
         self.config = config
-        self.grid = (image_size // config.patch_size,) * 2
-        self.num_patches = self.grid[0] * self.grid[1]
+        self.grid = item.grid(config.patch_size)
+        self.num_patches = math.prod(self.grid)
         self.num_prefix = int(config.class_token) + config.reg_tokens
-        self.patch_embed = PatchEmbed(channels, config.embed_dim, config.patch_size)
+        self.patch_embed = tokenizer(item, config.embed_dim, config.patch_size)
         dim = config.embed_dim
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02) if config.class_token else None
         self.reg_token = nn.Parameter(torch.randn(1, config.reg_tokens, dim) * 0.02) if config.reg_tokens else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix + self.num_patches, dim))
         if config.pos_embed == "sincos":
             self.pos_embed.requires_grad_(False)
-            self.pos_embed.data[0, self.num_prefix :] = sincos_2d(dim, self.grid)
+            self.pos_embed.data[0, self.num_prefix :] = sincos(dim, self.grid)
         else:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = blocks(
@@ -112,7 +114,7 @@ class ViT(nn.Module):
         self.norm = LayerNorm(dim)
         init_weights(self.blocks)
 
-    def positions(self, grid: tuple[int, int]) -> Tensor:
+    def positions(self, grid: tuple[int, ...]) -> Tensor:
         """Position embeddings [1, P + N, D] for a grid, interpolated (bicubic) where it is not the training grid."""
         if grid == self.grid:
             return self.pos_embed
@@ -128,9 +130,8 @@ class ViT(nn.Module):
         keep: indices [B, n] of the patches to encode; the others are never computed.
         mask: bool [B, N]; True patches are replaced by `mask_token` before positions are added.
         """
-        p = self.config.patch_size
         x = self.patch_embed(images, keep)
-        pos = self.positions((images.shape[-2] // p, images.shape[-1] // p))
+        pos = self.positions(self.patch_embed.grid(images))
         if mask is not None:
             assert mask_token is not None
             x = torch.where(mask.unsqueeze(-1), mask_token.to(x.dtype), x)
@@ -172,8 +173,7 @@ class ViT(nn.Module):
         """Forward FLOPs per image with `patches` kept (all, if None), 2 per multiply-add."""
         c = self.config
         n = self.num_patches if patches is None else patches
-        pixels = self.patch_embed.proj.in_channels * c.patch_size**2
-        return 2.0 * n * c.embed_dim * pixels + block_flops(n + self.num_prefix, c.embed_dim, c.depth, c.mlp_ratio)
+        return n * self.patch_embed.token_flops + block_flops(n + self.num_prefix, c.embed_dim, c.depth, c.mlp_ratio)
 
 
 def timm_args(vit: ViT, pooling: str = "") -> dict[str, Any]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config.schema import Config
+from ssl_bench.data.items import Kind
+from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 
@@ -22,11 +24,15 @@ Module = TypeVar("Module", bound=nn.Module)
 class DataInfo:
     """What a method may know of the data set before it sees an image."""
 
-    image_size: int
-    channels: int = 3
+    item: Kind
     num_classes: int = 0
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of an item without its channels: height and width of an image."""
+        return self.item.shape[1:]
 
 
 class Method(nn.Module):
@@ -41,12 +47,17 @@ class Method(nn.Module):
     sees: ClassVar[str] = ""  # the views, in a few words
     evaluated: ClassVar[str] = "encoder"  # which network protocols get: "teacher (EMA)", "student", ...
     uses_labels: ClassVar[bool] = False  # only then does the loop put "labels" among the views
+    kinds: ClassVar[tuple[str, ...]] = ("image",)  # of items that it takes
     pooling: ClassVar[str] = "mean"  # the token the encoder was made for: cls or mean (of the patch tokens)
 
     encoder: ViT
 
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__()
+        if info.item.name not in self.kinds:
+            raise UserError(
+                f"'{config.method}' takes {' and '.join(self.kinds)} items, and these are {info.item.noun}."
+            )
         self.config = config
         self.info = info
         self.mean: Tensor
@@ -55,11 +66,11 @@ class Method(nn.Module):
         self.register_buffer("std", torch.tensor(info.std).view(-1, 1, 1), persistent=False)
 
     def make_vit(self, **changes: Any) -> ViT:
-        """A fresh shared ViT for this run's images."""
-        return ViT(replace(self.config.backbone, **changes), self.info.image_size, self.info.channels)
+        """A fresh shared transformer for this run's items."""
+        return ViT(replace(self.config.backbone, **changes), self.info.item)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
-        """What the objective looks at, from uint8 images [B, C, H, W]. Runs without gradient."""
+        """What the objective looks at, from stored items, uint8 [B, *item.shape]. Runs without gradient."""
         raise NotImplementedError
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:

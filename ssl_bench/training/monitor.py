@@ -62,7 +62,7 @@ class Monitor:
     def __init__(self, trainer: Trainer) -> None:
         data, method, config = trainer.data, trainer.method, trainer.config
         self.pooling, self.mean, self.std = method.pooling, method.mean, method.std
-        self.labelled = data.labelled
+        self.labelled, self.item = data.labelled, data.item
         self.config = config
         run = trainer.steps * config.budget.batch_size * trainer.flops_per_image
         looks = config.monitor_points * (BANK + QUERIES) * method.encoder.flops()
@@ -75,10 +75,10 @@ class Monitor:
 
     @torch.no_grad()
     def features(self, encoder: ViT, images: Tensor) -> Tensor:
-        """Pooled features [N, D] of uint8 images, fp32 on the CPU; encoded in the precision of the training."""
+        """Pooled features [N, D] of stored items, fp32 on the CPU; encoded in the precision of the training."""
         device, out = self.mean.device, []
         for chunk in images.split(CHUNK):
-            x = (chunk.to(device).float() / 255 - self.mean) / self.std
+            x = (self.item.floats(chunk.to(device)) - self.mean) / self.std
             with devices.autocast(self.config, device):
                 out.append(encoder.pool(encoder(x), self.pooling).float())
         return torch.cat(out).cpu()

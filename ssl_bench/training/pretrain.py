@@ -138,7 +138,7 @@ def _leave(trainer: Trainer, run: run_folder.Run, weights: dict[str, Tensor], sp
     method, info = trainer.method, trainer.info
     payload = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
     write_atomic(run.folder / "encoder.safetensors", payload)
-    meta = {"backbone": to_dict(method.encoder.config), "image_size": info.image_size, "channels": info.channels}
+    meta = {"backbone": to_dict(method.encoder.config), **info.item.facts}
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
     run_folder.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
     run_folder.write_json(run.folder / "compute.json", {**spent, "skipped_steps": trainer.skipped})

@@ -13,6 +13,7 @@ import torch
 from ssl_bench import screen
 from ssl_bench.config.schema import Config
 from ssl_bench.data.dataset import Dataset, Split
+from ssl_bench.data.items import asked
 from ssl_bench.errors import UserError
 from ssl_bench.parallel import devices
 from ssl_bench.training import cost, measure
@@ -24,11 +25,12 @@ STAGES = ("data", "forward", "backward", "clip", "optimizer", "EMA", "rest")
 
 def noise(config: Config, images: int = 0) -> Dataset:
     """Random images of the config's size in memory: speed does not depend on what they show."""
-    size, count = config.data.image_size, images or max(2 * config.budget.batch_size, 64)
-    store = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    item, count = asked(config.data), images or max(2 * config.budget.batch_size, 64)
+    store = np.random.default_rng(0).integers(0, 256, (count, *item.shape), dtype=np.uint8)
     labels = torch.arange(count) % 10
     part = Split(store, np.arange(count), labels)
-    return Dataset("noise", tuple("0123456789"), "", (0.5,) * 3, (0.25,) * 3, size, 3, part, part)
+    moments = (0.5,) * item.channels, (0.25,) * item.channels
+    return Dataset("noise", tuple("0123456789"), "", *moments, item, part, part)
 
 
 def trainer(config: Config, device: torch.device) -> Trainer:

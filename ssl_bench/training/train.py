@@ -36,7 +36,7 @@ class Trainer:
         self.config, self.data, self.device = config, data, device
         if not data.labelled and find.defined(find.module("methods", config.method), Method).uses_labels:
             raise UserError(f"'{config.method}' trains on labels and '{data.name}' has none: name another data set.")
-        self.info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
+        self.info = DataInfo(data.item, len(data.classes), data.mean, data.std)
         self.method = build(config, self.info, device)
         self.flops_per_image = self.method.flops()
         self.share = sharding.share(config.budget.batch_size, config.budget.accumulate)

@@ -1,6 +1,7 @@
 """What an objective looks at: crops, colours, blur, masks, for a whole batch on its device.
 
     augment   crops, flips, colour, blur, with numbers per image
+    plain     the view of evaluation: resized, centre cut, normalised
     crops     the pairs and multi-crops that most methods share
     masks     which patches a student sees, loses, or has to predict
     corrupt   the fifteen common corruptions

@@ -20,6 +20,7 @@ from ssl_bench.rng import Rng
 
 Filter = Literal["bilinear", "bicubic"]
 Stats = Tensor | Sequence[float]  # one number per channel
+Size = int | tuple[int, ...]  # pixels: a square's side, or height and width
 F32 = torch.float32
 
 
@@ -83,7 +84,7 @@ class Draws:
 
 
 def augment(
-    images: Tensor, rng: Rng, size: int, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
+    images: Tensor, rng: Rng, size: Size, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
 ) -> Tensor:
     """One random view of every image: normalised [B, C, size, size]."""
     return render(images, draw(rng, (images.shape[-2], images.shape[-1]), config), size, config, mean, std, dtype)
@@ -110,7 +111,7 @@ def draw(rng: Rng, shape: tuple[int, int], config: AugmentConfig) -> Draws:
 
 
 def render(
-    images: Tensor, draws: Draws, size: int, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
+    images: Tensor, draws: Draws, size: Size, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
 ) -> Tensor:
     """The view that `draws` describes: normalised [B, C, size, size]."""
     config.check(images.shape[1])
@@ -125,18 +126,6 @@ def render(
     if draws.solarize is not None:
         view = _where(draws.solarize, view, lambda x: solarize(x, config.solarize_threshold))
     return normalize(view, mean, std, dtype)
-
-
-def center(
-    images: Tensor, size: int, mean: Stats, std: Stats, dtype: torch.dtype = F32, interpolation: Filter = "bilinear"
-) -> Tensor:
-    """The evaluation transform: the largest centred square, resized (antialiased) where needed, normalised."""
-    height, width = images.shape[-2:]
-    if (height, width) == (size, size):
-        return normalize(_unit(images), mean, std, dtype)
-    side = min(height, width)
-    box = torch.tensor([(height - side) // 2, (width - side) // 2, side, side], device=images.device)
-    return normalize(resized_crop(images, box.expand(len(images), 4), size, interpolation), mean, std, dtype)
 
 
 def normalize(images: Tensor, mean: Stats, std: Stats, dtype: torch.dtype = F32) -> Tensor:
@@ -164,16 +153,17 @@ def random_boxes(rng: Rng, shape: tuple[int, int], scale: tuple[float, float], r
 
 
 def resized_crop(
-    images: Tensor, boxes: Tensor, size: int, interpolation: Filter = "bilinear", flip: Tensor | None = None
+    images: Tensor, boxes: Tensor, size: Size, interpolation: Filter = "bilinear", flip: Tensor | None = None
 ) -> Tensor:
-    """Cut `boxes` [B, 4] (top, left, height, width) and resize to [B, C, size, size], float32 in [0, 1].
+    """Cut `boxes` [B, 4] (top, left, height, width) and resize to [B, C, *size], float32 in [0, 1].
 
     Two products with one resampling matrix per image and axis: PIL's and torchvision's antialiased filters, without
     PIL's rounding between the passes. `flip` [B] bool mirrors by reversing the matrix, so it costs nothing.
     """
     images = _unit(images)
-    rows = _resample(boxes[:, 0], boxes[:, 2], images.shape[2], size, interpolation)
-    columns = _resample(boxes[:, 1], boxes[:, 3], images.shape[3], size, interpolation)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    rows = _resample(boxes[:, 0], boxes[:, 2], images.shape[2], height, interpolation)
+    columns = _resample(boxes[:, 1], boxes[:, 3], images.shape[3], width, interpolation)
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     return _products(rows, images, columns).clamp_(0, 1)  # bicubic overshoots

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ssl_bench.rng import Rng
 
-Grid = tuple[int, int]  # patches: rows, columns
+Grid = tuple[int, ...]  # patches: rows, columns
 Range = tuple[float, float]
 Sizes = tuple[Grid, ...]
 Pair = tuple[Tensor, Tensor]
@@ -258,10 +258,10 @@ def _check_multiblock(grid: Grid, targets: int, target_sizes: Sizes, context_siz
                 )
 
 
-def _check_grid(grid: Grid) -> Grid:
-    if min(grid) < 2:
-        raise ValueError(f"Masks need at least 2 x 2 patches; the grid is {grid[0]} x {grid[1]}.")
-    return grid
+def _check_grid(grid: Grid) -> tuple[int, int]:
+    if len(grid) != 2 or min(grid) < 2:
+        raise ValueError(f"Masks need at least 2 x 2 patches; the grid is {' x '.join(map(str, grid))}.")
+    return grid[0], grid[1]
 
 
 def _check_keep(ratio: float, keep: int, total: int) -> None:
@@ -280,7 +280,7 @@ def _corner(place: Tensor, size: Grid, grid: Grid) -> Tensor:
     return torch.minimum((place * (room + 1)).long(), room)
 
 
-def _rectangle(top: Tensor, size: tuple[int | Tensor, int | Tensor], grid: Grid) -> Tensor:
+def _rectangle(top: Tensor, size: tuple[int | Tensor, ...], grid: Grid) -> Tensor:
     """Boolean [..., H, W]: the blocks with top-left patch `top` [..., 2], clipped at the border."""
     row = torch.arange(grid[0], device=top.device) - top[..., :1]
     column = torch.arange(grid[1], device=top.device) - top[..., 1:]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from methods import barlow, byol, dino, dinov2, ibot, mocov3, msn, simclr, simsiam, swav, vicreg
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import Config
+from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
 from ssl_bench.models.projection import MLP
@@ -26,7 +27,7 @@ from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method
 from ssl_bench.training.optimizer import make_optimizer, set_schedules
 
-INFO = DataInfo(48, 3, 10)
+INFO = DataInfo(square(48), 10)
 
 
 def Z(seed: int, *shape: int) -> Tensor:

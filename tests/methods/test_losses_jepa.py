@@ -19,6 +19,7 @@ from torch import Tensor
 
 from methods import capi, cjepa, data2vec, ijepa, iwm, lejepa, mae, nepa, simmim, vjepa21
 from ssl_bench.config.schema import Config, ViTConfig
+from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import sinkhorn
 from ssl_bench.rng import Rng
@@ -44,7 +45,7 @@ def build(module: Any, size: int = 36, batch: int = 6, **objective: Any) -> tupl
         for v in vars(module).values()
         if isinstance(v, type) and issubclass(v, Method) and v.__module__ == module.__name__
     )
-    method = cls(config, DataInfo(size))
+    method = cls(config, DataInfo(square(size)))
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     with torch.no_grad():
         return method, method.views(images, Rng(1, batch), 0.5)

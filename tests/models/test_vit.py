@@ -7,6 +7,7 @@ import timm
 import torch
 
 from ssl_bench.config.schema import ViTConfig, vit
+from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
 from ssl_bench.models.positions import sincos_2d
 from ssl_bench.models.tokenizer import patchify
@@ -15,7 +16,7 @@ from ssl_bench.models.vit import ViT, block_flops, to_timm
 
 def small(**changes: object) -> ViT:
     torch.manual_seed(0)
-    return ViT(vit("toy_patch8", **changes), 32).eval()  # type: ignore[arg-type]
+    return ViT(vit("toy_patch8", **changes), square(32)).eval()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cls", [True, False])
@@ -28,7 +29,7 @@ def test_same_outputs_in_timm(cls: bool, registers: int) -> None:
 
 def test_timm_weights_load_into_ours_and_back() -> None:
     theirs = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0).eval()
-    ours = ViT(vit("vit_tiny_patch16", pos_embed="learned"), 64).eval()
+    ours = ViT(vit("vit_tiny_patch16", pos_embed="learned"), square(64)).eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 64, 64)
     assert torch.allclose(ours(images), theirs.forward_features(images), atol=1e-5)
@@ -104,6 +105,6 @@ def test_flops_of_known_models() -> None:
 
 def test_bad_shapes_are_refused() -> None:
     with pytest.raises(UserError, match="divisible"):
-        ViT(ViTConfig(embed_dim=100, num_heads=3), 32)
+        ViT(ViTConfig(embed_dim=100, num_heads=3), square(32))
     with pytest.raises(UserError, match="vit_small"):
         vit("vit_smal_patch4")

@@ -20,6 +20,7 @@ from torch.testing import assert_close as close
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
+from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
 from ssl_bench.parallel import collectives
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow  # two processes import torch: 10 s on idle cores
 
 METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
-INFO = DataInfo(SIZE, 3, 10)
+INFO = DataInfo(square(SIZE), 10)
 State = dict[str, Tensor]
 
 

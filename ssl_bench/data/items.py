@@ -1,0 +1,90 @@
+"""What an item is: the seam between data and everything that learns from it.
+
+A kind of item has one small file (images.py is the first). It says how an item is stored, read and checked, how stored
+items become numbers, and on which grid their tokens lie. Its tokenizer stands under its name in models/tokenizer.py,
+its crops, colours and corruptions in views/. Nothing else asks what an item shows: a method gets `DataInfo.item`, the
+transformer a grid. No torch here: the processes that build a store start in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ssl_bench.config.schema import DataConfig
+from ssl_bench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = {"image": "ssl_bench.data.images:Images"}  # name -> where its class is, imported when it is asked for
+
+
+class Kind(ABC):
+    """Every item of one data set: a frozen dataclass of what they have in common."""
+
+    name: ClassVar[str]
+    noun: ClassVar[str]  # what a sentence calls several of them
+    suffixes: ClassVar[frozenset[str]]  # of files that hold one, lower case, with the dot
+
+    @classmethod
+    @abstractmethod
+    def asked(cls, config: DataConfig) -> Kind:
+        """What the settings ask for."""
+
+    @classmethod
+    @abstractmethod
+    def written(cls, facts: dict[str, Any]) -> Kind:
+        """The inverse of `facts`."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the description of a store or an encoder holds, JSON-ready; "item" names the kind, but for images."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of one stored item, uint8; channels first."""
+
+    @property
+    def channels(self) -> int:
+        """Numbers at each place: what mean and std have one of each for."""
+        return self.shape[0]
+
+    @abstractmethod
+    def grid(self, patch: int) -> tuple[int, ...]:
+        """Tokens along each axis, for patches of `patch` places per side."""
+
+    @abstractmethod
+    def read(self, item: Any, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
+        """A source's item -> stored array, its encoded bytes (b"" unless kept), what was unusual; or `Unreadable`."""
+
+    @abstractmethod
+    def decode(self, data: bytes) -> np.ndarray:
+        """The stored array of encoded bytes that `read` has kept."""
+
+    @abstractmethod
+    def floats(self, stored: Tensor) -> Tensor:
+        """Stored items [B, *shape] -> the numbers whose mean and std a data set has."""
+
+
+def _class(name: str) -> type[Kind]:
+    if name not in KINDS:
+        raise UserError(f"Unknown kind of item '{name}'. {nearest(name, KINDS)}")
+    module, _, attribute = KINDS[name].partition(":")
+    found: type[Kind] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def asked(config: DataConfig, kind: str = "image") -> Kind:
+    """The items that a source of this kind gives under these settings."""
+    return _class(kind).asked(config)
+
+
+def written(facts: dict[str, Any]) -> Kind:
+    """The items that a store's, a run's or an encoder's description speaks of."""
+    return _class(facts.get("item", "image")).written(facts)
