@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ssl_bench.data import pixels as rules
+from ssl_bench.data.pixels import Unreadable as Unreadable
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MAX_BYTES = 256 * 2**20  # of one encoded image
 MAX_PIXELS = 89_478_485  # of one image: Pillow's own limit, beyond which it warns of a decompression bomb
 REDUCE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as it stays this many times larger than what is kept
-
-
-class Unreadable(Exception):
-    """Why an image cannot be used; it is counted and named, never skipped silently."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +58,26 @@ def encoded(item: Item) -> bytes:
     return buffer.getvalue()
 
 
-def decode(image: bytes | Image.Image, size: int) -> tuple[np.ndarray, str]:
-    """uint8 [3, size, size], the centre square resized with antialiasing; and what was unusual about it, or ""."""
+def decode(
+    image: bytes | Image.Image, size: int, channels: int = 3, background: tuple[int, int, int] = rules.WHITE
+) -> tuple[np.ndarray, str]:
+    """uint8 [channels, size, size], the centre square resized with antialiasing; and what was unusual about it, or "".
+
+    `rules` (pixels.py) says how other modes and ranges become 8 bits, and what `channels` and `background` are.
+    """
     opened: Any = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a decompression bomb?)")
-    unusual = _unusual(opened)
+    depth = rules.depth(opened, image) if isinstance(image, bytes) else None
+    remarks = [_frames(opened)]
     opened.draft(opened.mode, (REDUCE * size, REDUCE * size))  # only JPEG can, the others ignore it
-    opened = ImageOps.exif_transpose(opened)
-    if opened.mode.startswith("I"):  # 16-bit greys: PIL would clip, not scale
-        opened = Image.fromarray(np.rint(np.asarray(opened) / 257).clip(0, 255).astype(np.uint8))
-    opened = opened.convert("RGB")
+    opened, remark = rules.eight_bit(ImageOps.exif_transpose(opened), channels, background, depth)
     if opened.size != (size, size):
         opened = ImageOps.fit(opened, (size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(opened).transpose(2, 0, 1)), unusual
+    pixels = np.asarray(opened).reshape(size, size, channels)
+    remarks += [remark, "blank (one single colour)" if (pixels == pixels[0, 0]).all() else ""]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), " and ".join(filter(None, remarks))
 
 
 def read(item: Item, size: int, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
@@ -92,13 +96,8 @@ def read(item: Item, size: int, keep_bytes: bool) -> tuple[np.ndarray, bytes, st
         raise Unreadable(f"{type(error).__name__}: {str(error)[:120]}") from error
 
 
-def _unusual(image: Any) -> str:
-    if getattr(image, "is_animated", False):
-        return "animated (first frame used)"
-    if image.mode.startswith("I"):
-        return "16-bit grey (scaled to 8 bits)"
-    if image.mode == "CMYK":
-        return "CMYK (converted)"
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return "transparent (alpha dropped)"
-    return ""
+def _frames(image: Any) -> str:
+    """What is left out of a file with several pictures; phones keep a preview or a gain map beside a JPEG (MPO)."""
+    if not getattr(image, "is_animated", False) or image.format == "MPO":
+        return ""
+    return "several pages (first one used)" if image.format == "TIFF" else "animated (first frame used)"
