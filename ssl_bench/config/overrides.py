@@ -89,7 +89,8 @@ def parse(text: str, kind: Any, name: str) -> Any:
         parts = [p for p in separated.strip("()[] ").split(",") if p.strip()]
         kinds = [args[0]] * len(parts) if args[-1] is Ellipsis else list(args)
         if len(parts) != len(kinds):
-            raise UserError(f"{name}={text} needs {len(kinds)} comma-separated values, for example {name}=0.3,1.")
+            example = f"{name}={','.join(str(8 * (i + 1)) if k is int else f'0.{i + 3}' for i, k in enumerate(kinds))}"
+            raise UserError(f"{name}={text} needs {len(kinds)} comma-separated values, for example {example}.")
         return tuple(parse(p.strip(), k, name) for p, k in zip(parts, kinds, strict=True))
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0", "yes", "no"):

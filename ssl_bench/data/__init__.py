@@ -5,7 +5,8 @@
     folder, parquet, webdataset, huggingface, factors   the kinds of source; source: what they have in common
     splits       which file or folder is which split
     labels       what may be a label
-    items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels
+    items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
+                 pixels: the rules for modes and ranges beyond 8 bits
     store        images decoded or packed once, for all jobs; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
     dataset      training and validation part, and the sealed test split

@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssl_bench.config.schema import DataConfig, Size
+from ssl_bench.data import pixels as rules
 from ssl_bench.data.items import Kind
+from ssl_bench.data.pixels import Unreadable as Unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +27,6 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 MAX_BYTES = 256 * 2**20  # of one encoded image
 MAX_PIXELS = 89_478_485  # of one image: Pillow's own limit, beyond which it warns of a decompression bomb
 REDUCE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as it stays this many times larger than what is kept
-
-
-class Unreadable(Exception):
-    """Why an image cannot be used; it is counted and named, never skipped silently."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Images(Kind):
     height: int
     width: int
     bands: int = 3
-    background: tuple[int, int, int] = (255, 255, 255)  # behind transparent pixels
+    background: tuple[int, int, int] = rules.WHITE  # behind transparent pixels
 
     name: ClassVar[str] = "image"
     noun: ClassVar[str] = "images"
@@ -121,20 +119,23 @@ def square(side: int, channels: int = 3) -> Images:
 
 
 def decode(image: bytes | Image.Image, kind: Images) -> tuple[np.ndarray, str]:
-    """uint8 [C, H, W], the centre resized with antialiasing to fill it; and what was unusual about it, or ""."""
+    """uint8 [C, H, W], the centre resized with antialiasing to fill it; and what was unusual about it, or "".
+
+    `rules` (pixels.py) says how other modes and ranges become 8 bits, and what `kind.bands` and `background` are.
+    """
     opened: Any = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width} x {height} pixels, more than {MAX_PIXELS:,} (a decompression bomb?)")
-    unusual = _unusual(opened)
+    depth = rules.depth(opened, image) if isinstance(image, bytes) else None
+    remarks = [_frames(opened)]
     opened.draft(opened.mode, (REDUCE * kind.width, REDUCE * kind.height))  # only JPEG can, the others ignore it
-    opened = ImageOps.exif_transpose(opened)
-    if opened.mode.startswith("I"):  # 16-bit greys: PIL would clip, not scale
-        opened = Image.fromarray(np.rint(np.asarray(opened) / 257).clip(0, 255).astype(np.uint8))
-    opened = opened.convert("RGB")
+    opened, remark = rules.eight_bit(ImageOps.exif_transpose(opened), kind.bands, kind.background, depth)
     if opened.size != (kind.width, kind.height):
         opened = ImageOps.fit(opened, (kind.width, kind.height), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(opened).reshape(kind.height, kind.width, -1).transpose(2, 0, 1)), unusual
+    pixels = np.asarray(opened).reshape(kind.height, kind.width, kind.bands)
+    remarks += [remark, "blank (one single colour)" if (pixels == pixels[0, 0]).all() else ""]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), " and ".join(filter(None, remarks))
 
 
 def read(item: Item, kind: Images, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
@@ -153,13 +154,8 @@ def read(item: Item, kind: Images, keep_bytes: bool) -> tuple[np.ndarray, bytes,
         raise Unreadable(f"{type(error).__name__}: {str(error)[:120]}") from error
 
 
-def _unusual(image: Any) -> str:
-    if getattr(image, "is_animated", False):
-        return "animated (first frame used)"
-    if image.mode.startswith("I"):
-        return "16-bit grey (scaled to 8 bits)"
-    if image.mode == "CMYK":
-        return "CMYK (converted)"
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return "transparent (alpha dropped)"
-    return ""
+def _frames(image: Any) -> str:
+    """What is left out of a file with several pictures; phones keep a preview or a gain map beside a JPEG (MPO)."""
+    if not getattr(image, "is_animated", False) or image.format == "MPO":
+        return ""
+    return "several pages (first one used)" if image.format == "TIFF" else "animated (first frame used)"

@@ -28,7 +28,12 @@ def resolve(source: str | None, root: Path, seed: int = 0, data: Dataset | None 
             return untrained(config.backbone, config.data.image_size, seed, data)
         backbone, _, size = name.partition("@")
         given: Size = data.item.facts["image_size"] if data else 48
-        return untrained(vit(backbone), parse(size, Size, f"{source}: the image size") if size else given, seed, data)
+        try:
+            wanted: Size = parse(size, Size, "size") if size else given
+        except UserError:
+            example = "random:vit_tiny_patch8@48, or @32x96"
+            raise UserError(f"'{source}': write the image size as digits, for example {example}.") from None
+        return untrained(vit(backbone), wanted, seed, data)
     if colon:
         known = ("random", "timm", "hf", "hub", "file")
         if kind not in known:

@@ -1,4 +1,4 @@
-"""The seam for items: what a kind says of itself, and images that are not square or not of three channels, end to end."""
+"""The seam for items: what a kind says of itself; images that are not square or not of three channels, end to end."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from conftest import tiny
 from PIL import Image
 
 from ssl_bench.config.schema import DataConfig, RunConfig
-from ssl_bench.data import source, store
+from ssl_bench.data import images, source, store
 from ssl_bench.data.dataset import notes, open_data, open_test
 from ssl_bench.errors import UserError
 from ssl_bench.training.pretrain import pretrain
@@ -74,7 +74,7 @@ def test_training_is_the_same_from_both_stores(photos: Path, fresh: Path) -> Non
 
 
 def test_a_build_goes_on_where_it_stopped(photos: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, read = DataConfig(f"folder:{photos}", 24, 0.2), store.read
+    config, read = DataConfig(f"folder:{photos}", 24, 0.2), images.read
     calls = []
 
     def stops(item: source.Item, *rest: object) -> object:
@@ -83,7 +83,7 @@ def test_a_build_goes_on_where_it_stopped(photos: Path, fresh: Path, monkeypatch
             raise KeyboardInterrupt
         return read(item, *rest)
 
-    monkeypatch.setattr(store, "read", stops)
+    monkeypatch.setattr(images, "read", stops)
     with pytest.raises(KeyboardInterrupt):
         open_data(config)
     whole = open_data(config)
@@ -146,12 +146,12 @@ def test_a_damaged_store_is_named(fresh: Path) -> None:
 
 
 def test_a_jpeg_is_decoded_at_a_smaller_scale_where_it_may_be() -> None:
-    from ssl_bench.data.images import decode
+    from ssl_bench.data.images import decode, square
 
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).resize((768, 768))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=95)
-    reduced, _ = decode(buffer.getvalue(), 24)
+    reduced, _ = decode(buffer.getvalue(), square(24))
     full = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).resize((24, 24), Image.Resampling.BICUBIC))
     assert np.abs(reduced.transpose(1, 2, 0).astype(int) - full).max() <= 6

@@ -13,7 +13,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 from ssl_bench.views import augment as A
-from ssl_bench.views.augment import AugmentConfig, augment, center
+from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.plain import plain
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -165,19 +166,20 @@ def by_torchvision(image: Tensor, draws: A.Draws, i: int) -> tuple[Tensor, Tenso
     return (F.solarize(view, 0.5) if draws.solarize[i] else view), tie
 
 
-def test_nothing_on_equals_center(images: Tensor) -> None:
+def test_nothing_on_equals_the_plain_view(images: Tensor) -> None:
     off = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
     for size in (48, 32):
-        a, b = augment(images, Rng(0, 24), size, off, MEAN, STD), center(images, size, MEAN, STD)
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+        a, b = augment(images, Rng(0, 24), size, off, MEAN, STD), plain(images, size, 0, "bilinear", MEAN, STD)
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
     expected = F.normalize(images.float() / 255, list(MEAN), list(STD))
-    torch.testing.assert_close(center(images, 48, torch.tensor(MEAN).view(3, 1, 1), STD), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(plain(images, 48, 0, "bilinear", MEAN, STD), expected, atol=2e-6, rtol=0)
 
 
-def test_center_crops_the_middle_square() -> None:
+def test_the_plain_view_is_the_middle_square() -> None:
     image = torch.rand(2, 3, 40, 64, generator=torch.Generator().manual_seed(0))
-    expected = F.resize(F.center_crop(image, [40, 40]), [24, 24], antialias=True)
-    torch.testing.assert_close(center(image, 24, (0.0,) * 3, (1.0,) * 3), expected, atol=1e-5, rtol=0)
+    expected = F.center_crop(F.resize(image, [24], antialias=True), [24, 24])
+    found = plain(image, 24, 0, "bilinear", (0.0,) * 3, (1.0,) * 3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("config", [SIMCLR, AugmentConfig(interpolation="bicubic")])
