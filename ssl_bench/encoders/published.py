@@ -20,6 +20,7 @@ token; default: CLS where there is one, CAPI's being its predictor pooling); of 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -230,8 +231,10 @@ def _side(count: int, path: str) -> int:
 
 
 def _settings(name: str, *more: str) -> tuple[str, dict[str, str]]:
-    """`base,key=value` -> base and the settings."""
-    base, *rest = name.split(",")
+    """`base,key=value` -> base and the settings. The base of a file may hold commas, as in lr=0.1,wd=0/last.pth."""
+    parts = name.split(",")
+    there = [i for i in range(len(parts), 0, -1) if os.path.exists(",".join(parts[:i]))]
+    base, rest = ",".join(parts[: (there or [1])[0]]), parts[(there or [1])[0] :]
     settings, known = dict(part.partition("=")[::2] for part in rest), (*COMMON, *more)
     for key, value in settings.items():
         right = {"key": value != "", "pooling": value in ("cls", "mean")}.get(key, value.isdigit())

@@ -143,3 +143,11 @@ def test_the_note_on_other_networks_is_no_part_of_the_identity(tmp_path: Path) -
     alone = opened(tmp_path, {"teacher": under("backbone.", TEACHER)})
     both = opened(tmp_path, {"teacher": under("backbone.", TEACHER), "student": under("backbone.", STUDENT)})
     assert both.identity == alone.identity and both.weights_sha256 == sha256(alone.model)
+
+
+def test_a_path_may_look_like_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=0.1,wd=0.05"
+    folder.mkdir()
+    assert is_network(opened(folder, {"model": TEACHER}, ",pooling=mean"), TEACHER)
+    with pytest.raises(UserError, match="Did you mean 'pooling'"):
+        opened(folder, {"model": TEACHER}, ",poling=mean")
