@@ -10,7 +10,7 @@ SOURCES = (  # how to write it, what it is, the token, licence, size
     ("hf:NAME", "a ViT of transformers (install it); ,size=224 ,pooling=mean", "CLS; I-JEPA: mean", "its card's", ""),
     ("hub:REPO:NAME", "torch.hub: DINO, DINOv2; runs the repository's code", "CLS", "the repository's", ""),
 )
-# Family as official.py tells it from the file's keys, name, a file, token, licence, parameters. Licences are those that
+# Family as layouts.py tells it from the file's keys, name, a file, token, licence, parameters. Licences are those that
 # the official repositories state (README or LICENSE; I-JEPA's: its cards on the hub); DINOv2, fairseq and CAPI name the
 # weights too.
 FILES = (

@@ -2,29 +2,39 @@
 
 `file:PATH` knows the layouts of I-JEPA, MAE, DINO, iBOT, MoCo v3, DINOv2, data2vec 2.0 and CAPI. Weights are renamed,
 never guessed: what is missing or left over is an error that names it, and what belongs to no encoder (projection heads,
-decoders, mask tokens) is dropped by a list per family and said in the record. Files are read as data only.
+decoders, mask tokens) is dropped by a list per family and said in the record. Files are read as data only, and weights
+that are not finite are refused.
+
+A training checkpoint may hold several networks, in dictionaries or under prefixes of one; `module.` (DDP) and
+`_orig_mod.` (torch.compile) are no part of a name. `key=` chooses by name. Else the only one is taken; of MoCo v3's two
+the base encoder, of data2vec's the trained one; else the one that is a target encoder, a teacher or an EMA (I-JEPA,
+DINO and its kin, timm: as they evaluate). What was taken, and which others there are, is printed and stands in the
+record. Where that decides nothing (MoCo's encoder_q and encoder_k, a backbone and its momentum_backbone) a sentence
+names them.
 
 Settings follow a comma, of all kinds `size=224` (pixels, where positions are interpolated) and `pooling=mean` (the
 token; default: CLS where there is one, CAPI's being its predictor pooling); of files also `key=encoder` (I-JEPA:
-`encoder`, or `target_encoder`, the default), `heads=12` and `patch=16` (checked against the file).
+`encoder`, or `target_encoder`, the default; `teacher` and so on), `heads=12` and `patch=16` (checked against the file).
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ssl_bench import screen
 from ssl_bench.config.schema import SIZES, ViTConfig
 from ssl_bench.data.images import square
 from ssl_bench.encoders.encoder import IMAGENET, Encoder, fitted, sha256
-from ssl_bench.encoders.layouts import DROPPED, State, identify, read
+from ssl_bench.encoders.layouts import DROPPED, State, identify, read, some
 from ssl_bench.encoders.networks import CapiViT, HubBackbone, TimmBackbone, TransformersBackbone, data2vec_vit
 from ssl_bench.errors import UserError, first_line, nearest
 from ssl_bench.models.vit import ViT
@@ -113,15 +123,26 @@ def from_file(name: str) -> Encoder:
     """A published checkpoint, its family told by its keys."""
     base, settings = _settings(name, "key", "heads", "patch")
     path = Path(base)
-    family, state, key = identify(read(path), settings.get("key"), str(path))
-    kept = {k: v for k, v in state.items() if not k.startswith(DROPPED[family])}
-    dropped = sorted({k.split(".")[0] for k in state.keys() - kept.keys()})
+    family, network, others = identify(read(path), settings.get("key"), str(path))
+    kept = {k: v for k, v in network.state.items() if not k.startswith(DROPPED[family])}
+    broken = next((k for k, v in kept.items() if not v.isfinite().all()), "")
+    if broken:
+        raise UserError(f"'{path}' cannot be evaluated: its weights are not finite (NaN or infinity in '{broken}').")
+    usual = {name for name in network.beside if f"{name}.".startswith(DROPPED[family])}
+    dropped = sorted({k.split(".")[0] for k in network.state.keys() - kept.keys()} | usual)
     build = {"capi": _capi, "data2vec": _data2vec}.get(family, _plain)
     model, size, depth, has_cls = build(kept, family, settings, str(path))
-    facts = [family, key] + (["cls: predictor pooling"] if family == "capi" else [])
+    facts = [family, network.name] + (["cls: predictor pooling"] if family == "capi" else [])
     said = f"file:{path.name} ({', '.join(facts)}{'; dropped: ' + ', '.join(dropped) if dropped else ''})"
     look, pooling = Look(int(settings.get("size", size))), settings.get("pooling", "")
-    return _encoder(said, model, look, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", key)
+    encoder = _encoder(said, model, look, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", network.name)
+    rest = [*others, *(name for name in network.beside if name not in usual)]
+    if not rest:
+        return encoder
+    also = f"'{network.name}' was taken; the file also has {some(rest)}"
+    screen.say(f"note: {path.name}: {also}{f' (key={others[0]})' if others else ''}.", "yellow")
+    source = f"{said[:-1]}; {also})"  # no part of the identity: the weights are the same
+    return replace(encoder, source=source, config={**encoder.config, "source": source})
 
 
 Built = tuple[nn.Module, int, int, bool]  # network, image size, depth, has CLS
@@ -211,8 +232,10 @@ def _side(count: int, path: str) -> int:
 
 
 def _settings(name: str, *more: str) -> tuple[str, dict[str, str]]:
-    """`base,key=value` -> base and the settings."""
-    base, *rest = name.split(",")
+    """`base,key=value` -> base and the settings. The base of a file may hold commas, as in lr=0.1,wd=0/last.pth."""
+    parts = name.split(",")
+    there = [i for i in range(len(parts), 0, -1) if os.path.exists(",".join(parts[:i]))]
+    base, rest = ",".join(parts[: (there or [1])[0]]), parts[(there or [1])[0] :]
     settings, known = dict(part.partition("=")[::2] for part in rest), (*COMMON, *more)
     for key, value in settings.items():
         right = {"key": value != "", "pooling": value in ("cls", "mean")}.get(key, value.isdigit())
