@@ -220,17 +220,18 @@ def run(rows: list[Row], root: Path, jobs: int, table: bool = True) -> None:
 
 
 def ready(rows: list[Row]) -> None:
-    """The images of every row are there, can be read, and have labels to evaluate by: told once, before any row."""
+    """The images of every row are there, can be read, and have classes to evaluate by: told once, before any row."""
     from ssl_bench.data.dataset import open_data
+    from ssl_bench.evaluation.protocol import nothing_to_tell_apart
 
-    seen: dict[Any, bool] = {}  # whether it has labels
+    seen: dict[Any, str] = {}  # why it cannot be evaluated on
     for row in rows:
         if row.config is not None and row.state != "done":
             for where in (row.config.data, replace(row.config.data, name=row.data)):
                 if where not in seen:
-                    seen[where] = open_data(where, row.config.run).labelled
-            if row.missing and not seen[where]:
-                raise UserError(f"'{row.data}' has no labels to evaluate by: name a set with labels: --eval-data NAME.")
+                    seen[where] = nothing_to_tell_apart(open_data(where, row.config.run))
+            if row.missing and (trouble := seen[where]):
+                raise UserError(f"{trouble}: name a set with labels: --eval-data NAME.")
 
 
 def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lambda: None) -> None:

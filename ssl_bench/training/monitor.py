@@ -18,9 +18,12 @@ CHUNK = 50  # images at once: activations stay in a CPU's cache, 1.7 x quicker t
 
 
 def rankme(z: Tensor, eps: float = 1e-7) -> float:
-    """RankMe [N, D] -> effective rank (Garrido et al. 2023, arXiv 2210.02885): exp of the singular values' entropy."""
+    """RankMe [N, D] -> effective rank (Garrido et al. 2023, arXiv 2210.02885): exp of the singular values' entropy.
+
+    1 where all features are zero.
+    """
     s = torch.linalg.svdvals(z.double())
-    p = s / s.sum() + eps
+    p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny) + eps
     return float(torch.exp(-(p * p.log()).sum()))
 
 
