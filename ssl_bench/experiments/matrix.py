@@ -20,6 +20,7 @@ from ssl_bench.config.schema import Config
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import recorded
 from ssl_bench.training import run_folder
+from ssl_bench.training.train import rehearse
 
 
 @dataclass
@@ -75,6 +76,8 @@ def plan(
         function = find.recipe(base, own or recipe_name)
         for seed in range(seeds):
             config = resolve(function(), [*overrides, f"seed={seed}"])
+            if seed == 0:
+                rehearse(config)
             run = run_folder.Run(root / run_folder.run_name(config))
             arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
             label = f"{method} seed {seed}"

@@ -42,6 +42,7 @@ class Method(nn.Module):
     evaluated: ClassVar[str] = "encoder"  # which network protocols get: "teacher (EMA)", "student", ...
     uses_labels: ClassVar[bool] = False  # only then does the loop put "labels" among the views
     pooling: ClassVar[str] = "mean"  # the token the encoder was made for: cls or mean (of the patch tokens)
+    fewest: ClassVar[int] = 1  # images of a micro-batch, over all processes, from which on the loss says something
 
     encoder: ViT
 

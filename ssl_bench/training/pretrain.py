@@ -16,9 +16,9 @@ from ssl_bench.files import sweep, write_atomic
 from ssl_bench.parallel import collectives, devices, processes, sharding
 from ssl_bench.training import checkpoint, cost, provenance, rate, run_folder
 from ssl_bench.training.journal import Journal, Observer
-from ssl_bench.training.monitor import collapse_reason
+from ssl_bench.training.monitor import collapse_reason, unjudged
 from ssl_bench.training.stop import Stop
-from ssl_bench.training.train import Trainer
+from ssl_bench.training.train import Trainer, rehearse
 
 
 def ignore(state: dict[str, Any]) -> None:
@@ -31,6 +31,7 @@ def pretrain(config: Config, root: Path, observe: Observer = ignore) -> run_fold
     With run.devices, torchrun or srun, several processes are in here together; process 0 alone writes and observes.
     """
     config.check()
+    rehearse(config)
     with processes.group(config.run.devices, config.run.device, pretrain, config, root):
         processes.use_threads(config.run.threads)
         return _pretrain(config, root, ignore if collectives.rank() else observe)
@@ -38,6 +39,7 @@ def pretrain(config: Config, root: Path, observe: Observer = ignore) -> run_fold
 
 def _pretrain(config: Config, root: Path, observe: Observer) -> run_folder.Run:
     held: list[Any] = []
+    sharding.share(config.budget.batch_size, config.budget.accumulate)  # refuses what these processes cannot share
 
     def begin() -> tuple[run_folder.Run, bool]:
         run = run_folder.start(root, config)
@@ -73,7 +75,7 @@ def _train(config: Config, run: run_folder.Run, stop: Stop, observe: Observer) -
         config = rate.in_steps(config, data, device, run.folder / "steps.json")
     trainer = Trainer(config, data, device)
     state, remarks = collectives.first(lambda: checkpoint.resume(run.folder))
-    remarks += devices.crowded(device) + devices.without_bf16(config, device)
+    remarks += devices.crowded(device) + devices.without_bf16(config, device) + unjudged(trainer)
     if state is not None:
         trainer.restore(state)
     facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}

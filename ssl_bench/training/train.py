@@ -29,6 +29,42 @@ def build(config: Config, info: DataInfo, device: torch.device) -> Method:
     return method
 
 
+def rehearse(config: Config) -> None:
+    """Raise `UserError` where this method cannot be trained with these settings, before anything is written.
+
+    A micro-batch may be too small for its loss, or a grid of patches for its masks. Weights lie on the meta device
+    and are never computed; a few made-up images are cut into views once. What only real images and weights can tell
+    is left to the run.
+    """
+    cls, budget, size = (
+        find.defined(find.module("methods", config.method), Method),
+        config.budget,
+        config.data.image_size,
+    )
+    if (images := budget.batch_size // budget.accumulate) < cls.fewest:
+        parts = f" in {budget.accumulate} micro-batches of {images}" * (budget.accumulate > 1)
+        raise UserError(
+            f"'{config.method}' compares the images of a micro-batch with one another and needs at least {cls.fewest} "
+            f"in each; this is budget.batch_size={budget.batch_size}{parts}. Raise budget.batch_size"
+            f"{', or lower budget.accumulate.' if budget.accumulate > 1 else '.'}"
+        )
+    info = DataInfo(size, num_classes=2)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            method: Method = cls(config, info)
+        method.mean, method.std = (torch.tensor(x).view(-1, 1, 1) for x in (info.mean, info.std))
+        with torch.no_grad():
+            method.views(torch.zeros(2, info.channels, size, size, dtype=torch.uint8), Rng(0, 2), 0.0)
+    except ValueError as error:
+        side = size // config.backbone.patch_size
+        raise UserError(
+            f"'{config.method}' cannot be trained on {side} x {side} patches (data.image_size={size}, "
+            f"backbone.patch_size={config.backbone.patch_size}): {error}"
+        ) from error
+    except (NotImplementedError, RuntimeError):
+        return  # a method of one's own may compute on its weights while it is made: the run will tell
+
+
 class Trainer:
     """One run from its config to its encoder; every public step of it is resumable."""
 
