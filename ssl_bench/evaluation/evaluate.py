@@ -162,14 +162,15 @@ def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Pat
 
 
 def _balance(train: Tensor, val: Tensor, test: Tensor) -> dict[str, float]:
-    """What always answering the largest training class would score on the test images, in percent, and how many times
-    as many images the largest of their classes has as the smallest.
+    """What always answering the largest training class would score on the test images, in percent, how many classes
+    these have, and how many times as many images the largest of them has as the smallest.
     """
     if not len(test):
         return {}
     largest, sizes = torch.cat([train, val]).bincount().argmax(), test.bincount()
     sizes = sizes[sizes > 0]
-    return {"majority": float(100 * (test == largest).double().mean()), "imbalance": float(sizes.max() / sizes.min())}
+    share = float(100 * (test == largest).double().mean())
+    return {"majority": share, "test_classes": len(sizes), "imbalance": float(sizes.max() / sizes.min().double())}
 
 
 def _view(one: Protocol, x: Features) -> Features:

@@ -114,7 +114,7 @@ def test_a_class_scored_minus_infinity_is_no_guess() -> None:
 def test_the_record_says_what_the_largest_class_would_score(tmp_path: Path) -> None:
     labels: Any = [torch.tensor(x) for x in ([1] * 8 + [0] * 4, [0, 0, 0], [0] * 1 + [1] * 6 + [2] * 3)]
     found = evaluate._balance(*labels)  # 8 of class 1 and 7 of class 0 to learn from: class 1, 6 of the 10 to test
-    assert found == {"majority": 60.0, "imbalance": 6.0}
+    assert found == {"majority": 60.0, "test_classes": 3, "imbalance": 6.0}
     record = evaluate.evaluate("pixels", "knn", paint(tmp_path / "data", {"a": 9, "b": 9}), tmp_path / "root")
     assert (record.data["majority"], record.data["imbalance"]) == (50.0, 1.0)
 
