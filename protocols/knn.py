@@ -8,7 +8,7 @@ one of five: top-5 counts at most as many classes as voted.
 
 `knn:fewshot` (dinov2/eval/knn.py, n_per_class_list and n_tries): a bank of 10 images per class, drawn ten times, the
 same draws for every method and seed; the mean over draws is the headline, their spread is recorded. Where a class has
-fewer, the headline's name says so: `top1 (6 shots)`.
+fewer, the headline's name says so: `top1 (6 per class)`.
 
 Changes: 1 first version. 2 few-shot is the mean of ten draws, no longer one draw by the probe's seed. 3 top-5 no longer
 fills up with classes that got no vote, those of lowest index (k = 1: top-5 was 74.8 where top-1 was 54.8); top-1 and
@@ -81,7 +81,7 @@ class KNN(Protocol):
         drawn = [members(bank.labels, bank.num_classes, i) for i in range(self.config.draws)]
         found = Neighbours([bank.take(torch.cat([c[: self.config.shots] for c in d])) for d in drawn], self.config)
         if count := given(bank.labels, bank.num_classes, self.config.shots):
-            found.true_names = {self.headline: f"{self.headline} ({count} shots)"}
+            found.true_names = {self.headline: f"{self.headline} ({count} per class)"}
         return found
 
     def classes(self, output: Tensor) -> Tensor | None:

@@ -3,7 +3,7 @@
 Definition: shots 1, 2, 5, 10, 25 per class and 1 %, 10 % of each class (at least one image), five draws. A draw
 permutes the images of each class once and takes the first ones, so smaller sets lie inside larger ones, and the draws
 are the same for every method and seed. A class that has fewer images gives all it has, and the metric's name says so:
-`shots10 (6)`. Features of the last layer in the encoder's own pooling. Nothing is chosen.
+`shots10 (6 per class)`. Features of the last layer in the encoder's own pooling. Nothing is chosen.
 
 `lowshot` is MSN's logistic regression (Assran et al. 2022, arXiv 2204.07141; msn/logistic_eval.py): each feature vector
 is centred and L2-normalised, no intercept, penalty 0.00025 / n, that is C = 4000. MSN takes CLS before the final norm;
@@ -140,7 +140,7 @@ class FewShot(Predictor):
         self.selected = {n: len(s) for n, s in zip(config.names(), sets[0], strict=True)}
         for k in config.shots:
             if count := given(bank.labels, bank.num_classes, k):
-                self.true_names |= {f"shots{k}{end}": f"shots{k} ({count}){end}" for end in ("", "_std")}
+                self.true_names |= {f"shots{k}{end}": f"shots{k} ({count} per class){end}" for end in ("", "_std")}
 
     def predict(self, x: Features) -> Tensor:
         """Classes [draws, settings, N]."""

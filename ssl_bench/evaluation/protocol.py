@@ -137,7 +137,7 @@ class Predictor:
 
     selected: dict[str, Any]  # hyperparameters chosen on the validation part
     measured: dict[str, float]  # metrics that need no test image (label-free ones)
-    true_names: dict[str, str]  # metrics that are less than their name says, and what they are: shots10 -> shots10 (6)
+    true_names: dict[str, str]  # metrics that are less than their name says: shots10 -> shots10 (6 per class)
 
     def __init__(self) -> None:
         self.selected, self.measured, self.true_names = {}, {}, {}

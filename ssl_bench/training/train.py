@@ -65,13 +65,25 @@ def rehearse(config: Config) -> None:
         return  # a method of one's own may compute on its weights while it is made: the run will tell
 
 
+def refuse_labels(config: Config, data: Dataset) -> None:
+    """Raise `UserError` where a method that trains on labels has none to learn from."""
+    if find.defined(find.module("methods", config.method), Method).uses_labels:
+        if not data.labelled:
+            raise UserError(f"'{config.method}' trains on labels and '{data.name}' has none: name another data set.")
+        if len(found := data.train.labels.unique()) < 2:
+            only = data.classes[int(found[0])]
+            raise UserError(
+                f"'{config.method}' trains on labels and all images of '{data.name}' are of one class, '{only}': "
+                "name another data set."
+            )
+
+
 class Trainer:
     """One run from its config to its encoder; every public step of it is resumable."""
 
     def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
-        if not data.labelled and find.defined(find.module("methods", config.method), Method).uses_labels:
-            raise UserError(f"'{config.method}' trains on labels and '{data.name}' has none: name another data set.")
+        refuse_labels(config, data)
         self.info = DataInfo(data.image_size, data.channels, len(data.classes), data.mean, data.std)
         self.method = build(config, self.info, device)
         self.flops_per_image = self.method.flops()

@@ -72,12 +72,12 @@ def test_weights_and_features_that_are_no_numbers_are_refused(tmp_path: Path) ->
 
 def test_shots_that_a_class_does_not_have_are_in_the_name(tmp_path: Path) -> None:
     record = evaluate.evaluate("pixels", "lowshot", paint(tmp_path / "data", {"a": 6, "b": 6}), tmp_path / "root")
-    assert record.headline == "shots10 (6)"
+    assert record.headline == "shots10 (6 per class)"
     assert {k for k in record.metrics if k.startswith("shots") and not k.endswith("_std")} == {
-        "shots1", "shots2", "shots5", "shots10 (6)", "shots25 (6)",
+        "shots1", "shots2", "shots5", "shots10 (6 per class)", "shots25 (6 per class)",
     }  # fmt: skip
     few = evaluate.evaluate("pixels", "knn:fewshot", paint(tmp_path / "more", {"a": 6, "b": 12}), tmp_path / "root")
-    assert few.headline == "top1 (6-10 shots)"
+    assert few.headline == "top1 (6-10 per class)"
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,10 @@ def test_no_protocol_is_needed_to_know_that_there_is_nothing_to_tell_apart(tmp_p
     assert protocol.nothing_to_tell_apart(open_data(paint(tmp_path / "two", {"a": 9, "b": 9}))) == ""
     one = protocol.nothing_to_tell_apart(open_data(paint(tmp_path / "one", {"a": 9})))
     assert "one class cannot be classified" in one
+
+
+def test_retrieval_among_single_images_is_one_sentence() -> None:
+    one = protocol.load("retrieval")
+    with pytest.raises(UserError, match="no class has two test images"):
+        one.score(torch.eye(3), torch.arange(3), 3)
+    assert one.score(torch.eye(3), torch.tensor([0, 1, 1]), 3)["map"] > 0

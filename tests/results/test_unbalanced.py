@@ -61,7 +61,7 @@ def test_records_that_do_not_say_show_what_they_showed() -> None:
     assert render.to_json(tables.build(old)) == render.to_json(tables.build(quickstart()))
 
 
-@pytest.mark.parametrize("headline", ["shots10", "shots10 (6)"])
+@pytest.mark.parametrize("headline", ["shots10", "shots10 (6 per class)"])
 def test_a_few_shots_are_held_against_the_largest_class_too(headline: str) -> None:
     lowshot = replace(of("mae", 50.0, 0.0, protocol="lowshot"), headline=headline, metrics={headline: 50.0}, correct="")
     other = replace(of("mae", 50.0, 0.0, protocol="clustering"), headline="nmi", metrics={"nmi": 9.0}, correct="")

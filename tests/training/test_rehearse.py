@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,15 @@ def test_a_batch_that_processes_cannot_share_leaves_no_folder(photos: Path, tmp_
     with pytest.raises(UserError, match="cannot be shared by 5 processes"):
         pretrain(tiny("mae", f"folder:{photos}"), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_images_that_cannot_be_trained_on_leave_no_folder(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        pretrain(tiny("mae", f"folder:{tmp_path}/nowhere"), tmp_path / "root")
+    shutil.copytree(photos / "train" / "red", tmp_path / "one" / "only")
+    with pytest.raises(UserError, match=r"all images of '.*' are of one class, 'only'"):
+        pretrain(tiny("supervised", f"folder:{tmp_path}/one"), tmp_path / "root")
+    assert not (tmp_path / "root").exists()
 
 
 def test_no_collapse_is_called_on_a_handful_of_images(photos: Path, tmp_path: Path) -> None:
