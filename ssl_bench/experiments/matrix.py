@@ -234,7 +234,7 @@ def ready(rows: list[Row]) -> None:
                 if where not in seen:
                     seen[where] = nothing_to_tell_apart(open_data(where, row.config.run))
             if row.missing and (trouble := seen[where]):
-                raise UserError(f"{trouble}: name a set with labels: --eval-data NAME.")
+                raise UserError(f"{trouble}: name another set: --eval-data NAME.")
 
 
 def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lambda: None) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ssl_bench import find
 from ssl_bench.config.schema import Config
@@ -29,18 +30,27 @@ def build(config: Config, info: DataInfo, device: torch.device) -> Method:
     return method
 
 
+class _Unfilled(TorchFunctionMode):
+    """Parameters and copies of large tensors stay as they were allocated: filling them takes seconds, and memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        first: Any = args[0] if args else (kwargs or {}).get("tensor")
+        name = func.__name__
+        if isinstance(first, nn.Parameter) and name.strip("_") + "_" == name != "requires_grad_":
+            return first
+        if func is Tensor.clone and first.numel() > 1 << 16:
+            return torch.empty_like(first)
+        return func(*args, **(kwargs or {}))
+
+
 def rehearse(config: Config) -> None:
     """Raise `UserError` where this method cannot be trained with these settings, before anything is written.
 
-    A micro-batch may be too small for its loss, or a grid of patches for its masks. Weights lie on the meta device
-    and are never computed; a few made-up images are cut into views once. What only real images and weights can tell
-    is left to the run.
+    A micro-batch may be too small for its loss, or a grid of patches for its masks: a few made-up images are cut into
+    views once, by a method whose weights are never drawn. What only real images and weights tell is left to the run.
     """
-    cls, budget, size = (
-        find.defined(find.module("methods", config.method), Method),
-        config.budget,
-        config.data.image_size,
-    )
+    cls = find.defined(find.module("methods", config.method), Method)
+    budget, size = config.budget, config.data.image_size
     if (images := budget.batch_size // budget.accumulate) < cls.fewest:
         parts = f" in {budget.accumulate} micro-batches of {images}" * (budget.accumulate > 1)
         raise UserError(
@@ -50,19 +60,18 @@ def rehearse(config: Config) -> None:
         )
     info = DataInfo(size, num_classes=2)
     try:
-        with torch.device("meta"), torch.no_grad():
-            method: Method = cls(config, info)
-        method.mean, method.std = (torch.tensor(x).view(-1, 1, 1) for x in (info.mean, info.std))
-        with torch.no_grad():
-            method.views(torch.zeros(2, info.channels, size, size, dtype=torch.uint8), Rng(0, 2), 0.0)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with _Unfilled():
+                method: Method = cls(config, info)
+            method.eval().views(torch.zeros(2, info.channels, size, size, dtype=torch.uint8), Rng(0, 2), 0.0)
     except ValueError as error:
         side = size // config.backbone.patch_size
         raise UserError(
             f"'{config.method}' cannot be trained on {side} x {side} patches (data.image_size={size}, "
             f"backbone.patch_size={config.backbone.patch_size}): {error}"
         ) from error
-    except (NotImplementedError, RuntimeError):
-        return  # a method of one's own may compute on its weights while it is made: the run will tell
+    except RuntimeError:
+        return  # a method of one's own may compute on its weights: the run will tell
 
 
 def refuse_labels(config: Config, data: Dataset) -> None:

@@ -89,7 +89,7 @@ def test_a_rehearsal_of_a_large_network_computes_nothing(method: str) -> None:
     rehearse(config)
     began = time.process_time()
     rehearse(config)
-    assert time.process_time() - began < 5  # half a second alone; making ViT-L's weights takes many times that
+    assert time.process_time() - began < 5  # half a second alone; drawing ViT-L's weights takes many times that
 
 
 def test_a_rehearsal_leaves_random_numbers_and_methods_that_need_their_weights_alone(monkeypatch) -> None:
@@ -99,7 +99,7 @@ def test_a_rehearsal_leaves_random_numbers_and_methods_that_need_their_weights_a
     cls = find.defined(find.module("methods", "mae"), Method)
 
     def picky(self: Method, *_: object) -> None:
-        float(next(self.parameters()).sum())  # not to be had on the meta device
+        raise RuntimeError("linalg.eigh: the algorithm failed to converge")  # of weights that were never drawn
 
     monkeypatch.setattr(cls, "views", picky)
     rehearse(config)
