@@ -8,6 +8,7 @@ from results import rows as grouping
 from results.parts import Pair, Row
 from results.records import ACCURACIES, Record
 from results.rows import Column
+from results.unbalanced import MAJORITY
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
@@ -58,7 +59,7 @@ def budgets(rows: Sequence[Row]) -> list[str]:
 def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """Single seeds, collapsed runs, runs in another precision than they asked for, uncommitted code."""
     out = []
-    able = [r for r in rows if r.method not in ("pixels", grouping.MAJORITY) and any(r.cells)]
+    able = [r for r in rows if r.method not in ("pixels", MAJORITY) and any(r.cells)]
     single = [r.label for r in able if any(c is not None and c.n == 1 for c in r.cells)]
     if single:
         names = "every row" if len(single) == len(able) else ", ".join(f"`{n}`" for n in single)

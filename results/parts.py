@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from results.rows import MAJORITY, REFERENCES, Column, Cost
+from results.rows import REFERENCES, Column, Cost
 from results.statistics import Comparison, Sample
+from results.unbalanced import MAJORITY
 
 
 @dataclass(frozen=True)

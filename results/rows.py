@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from results.records import ACCURACIES, Record, sha
+from results.records import Record, sha
 from results.statistics import Sample
+from results.unbalanced import BALANCED
 
 REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
-MAJORITY = "majority"  # always answering the largest class: a row where the test classes are unbalanced
-IMBALANCED = 1.5  # from where on they are: images of the largest test class for one of the smallest
-BALANCED = "balanced"  # mean recall over the classes; beside the headline where they are unbalanced
 LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank
 PERCENT = ("top1", "accuracy", "top5", "balanced_accuracy", "miou", "map")
 
@@ -85,27 +83,6 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 def newest(records: Sequence[Record]) -> list[Record]:
     """One record per run, protocol and seeds: a run trained again (same config and seed) replaces the old one."""
     return sorted((same[-1] for same in _measured_again(records)), key=lambda r: r.id)
-
-
-def unbalanced(r: Record) -> bool:
-    """Whether its test classes differ so much in size that accuracy alone misleads; older records do not say."""
-    return float(r.data.get("imbalance") or 1) > IMBALANCED
-
-
-def balanced(records: Sequence[Record]) -> list[Record]:
-    """Of accuracies on unbalanced classes, the balanced ones, for a column of their own."""
-    wanted = [r for r in records if r.headline in ACCURACIES and unbalanced(r) and BALANCED in r.metrics]
-    return [replace(r, headline=BALANCED, optimism={}, correct="", correct_sha256="") for r in wanted]
-
-
-def majority(records: Sequence[Record]) -> float | None:
-    """What always answering the largest training class scores in the column of these records, or None."""
-    r = next((r for r in records if unbalanced(r) and {"majority", "test_classes"} <= r.data.keys()), None)
-    if r is None:
-        return None
-    if r.headline == BALANCED:
-        return 100 / max(1, r.data["test_classes"]) if r.data["majority"] else 0.0
-    return float(r.data["majority"]) if r.headline in ACCURACIES or r.protocol == "lowshot" else None
 
 
 def repeats(records: Sequence[Record]) -> list[tuple[Record, Record]]:
