@@ -86,6 +86,7 @@ class CAPI(Method):
 
     family, paper = "JEPA", "CAPI, Darcet et al. 2025, arXiv 2502.08769"
     sees, evaluated, pooling = "1 crop, 35 % of its patches", "EMA encoder", "mean"
+    fewest = 2  # assignments are balanced over the images of a position
     objective: CAPIConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

@@ -38,6 +38,7 @@ class CJEPA(IJEPA):
     """I-JEPA, one more loss."""
 
     paper = "C-JEPA, Mo and Tong 2024, arXiv 2410.19560"
+    fewest = 2  # variance over images
     objective: CJEPAConfig
 
     def losses(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -66,6 +66,7 @@ class DINOv2(IBOT):
     """iBOT with KoLeo, other masks and a choice of target assignment."""
 
     family, paper = "self-distillation", "DINOv2, Oquab et al. 2024, arXiv 2304.07193"
+    fewest = 2  # KoLeo needs a neighbour
     objective: DINOv2Config
 
     def __init__(self, config: Config, info: DataInfo) -> None:

@@ -86,6 +86,7 @@ class LeJEPA(Method):
 
     family, paper = "JEPA", "LeJEPA, Balestriero and LeCun 2025, arXiv 2511.08544"
     sees, evaluated, pooling = "2 global + L local crops", "encoder", "cls"
+    fewest = 2  # one image has no distribution to make Gaussian
     objective: LeJEPAConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

@@ -74,6 +74,7 @@ class MSN(Method):
 
     family, paper = "self-distillation", "MSN, Assran et al. 2022, arXiv 2204.07141"
     sees, evaluated, pooling = "1 whole crop, 1 masked crop, L focal crops", "target encoder (EMA)", "cls"
+    fewest = 2  # BatchNorm over the masked crops
     objective: MSNConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

@@ -66,6 +66,7 @@ class SwAV(Method):
 
     family, paper = "contrastive", "SwAV, Caron et al. 2020, arXiv 2006.09882"
     sees, evaluated, pooling = "2 global + L local crops", "encoder", "cls"
+    fewest = 2  # Sinkhorn-Knopp gives a single image to all prototypes alike
     objective: SwAVConfig
     queue: Tensor
 

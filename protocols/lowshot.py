@@ -2,7 +2,8 @@
 
 Definition: shots 1, 2, 5, 10, 25 per class and 1 %, 10 % of each class (at least one image), five draws. A draw
 permutes the images of each class once and takes the first ones, so smaller sets lie inside larger ones, and the draws
-are the same for every method and seed. Features of the last layer in the encoder's own pooling. Nothing is chosen.
+are the same for every method and seed. A class that has fewer images gives all it has, and the metric's name says so:
+`shots10 (6 per class)`. Features of the last layer in the encoder's own pooling. Nothing is chosen.
 
 `lowshot` is MSN's logistic regression (Assran et al. 2022, arXiv 2204.07141; msn/logistic_eval.py): each feature vector
 is centred and L2-normalised, no intercept, penalty 0.00025 / n, that is C = 4000. MSN takes CLS before the final norm;
@@ -37,7 +38,7 @@ from protocols.finetune import FinetuneConfig, Finetuned
 from ssl_bench.data.imagenet_subsets import OFFICIAL, read, rows
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.logistic import logistic
-from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, members
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, given, members
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,9 @@ class FewShot(Predictor):
         self.x, self.labels, self.num_classes, self.config = bank.own, bank.labels, bank.num_classes, config
         self.sets = sets  # of each draw, one per name of `config.names()`
         self.selected = {n: len(s) for n, s in zip(config.names(), sets[0], strict=True)}
+        for k in config.shots:
+            if count := given(bank.labels, bank.num_classes, k):
+                self.true_names |= {f"shots{k}{end}": f"shots{k} ({count} per class){end}" for end in ("", "_std")}
 
     def predict(self, x: Features) -> Tensor:
         """Classes [draws, settings, N]."""

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 
 QUERIES = 512  # ranked at a time: all of ImageNet's at once would take 40 GB
@@ -65,4 +66,6 @@ class Retrieval(Protocol):
             found.setdefault("p@1", []).append(relevant[:, 0].double())
             for k in self.config.ks:
                 found.setdefault(f"r@{k}", []).append(relevant[:, :k].any(1).double())
+        if not len(torch.cat(found["map"])):
+            raise UserError("retrieval looks for images of the query's class, and no class has two test images.")
         return {name: float(100 * torch.cat(parts).mean()) for name, parts in found.items()}

@@ -22,6 +22,8 @@ def clean(text: str) -> str:
 def number(cell: Cell) -> str:
     """`41.2 ± 2.5 (3)` or, with one seed, `41.2 [38.2, 44.3] (1)`."""
     flag = " ⚠" if cell.collapsed else ""
+    if not cell.n:
+        return f"{cell.mean:.1f}"
     if cell.low is None or cell.high is None:
         return f"{cell.mean:.1f} ({cell.n}){flag}"
     if cell.over == "images":
@@ -56,7 +58,8 @@ def costs(cost: Cost) -> list[str]:
 
 
 def headers(table: Table) -> list[str]:
-    units = [f"{c.label} ({c.headline})" if c.headline != "top1" else c.label for c in table.columns]
+    told = [c.headline == "top1" or c.label.endswith(f" {c.headline}") for c in table.columns]
+    units = [c.label if known else f"{c.label} ({c.headline})" for c, known in zip(table.columns, told, strict=True)]
     return ["method", *units, *COSTS]
 
 

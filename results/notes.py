@@ -8,6 +8,7 @@ from results import rows as grouping
 from results.parts import Pair, Row
 from results.records import ACCURACIES, Record
 from results.rows import Column
+from results.unbalanced import MAJORITY
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
@@ -30,6 +31,17 @@ def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -
     return out
 
 
+def majority(rows: Sequence[Row], columns: Sequence[Column], largest: Row) -> list[str]:
+    """What always answering the largest class scores, and who is not above it."""
+    out = []
+    for i, (column, cell) in enumerate(zip(columns, largest.cells, strict=True)):
+        if cell is not None:
+            below = [f"`{r.label}`" for r in rows if (c := r.cells[i]) is not None and c.mean <= cell.mean]
+            names = f": not above it: {', '.join(below)}" if below else ""
+            out.append(f"In {column.label}, always answering the largest class gives {cell.mean:.1f}{names}.")
+    return out
+
+
 def budgets(rows: Sequence[Row]) -> list[str]:
     """Under which budget the table stands, or that its rows stand under different ones."""
     found: dict[str, list[str]] = {}
@@ -47,7 +59,7 @@ def budgets(rows: Sequence[Row]) -> list[str]:
 def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """Single seeds, collapsed runs, runs in another precision than they asked for, uncommitted code."""
     out = []
-    able = [r for r in rows if r.method != "pixels" and any(r.cells)]
+    able = [r for r in rows if r.method not in ("pixels", MAJORITY) and any(r.cells)]
     single = [r.label for r in able if any(c is not None and c.n == 1 for c in r.cells)]
     if single:
         names = "every row" if len(single) == len(able) else ", ".join(f"`{n}`" for n in single)

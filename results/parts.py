@@ -7,6 +7,7 @@ from typing import Any
 
 from results.rows import REFERENCES, Column, Cost
 from results.statistics import Comparison, Sample
+from results.unbalanced import MAJORITY
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Cell:
     mean: float
     low: float | None
     high: float | None
-    n: int  # pretraining seeds
+    n: int  # pretraining seeds; 0 where nothing was measured, as for `majority`
     over: str  # what the interval runs over: seeds, images or none
     values: tuple[float, ...]  # one per pretraining seed
     spread: dict[str, float]  # standard deviation over pretraining, probe and split seeds, where there are several
@@ -44,7 +45,7 @@ class Row:
 
     @property
     def reference(self) -> bool:
-        return self.method in REFERENCES
+        return self.method in (*REFERENCES, MAJORITY)
 
 
 @dataclass(frozen=True)

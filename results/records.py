@@ -45,6 +45,8 @@ REQUIRED = {  # keys that the dicts of a record must have
 REQUIRED_UNLESS_EMPTY = {"pretrain_data": ("name", "fingerprint"), "optimism": ("usual", "honest", "candidates")}
 NESTED: dict[tuple[str, str], tuple[type, ...]] = {  # what tables rely on below the first level
     **{("data", key): (str,) for key in ("name", "fingerprint")},
+    **{("data", key): (float, int) for key in ("majority", "imbalance")},  # where the record has them
+    ("data", "test_classes"): (int,),
     **{("seeds", key): (int, type(None)) for key in ("pretrain", "probe", "split")},
     **{("optimism", key): (float, int) for key in ("usual", "honest", "candidates")},
     **{("compute", key): (dict,) for key in ("pretrain", "eval")},

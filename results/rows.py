@@ -12,6 +12,7 @@ import numpy as np
 
 from results.records import Record, sha
 from results.statistics import Sample
+from results.unbalanced import BALANCED
 
 REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
 LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank
@@ -35,7 +36,7 @@ class Column:
 
     @property
     def ranks(self) -> bool:
-        return self.headline not in LABEL_FREE
+        return self.headline not in (*LABEL_FREE, BALANCED)  # the same predictions do not count twice
 
     @property
     def chance(self) -> float | None:

@@ -1,7 +1,9 @@
 """The table: a pure function of records. Shuffled records give the same one, to the byte.
 
 Rows are method x recipe (overrides and whatever else differs in the label), columns are protocol x data set. A cell is
-the mean over pretraining seeds with its 95 % interval and n. `random`, `pixels` and `supervised` stand apart.
+the mean over pretraining seeds with its 95 % interval and n. `random`, `pixels` and `supervised` stand apart. Where the
+test classes are unbalanced, balanced accuracy has a column beside accuracy, and always answering the largest class
+(`majority`) has a row.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from results import notes
+from results import notes, unbalanced
 from results import rows as grouping
 from results.parts import Cell, Pair, Row, Table
 from results.records import Record, unique
@@ -24,8 +26,9 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
     """The table of any records, in any order. `published` numbers ride along and enter no statistics."""
     found = unique(records)
     kept = grouping.newest(found)
-    columns = grouping.columns(kept)
-    rows = sorted((_row(group, columns) for group in grouping.groups(kept)), key=_place)
+    shown = [*kept, *unbalanced.balanced(kept)]
+    columns = grouping.columns(shown)
+    rows = sorted((_row(group, columns) for group in grouping.groups(shown)), key=_place)
     pairs: list[Pair] = []
     said: list[str] = []
     for i in range(len(columns)):
@@ -36,13 +39,23 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
         if rows and not any(r.method == name for r in rows):
             rows.append(Row(name, name, "", (), "", Cost(), (None,) * len(columns), ""))
             said.append(f"`{name}` was not measured.")
+    if largest := _majority(shown, columns):
+        said += notes.majority(rows, columns, largest)
+        rows.append(largest)
     rows = sorted(rows, key=_place)
     said = [*notes.budgets(rows), *notes.runs(rows, kept), *said, *notes.optimism(rows, columns), *notes.repeats(found)]
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 
 
 def _place(row: Row) -> tuple[int, str]:
-    return (1 + REFERENCES.index(row.method) if row.reference else 0, row.label)
+    return (1 + (*REFERENCES, unbalanced.MAJORITY).index(row.method) if row.reference else 0, row.label)
+
+
+def _majority(records: Sequence[Record], columns: Sequence[Column]) -> Row | None:
+    """What needs no encoder, where some test classes are much larger than others."""
+    found = [unbalanced.majority([r for r in records if grouping.column_key(r) == c.key]) for c in columns]
+    cells = tuple(None if v is None else Cell(v, None, None, 0, "none", (), {}, collapsed=0) for v in found)
+    return Row(unbalanced.MAJORITY, unbalanced.MAJORITY, "", (), "", Cost(), cells, "") if any(cells) else None
 
 
 def _row(group: Group, columns: Sequence[Column]) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from results.cells import COSTS, LEGEND, clean, costs, headers, number, published_lines
 from results.parts import Cell, Table
+from ssl_bench.errors import spelled
 
 LABEL_WIDTH = 36  # longer row labels are folded, and those longer than a quarter of the terminal
 
@@ -27,18 +28,25 @@ class View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
             yield Text(clean(self.title), style="bold")
-        yield from self._tables(options.max_width)
+        yield from self._tables(options.max_width, options.encoding)
         yield Text(LEGEND.replace("Bold:", "*:"), style="dim")
         yield from (Padding(Text(clean(n)), (0, 0, 0, 1)) for n in self.table.notes)
         yield from (Text(clean(p)) for p in published_lines(self.table))
 
-    def _tables(self, width: int) -> Iterator[RichTable]:
-        """The columns in as many tables as the width asks for."""
-        names, *titles = headers(self.table)
-        rows = [[*map(_cell, row.cells), *(Text(c, style="dim") for c in costs(row.cost))] for row in self.table.rows]
+    def _tables(self, width: int, encoding: str) -> Iterator[RichTable]:
+        """The columns in as many tables as the width asks for, measured as `encoding` will show them."""
+        names, *titles = (spelled(clean(h), encoding) for h in headers(self.table))
+        rows = [
+            [
+                *(_cell(c, encoding) for c in row.cells),
+                *(Text(spelled(c, encoding), style="dim") for c in costs(row.cost)),
+            ]
+            for row in self.table.rows
+        ]
+        labels = [spelled(clean(row.label), encoding) for row in self.table.rows]
         most = min(LABEL_WIDTH, max(16, width // 4))
-        label = min(most, max([len(names), *(len(clean(r.label)) for r in self.table.rows)]))
-        widths = [3 + max([len(clean(t)), *(row[i].cell_len for row in rows)]) for i, t in enumerate(titles)]
+        label = min(most, max([len(names), *map(len, labels)]))
+        widths = [3 + max([len(t), *(row[i].cell_len for row in rows)]) for i, t in enumerate(titles)]
         start, free = 0, width - label - 3
         costs_at = len(titles) if sum(widths) <= free else len(titles) - len(COSTS)  # not one of them on its own
         while start < len(titles):
@@ -46,26 +54,27 @@ class View:
             while end < stop and widths[end] <= room:
                 room -= widths[end]
                 end += 1
-            yield self._one(names, most, titles[start:end], [row[start:end] for row in rows])
+            yield self._one((names, *labels), most, titles[start:end], [row[start:end] for row in rows])
             start = end
 
-    def _one(self, names: str, most: int, titles: list[str], rows: list[list[Text]]) -> RichTable:
+    def _one(self, names: Sequence[str], most: int, titles: list[str], rows: list[list[Text]]) -> RichTable:
         out = RichTable(header_style="bold", pad_edge=False)
-        out.add_column(names, overflow="fold", max_width=most)
+        out.add_column(names[0], overflow="fold", max_width=most)
         for title in titles:
-            out.add_column(Text(clean(title)), justify="right", no_wrap=True)
-        for i, (row, cells) in enumerate(zip(self.table.rows, rows, strict=True)):
+            out.add_column(Text(title), justify="right", no_wrap=True)
+        for i, (row, name, cells) in enumerate(zip(self.table.rows, names[1:], rows, strict=True)):
             if i and row.reference and not self.table.rows[i - 1].reference:
                 out.add_section()
-            out.add_row(Text(clean(row.label), style="dim" if row.reference else "cyan"), *cells)
+            out.add_row(Text(name, style="dim" if row.reference else "cyan"), *cells)
         return out
 
 
-def _cell(cell: Cell | None) -> Text:
+def _cell(cell: Cell | None, encoding: str) -> Text:
     if cell is None:
-        return Text("–", style="dim")
+        return Text(spelled("–", encoding), style="dim")
     mark = " *" if cell.tied else "  "  # not by colour alone: the table is also piped into files
-    return Text(number(cell) + mark, style="bold green" if cell.tied else "red" if cell.collapsed else "")
+    style = "bold green" if cell.tied else "red" if cell.collapsed else ""
+    return Text(spelled(number(cell), encoding) + mark, style=style)
 
 
 def to_text(table: Table, width: int = 120) -> str:

@@ -1,10 +1,17 @@
-"""The one error a user meets: a sentence that says what is wrong and what to do."""
+"""The one error a user meets: a sentence that says what is wrong and what to do. And what a terminal can show of it."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import io
 from collections.abc import Iterable
 from typing import Any
+
+SPELLED = {  # what a terminal that lacks a character shows instead
+    **dict(zip("–—−±⚠×·→…≤≥", ("-", "-", "-", "+-", "!", "x", "|", "->", "...", "<=", ">="), strict=True)),
+    **dict(zip("▁▂▃▄▅▆▇█", "_.,-=+*#", strict=True)),
+}
 
 
 class UserError(Exception):
@@ -29,6 +36,27 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """What may be sent to a terminal: names out of files may hold escape sequences, or bytes that are no text."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """The codec error handler "spelled". A letter becomes `?`: without its accent it would be another name."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(SPELLED.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("spelled", _spell)
+
+
+def spelled(text: str, encoding: str) -> str:
+    """The same with other characters where `encoding` lacks one, so that columns can be measured."""
+    return text.encode(encoding, "spelled").decode(encoding)
+
+
+def never_fail(*streams: Any) -> None:
+    """Output that is not UTF-8 gets other characters for those it lacks, in place of an error."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spelled")
 
 
 def first_line(error: BaseException) -> str:

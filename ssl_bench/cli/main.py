@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,7 @@ import click
 
 from ssl_bench import __version__
 from ssl_bench.cli.group import Group
-from ssl_bench.errors import UserError, printable
+from ssl_bench.errors import UserError, never_fail, printable
 
 COMMANDS = {  # name -> "module:function", in the order of the help
     "quickstart": "ssl_bench.cli.quickstart:quickstart",
@@ -53,8 +55,20 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+def read_names_as_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale is ASCII and that mode was turned off: names of files and
+    classes would be other names there, and so would what is known of the images. The screen stays ASCII.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
+        screen = os.environ.get("PYTHONIOENCODING") or "ascii"
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1", "PYTHONIOENCODING": screen})
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a `UserError` is one sentence and exit code 2."""
+    if arguments is None:
+        read_names_as_utf8()
+    never_fail(sys.stdout, sys.stderr)
     run: Callable[..., Any] = cli.main
     try:
         run(args=arguments, prog_name="ssl-bench", standalone_mode=False)

@@ -50,9 +50,10 @@ def evaluate_all(
     wanted = [(name, protocol.load(name, own[name])) for name in own]
     place, root = devices.pick_device(device), Path(root)
     dataset = open_data(data)
-    if not dataset.labelled:
-        raise UserError(f"'{data.name}' has no labels to evaluate by: name another set with --data.")
+    if trouble := protocol.nothing_to_tell_apart(dataset):
+        raise UserError(f"{trouble}: name another set with --data.")
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
+    _refuse_non_finite(encoder)
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)
     started = time.perf_counter()
@@ -78,9 +79,20 @@ def evaluate_all(
                 "device": devices.device_label(place), "peak_memory_bytes": devices.peak_memory(place),
             },
         }  # fmt: skip
-        record = _record(encoder, dataset, one, name, seed, len(sealed), collapse, result)
+        counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, sealed.labels)}
+        record = _record(encoder, dataset, one, name, seed, counts, collapse, result)
         records.write(record, root / "records")
         yield record
+
+
+def _refuse_non_finite(encoder: Encoder) -> None:
+    weights = encoder.model.named_parameters() if isinstance(encoder.model, torch.nn.Module) else ()
+    if bad := [name for name, value in weights if not torch.isfinite(value).all()]:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise UserError(
+            f"The weights of '{encoder.source}' are not finite ({bad[0]}{more}): its training diverged or the file is "
+            "damaged, and no number of it would mean anything. Name another encoder."
+        )
 
 
 def help_with(threads: int, *args: Any) -> None:
@@ -113,8 +125,10 @@ def run(
         classes = one.classes(output)
         metrics = {**one.score(output, truth, train.num_classes), **predictor.measured}
         optimism = _optimism(one, predictor, test, truth, metrics)
+    true = predictor.true_names
     return {
-        "metrics": metrics, "optimism": optimism, "selected": predictor.selected,
+        "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
+        "optimism": optimism, "selected": predictor.selected,
         "correct": None if classes is None else (classes == truth).numpy(),
         "seconds": round(time.perf_counter() - started, 3),
     }  # fmt: skip
@@ -137,7 +151,26 @@ def _optimism(
 
 
 def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Path, tokens: bool) -> Features:
-    return features.extract(encoder, split, part, dataset.fingerprint, len(dataset.classes), root, tokens)
+    found = features.extract(encoder, split, part, dataset.fingerprint, len(dataset.classes), root, tokens)
+    finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in found.pooled.values()]).all(0)
+    if not finite.all():
+        raise UserError(
+            f"'{encoder.source}' gives features that are not finite for {int((~finite).sum())} of {len(finite)} {part} "
+            "images: no number of it would mean anything. Check how its images must be scaled, or name another encoder."
+        )
+    return found
+
+
+def _balance(train: Tensor, val: Tensor, test: Tensor) -> dict[str, float]:
+    """What always answering the largest training class would score on the test images, in percent, how many classes
+    these have, and how many times as many images the largest of them has as the smallest.
+    """
+    if not len(test):
+        return {}
+    largest, sizes = torch.cat([train, val]).bincount().argmax(), test.bincount()
+    sizes = sizes[sizes > 0]
+    share = float(100 * (test == largest).double().mean())
+    return {"majority": share, "test_classes": len(sizes), "imbalance": float(sizes.max() / sizes.min().double())}
 
 
 def _view(one: Protocol, x: Features) -> Features:
@@ -156,8 +189,8 @@ def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:
 
 
 def _record(
-    encoder: Encoder, dataset: Dataset, one: Protocol, name: str, seed: int, num_test: int, collapse: dict[str, Any],
-    result: dict[str, Any],
+    encoder: Encoder, dataset: Dataset, one: Protocol, name: str, seed: int, counts: dict[str, float],
+    collapse: dict[str, Any], result: dict[str, Any],
 ) -> records.Record:  # fmt: skip
     base, _, variant = name.partition(":")
     return records.make(
@@ -166,10 +199,10 @@ def _record(
         protocol_config=to_dict(one.config),
         data={
             "name": dataset.name, "fingerprint": dataset.fingerprint, "num_train": len(dataset.train),
-            "num_val": len(dataset.val), "num_test": num_test, "num_classes": len(dataset.classes),
+            "num_val": len(dataset.val), "num_classes": len(dataset.classes), **counts,
             **({"notes": list(dataset.notes)} if dataset.notes else {}),
         },
         pretrain_data=encoder.pretrain_data, seeds={"pretrain": encoder.seed, "probe": seed, "split": 0},
-        headline=one.headline, higher_is_better=one.higher_is_better, collapse=collapse, code=provenance.code_state(),
+        higher_is_better=one.higher_is_better, collapse=collapse, code=provenance.code_state(),
         versions=provenance.versions(), **result,
     )  # fmt: skip

@@ -44,7 +44,7 @@ def rotate(x: Tensor) -> tuple[Tensor, Tensor]:
     exact = min(n, d) <= 1024  # above, double precision takes too long, and axes below 1e-6 of the largest are lost
     wide = x.double() if exact else x
     values, vectors = torch.linalg.eigh(wide.T @ wide if d <= n else wide @ wide.T)
-    keep = values > values[-1] * (1e-12 if exact else 1e-6)
+    keep = values > values[-1].clamp(min=0) * (1e-12 if exact else 1e-6)  # where nothing varies, no axis
     values, vectors = values[keep].to(x.dtype), vectors[:, keep].to(x.dtype)
     if d <= n:
         return x @ vectors, vectors
@@ -68,13 +68,16 @@ def logistic(
     scale = (curvature + penalty).rsqrt()
     if intercept:
         z = torch.cat([z, torch.ones(n, 1, device=z.device, dtype=z.dtype)], 1)
-        penalty = torch.cat([penalty, torch.zeros_like(penalty[:, :1])], 1)
-        scale = torch.cat([scale, torch.full_like(scale[:, :1], ((1 - 1 / k) / k) ** -0.5)], 1)
+        penalty = torch.cat([penalty, penalty.new_zeros(p, 1, 1)], 1)
+        scale = torch.cat([scale, scale.new_full((p, 1, 1), ((1 - 1 / k) / k) ** -0.5)], 1)
     theta = torch.zeros(p, z.shape[1], k, dtype=z.dtype, device=z.device)
     if start is not None:
         theta[:, : axes.shape[1]] = torch.einsum("dr,pdk->prk", axes, start.weight)
         if intercept:
             theta[:, -1] = start.bias + torch.einsum("d,pdk->pk", centre, start.weight)
+    if not z.shape[1]:  # no axis and no intercept: nothing to solve for
+        none = torch.zeros(p, x.shape[1], k, dtype=z.dtype, device=z.device)
+        return Solution(none, none.new_zeros(p, k), none.new_zeros(p), 0)
     found, gradient, evaluations = _lbfgs(z, y, theta, scale, penalty, tol, limit)
     last = found.shape[1] - int(intercept)
     weight = torch.einsum("dr,prk->pdk", axes, found[:, :last])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssl_bench import find
 from ssl_bench.config.overrides import override
+from ssl_bench.data.dataset import Dataset
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.rng import mix
 
@@ -136,9 +137,10 @@ class Predictor:
 
     selected: dict[str, Any]  # hyperparameters chosen on the validation part
     measured: dict[str, float]  # metrics that need no test image (label-free ones)
+    true_names: dict[str, str]  # metrics that are less than their name says: shots10 -> shots10 (6 per class)
 
     def __init__(self) -> None:
-        self.selected, self.measured = {}, {}
+        self.selected, self.measured, self.true_names = {}, {}, {}
 
     def predict(self, x: Features) -> Tensor:
         """Whatever the protocol's `score` reads; by default scores [N, C]."""
@@ -188,8 +190,12 @@ def refuse_idle(config: Any, why: str, *names: str) -> None:
 
 
 def classification(scores: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-    """Top-1, top-5 and balanced accuracy (mean recall over the classes that occur), in percent."""
-    hits = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+    """Top-1, top-5 and balanced accuracy (mean recall over the classes that occur), in percent.
+
+    A class scored -inf is no guess: it is never among the five.
+    """
+    best = scores.topk(min(5, scores.shape[1]), dim=1)
+    hits = (best.indices == labels[:, None]) & (best.values > -torch.inf)
     right = (scores.argmax(1) == labels).double()
     recall = [right[labels == c].mean() for c in labels.unique()]
     return {
@@ -203,6 +209,23 @@ def members(labels: Tensor, num_classes: int, draw: int) -> list[Tensor]:
     """The images of each class in an order that depends on `draw` alone; few-shot sets are the first ones of each."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(mix("lowshot", draw)))
     return [order[labels[order] == c] for c in range(num_classes)]
+
+
+def given(labels: Tensor, num_classes: int, shots: int) -> str:
+    """Images per class where a class has fewer than `shots`: `6`, or `6-10` where some have more; "" if all have."""
+    counts = labels.bincount(minlength=num_classes).clamp(max=shots)
+    low, high = int(counts.min()), int(counts.max())
+    return "" if low == shots else f"{low}" if low == high else f"{low}-{high}"
+
+
+def nothing_to_tell_apart(dataset: Dataset) -> str:
+    """Why no protocol can score an encoder on these images, or ""."""
+    if not dataset.labelled:
+        return f"'{dataset.name}' has no labels to evaluate by"
+    if len(found := torch.cat([dataset.train.labels, dataset.val.labels]).unique()) < 2:
+        only = dataset.classes[int(found[0])]
+        return f"All training images of '{dataset.name}' are of one class, '{only}', and one class cannot be classified"
+    return ""
 
 
 def variants(module: Any) -> dict[str, Callable[[], Any]]:

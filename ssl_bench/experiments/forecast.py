@@ -19,7 +19,7 @@ from ssl_bench.parallel import devices
 from ssl_bench.screen import clock, console, quantity, say, sheet
 from ssl_bench.training import run_folder
 from ssl_bench.training.rate import affordable, open_ended, time_look, time_step
-from ssl_bench.training.train import Trainer
+from ssl_bench.training.train import Trainer, rehearse
 
 NUMBERS = ("steps", "FLOPs", "time", "memory", "disk")
 
@@ -47,6 +47,7 @@ def estimate(config: Config) -> Estimate:
         torch.set_num_threads(config.run.threads)
     device = devices.pick_device(config.run.device)
     _forget_peak(device)
+    rehearse(config)
     trainer = Trainer(open_ended(config), open_data(config.data, config.run), device)
     try:
         step_seconds, measured = time_step(trainer)

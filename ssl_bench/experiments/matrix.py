@@ -20,6 +20,7 @@ from ssl_bench.config.schema import Config, size_text
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import recorded
 from ssl_bench.training import run_folder
+from ssl_bench.training.train import rehearse
 
 
 @dataclass
@@ -75,6 +76,8 @@ def plan(
         function = find.recipe(base, own or recipe_name)
         for seed in range(seeds):
             config = resolve(function(), [*overrides, f"seed={seed}"])
+            if seed == 0:
+                rehearse(config)
             run = run_folder.Run(root / run_folder.run_name(config))
             arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
             label = f"{method} seed {seed}"
@@ -220,17 +223,18 @@ def run(rows: list[Row], root: Path, jobs: int, table: bool = True) -> None:
 
 
 def ready(rows: list[Row]) -> None:
-    """The images of every row are there, can be read, and have labels to evaluate by: told once, before any row."""
+    """The images of every row are there, can be read, and have classes to evaluate by: told once, before any row."""
     from ssl_bench.data.dataset import open_data
+    from ssl_bench.evaluation.protocol import nothing_to_tell_apart
 
-    seen: dict[Any, bool] = {}  # whether it has labels
+    seen: dict[Any, str] = {}  # why it cannot be evaluated on
     for row in rows:
         if row.config is not None and row.state != "done":
             for where in (row.config.data, replace(row.config.data, name=row.data)):
                 if where not in seen:
-                    seen[where] = open_data(where, row.config.run).labelled
-            if row.missing and not seen[where]:
-                raise UserError(f"'{row.data}' has no labels to evaluate by: name a set with labels: --eval-data NAME.")
+                    seen[where] = nothing_to_tell_apart(open_data(where, row.config.run))
+            if row.missing and (trouble := seen[where]):
+                raise UserError(f"{trouble}: name another set: --eval-data NAME.")
 
 
 def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lambda: None) -> None:

@@ -23,6 +23,7 @@ from ssl_bench.experiments import matrix, search_space
 from ssl_bench.experiments.matrix import Row
 from ssl_bench.screen import console, say, sheet
 from ssl_bench.training import provenance, run_folder
+from ssl_bench.training.train import rehearse
 
 SEARCH_SEED = 0
 
@@ -95,6 +96,8 @@ def plan(
     free = tuple(a for a in axes if a.key not in fixed)
     found = Plan(tuple(methods), recipe, tuple(base), free, tuple(protocols), root)
     configs = [found.config(method) for method in methods]
+    for config in configs:
+        rehearse(config)
     search_space.check(free, configs)
     _equal(configs, free)
     return found

@@ -49,6 +49,7 @@ class Method(nn.Module):
     uses_labels: ClassVar[bool] = False  # only then does the loop put "labels" among the views
     kinds: ClassVar[tuple[str, ...]] = ("image",)  # of items that it takes
     pooling: ClassVar[str] = "mean"  # the token the encoder was made for: cls or mean (of the patch tokens)
+    fewest: ClassVar[int] = 1  # images of a micro-batch, over all processes, from which on the loss says something
 
     encoder: ViT
 

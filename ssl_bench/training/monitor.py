@@ -14,18 +14,25 @@ from ssl_bench.training.train import Trainer
 
 BANK, QUERIES = 500, 300  # images of one look, enough to see a trend; fewer where a run is so short that
 SHARE, FEWEST = 0.025, 0.16  # all looks together would take more than 2.5 % of its FLOPs (as much of its time)
+JUDGED = 12  # held-out images from which on their spread says something of a collapse
 CHUNK = 50  # images at once: activations stay in a CPU's cache, 1.7 x quicker than 250
 
 
 def rankme(z: Tensor, eps: float = 1e-7) -> float:
-    """RankMe [N, D] -> effective rank (Garrido et al. 2023, arXiv 2210.02885): exp of the singular values' entropy."""
+    """RankMe [N, D] -> effective rank (Garrido et al. 2023, arXiv 2210.02885): exp of the singular values' entropy.
+
+    1 where all features are zero.
+    """
     s = torch.linalg.svdvals(z.double())
-    p = s / s.sum() + eps
+    p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny) + eps
     return float(torch.exp(-(p * p.log()).sum()))
 
 
 def feature_std(z: Tensor) -> float:
-    """Std over the batch of L2-normalised features, mean over dimensions, times sqrt(D): 1 isotropic, 0 collapsed."""
+    """Std over the batch of L2-normalised features, mean over dimensions, times sqrt(D): 1 isotropic, 0 collapsed.
+
+    Of two images or more, as `mean_cosine`.
+    """
     return float(F.normalize(z.double(), dim=-1).std(0).mean() * math.sqrt(z.shape[-1]))
 
 
@@ -91,18 +98,24 @@ class Monitor:
         encoder.train(training)
         if not torch.isfinite(queries).all():
             return {"finite": 0.0, "collapsed": 1.0}
-        centred = queries - queries.mean(0)
-        values = {
-            "std": feature_std(queries),
-            "rankme": rankme(queries),
-            "rankme_centred": rankme(centred),
-            "cosine": mean_cosine(queries),
-            "images": float(len(queries)),
-        }
+        values = {"rankme": rankme(queries), "images": float(len(queries))}
+        if len(queries) > 1:
+            centred = queries - queries.mean(0)
+            values |= {
+                "std": feature_std(queries), "rankme_centred": rankme(centred), "cosine": mean_cosine(queries),
+            }  # fmt: skip
         if self.labelled:
             values["knn"] = knn_accuracy(bank, self.bank_labels, queries, self.query_labels)
         values["collapsed"] = float(collapse_reason(values) != "")
         return values
+
+
+def unjudged(trainer: Trainer) -> list[str]:
+    """What to tell where too few images are held out for `collapse_reason`: no flag does not mean no collapse then."""
+    count = len(trainer.data.val)
+    if not trainer.config.monitor_points or count >= JUDGED:
+        return []
+    return [f"too few held-out images to see a collapse: {count}, and {JUDGED} are needed; more: data.val_fraction"]
 
 
 def collapse_reason(values: dict[str, float]) -> str:
@@ -112,11 +125,14 @@ def collapse_reason(values: dict[str, float]) -> str:
     there is lies in a handful of directions. Measured on the embedded photographs (64 wide, 300 steps): untrained std
     0.5, centred RankMe 24; I-JEPA 0.6 and 21; MAE 0.2 and 27; I-JEPA with both encoders trained 0.02 and 32, without
     a predictor 0.97 and 4.4. So a run that has just begun is not flagged. Those were 300 images; fewer show fewer
-    directions (simulated power-law spectra: 6.0 of 300 images are 5.6 of 48, 4.7 of 24, 3.8 of 12).
+    directions (simulated power-law spectra: 6.0 of 300 images are 5.6 of 48, 4.7 of 24, 3.8 of 12). Below 12 no spread
+    is judged: two healthy images always lie in one direction.
     """
     images = values.get("images", 300.0)
     if values.get("finite") == 0.0:
         return "features are not finite"
+    if images < JUDGED:
+        return ""
     if values.get("std", 1.0) < 0.05:
         return f"all images map to nearly one vector (normalised std {values['std']:.3f}; isotropic is 1)"
     if values.get("rankme_centred", 99.0) < min(6.0, 6.15 * images / (images + 7)):

@@ -10,15 +10,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssl_bench.config.schema import Config, to_dict
-from ssl_bench.data.dataset import open_data
+from ssl_bench.data.dataset import Dataset, open_data
 from ssl_bench.errors import NonFinite, UserError
 from ssl_bench.files import sweep, write_atomic
 from ssl_bench.parallel import collectives, devices, processes, sharding
 from ssl_bench.training import checkpoint, cost, provenance, rate, run_folder
 from ssl_bench.training.journal import Journal, Observer
-from ssl_bench.training.monitor import collapse_reason
+from ssl_bench.training.monitor import collapse_reason, unjudged
 from ssl_bench.training.stop import Stop
-from ssl_bench.training.train import Trainer
+from ssl_bench.training.train import Trainer, refuse_labels, rehearse
 
 
 def ignore(state: dict[str, Any]) -> None:
@@ -31,6 +31,7 @@ def pretrain(config: Config, root: Path, observe: Observer = ignore) -> run_fold
     With run.devices, torchrun or srun, several processes are in here together; process 0 alone writes and observes.
     """
     config.check()
+    rehearse(config)
     with processes.group(config.run.devices, config.run.device, pretrain, config, root):
         processes.use_threads(config.run.threads)
         return _pretrain(config, root, ignore if collectives.rank() else observe)
@@ -38,6 +39,11 @@ def pretrain(config: Config, root: Path, observe: Observer = ignore) -> run_fold
 
 def _pretrain(config: Config, root: Path, observe: Observer) -> run_folder.Run:
     held: list[Any] = []
+    sharding.share(config.budget.batch_size, config.budget.accumulate)  # refuses what these processes cannot share
+    data: Dataset | None = None
+    if run_folder.Run(root / run_folder.run_name(config)).status().get("state") != "finished":
+        data = open_data(config.data, config.run)  # images that cannot be read leave no run folder either
+        refuse_labels(config, data)
 
     def begin() -> tuple[run_folder.Run, bool]:
         run = run_folder.start(root, config)
@@ -50,9 +56,10 @@ def _pretrain(config: Config, root: Path, observe: Observer) -> run_folder.Run:
     run, finished = collectives.first(begin)
     if finished:
         return run
+    assert data is not None
     stop = Stop()
     try:
-        _train(config, run, stop, observe)
+        _train(config, run, data, stop, observe)
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(UserError):  # a full disk takes no status either, and what went wrong is said by `error`
@@ -66,14 +73,13 @@ def _pretrain(config: Config, root: Path, observe: Observer) -> run_folder.Run:
     return run
 
 
-def _train(config: Config, run: run_folder.Run, stop: Stop, observe: Observer) -> None:
+def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, observe: Observer) -> None:
     device = devices.pick_device(config.run.device)
-    data = open_data(config.data, config.run)
     if config.budget.hours:
         config = rate.in_steps(config, data, device, run.folder / "steps.json")
     trainer = Trainer(config, data, device)
     state, remarks = collectives.first(lambda: checkpoint.resume(run.folder))
-    remarks += devices.crowded(device) + devices.without_bf16(config, device)
+    remarks += devices.crowded(device) + devices.without_bf16(config, device) + unjudged(trainer)
     if state is not None:
         trainer.restore(state)
     facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}

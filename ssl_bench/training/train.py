@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ssl_bench import find
-from ssl_bench.config.schema import Config
+from ssl_bench.config.schema import Config, size_text
 from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.items import asked
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import DropPath, explicit_attention
 from ssl_bench.parallel import collectives, devices, sharding
@@ -29,13 +31,70 @@ def build(config: Config, info: DataInfo, device: torch.device) -> Method:
     return method
 
 
+class _Unfilled(TorchFunctionMode):
+    """Parameters and copies of large tensors stay as they were allocated: filling them takes seconds, and memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        first: Any = args[0] if args else (kwargs or {}).get("tensor")
+        name = func.__name__
+        if isinstance(first, nn.Parameter) and name.strip("_") + "_" == name != "requires_grad_":
+            return first
+        if func is Tensor.clone and first.numel() > 1 << 16:
+            return torch.empty_like(first)
+        return func(*args, **(kwargs or {}))
+
+
+def rehearse(config: Config) -> None:
+    """Raise `UserError` where this method cannot be trained with these settings, before anything is written.
+
+    A micro-batch may be too small for its loss, or a grid of patches for its masks: a few made-up images are cut into
+    views once, by a method whose weights are never drawn. What only real images and weights tell is left to the run.
+    """
+    cls = find.defined(find.module("methods", config.method), Method)
+    budget, item = config.budget, asked(config.data)
+    if (images := budget.batch_size // budget.accumulate) < cls.fewest:
+        parts = f" in {budget.accumulate} micro-batches of {images}" * (budget.accumulate > 1)
+        raise UserError(
+            f"'{config.method}' compares the images of a micro-batch with one another and needs at least {cls.fewest} "
+            f"in each; this is budget.batch_size={budget.batch_size}{parts}. Raise budget.batch_size"
+            f"{', or lower budget.accumulate.' if budget.accumulate > 1 else '.'}"
+        )
+    info = DataInfo(item, 2, (0.5,) * item.channels, (0.25,) * item.channels)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with _Unfilled():
+                method: Method = cls(config, info)
+            method.eval().views(torch.zeros(2, *item.shape, dtype=torch.uint8), Rng(0, 2), 0.0)
+    except ValueError as error:
+        size = size_text(config.data.image_size)
+        grid = " x ".join(map(str, item.grid(config.backbone.patch_size)))
+        raise UserError(
+            f"'{config.method}' cannot be trained on {grid} patches (data.image_size={size}, "
+            f"backbone.patch_size={config.backbone.patch_size}): {error}"
+        ) from error
+    except RuntimeError:
+        return  # a method of one's own may compute on its weights: the run will tell
+
+
+def refuse_labels(config: Config, data: Dataset) -> None:
+    """Raise `UserError` where a method that trains on labels has none to learn from."""
+    if find.defined(find.module("methods", config.method), Method).uses_labels:
+        if not data.labelled:
+            raise UserError(f"'{config.method}' trains on labels and '{data.name}' has none: name another data set.")
+        if len(found := data.train.labels.unique()) < 2:
+            only = data.classes[int(found[0])]
+            raise UserError(
+                f"'{config.method}' trains on labels and all images of '{data.name}' are of one class, '{only}': "
+                "name another data set."
+            )
+
+
 class Trainer:
     """One run from its config to its encoder; every public step of it is resumable."""
 
     def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
-        if not data.labelled and find.defined(find.module("methods", config.method), Method).uses_labels:
-            raise UserError(f"'{config.method}' trains on labels and '{data.name}' has none: name another data set.")
+        refuse_labels(config, data)
         self.info = DataInfo(data.item, len(data.classes), data.mean, data.std)
         self.method = build(config, self.info, device)
         self.flops_per_image = self.method.flops()
