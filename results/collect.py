@@ -11,7 +11,7 @@ from pathlib import Path
 from results import render, searches, tables, trials
 from results.page import bundle, page
 from results.records import dumps, read, sha, unique
-from results.rows import by_budget, by_data
+from results.rows import by_data, by_table
 from ssl_bench.files import write_atomic
 
 FOLDER = Path(__file__).resolve().parent
@@ -55,8 +55,8 @@ def generated(folder: Path) -> dict[str, str]:
     out = {"report.html": page(records)} if records else {}
     if searched:
         out[SEARCHES] = searches.to_markdown(searched)
-    for name, members in sorted(by_data(records).items()):
-        for i, (budget, equal) in enumerate(by_budget(members).items()):
+    for name, budgets in by_table(records).items():
+        for i, (budget, equal) in enumerate(budgets.items()):
             table, path = tables.build(equal), slug(name) + ("-" + slug(re.sub("[ ,]+", "-", budget)) if i else "")
             out |= {f"tables/{path}.{suffix}": renderer(table) for suffix, renderer in FORMATS.items()}
     return out

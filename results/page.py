@@ -18,8 +18,7 @@ from results import across, cells, charts, notes, rows, selection, tables
 from results import curves as learning
 from results.parts import Cell, Row, Table
 from results.records import Record, sha
-from results.rows import by_data
-from results.tables import Column
+from results.rows import Column, Cost, by_table
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -45,8 +44,12 @@ def page(
     title: str = "ssl-bench report",
 ) -> str:
     """The whole page. `curves` and `pictures` are by run name; without them their sections are left out."""
-    parts = [_data_set(name, members, curves or {}) for name, members in sorted(by_data(records).items())]
-    summaries = across.summaries({p["name"]: p["table"] for p in parts})
+    parts = [
+        _part(name, list(budgets), i, members, curves or {})
+        for name, budgets in by_table(records).items()
+        for i, members in enumerate(budgets.values())
+    ]
+    summaries = across.summaries({p["name"]: p["table"] for p in parts if p["first"]})
     drawings = [_chart("across", s.protocol, charts.critical_difference(s.ranking)) for s in summaries]
     specs = {chart["id"]: chart["spec"] for part in parts for chart in part["all_charts"]}
     specs |= {chart["id"]: chart["spec"] for chart in drawings}
@@ -122,34 +125,50 @@ def _chart(kind: str, title: str, chart: Any) -> dict[str, Any]:
     return {"id": f"c{sha(kind + title)[:10]}", "title": title, "spec": spec, "about": spec["description"]}
 
 
-def _data_set(name: str, records: Sequence[Record], curves: Mapping[str, Any]) -> dict[str, Any]:
-    table = tables.build(records)
+def _part(
+    name: str, budgets: Sequence[str], i: int, records: Sequence[Record], curves: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Data set `name` under the i-th of its budgets: only these rows are compared, in the table as in the charts."""
+    table, key = tables.build(records), _key(name, budgets, i)
     labels = {i: row.label for row in table.rows for cell in row.cells if cell is not None for i in cell.records}
     mine = [{**c, "label": label} for r, label in _labelled(records, labels) for c in curves.get(r, ())]
     names = [*charts.methods(table), *[r.label for r in table.rows if r.method == "supervised" and any(r.cells)]]
     groups = {
-        "compute": [_chart(f"{name}/compute", t, c) for t, c in charts.compute_charts(table).items()],
-        "curves": [_chart(f"{name}/curves", t, c) for t, c in learning.curve_charts(mine, names).items()],
-        "ranks": [_chart(f"{name}/ranks", "Rank per protocol", c)] if (c := charts.rank_chart(table)) else [],
+        "compute": [_chart(f"{key}/compute", t, c) for t, c in charts.compute_charts(table).items()],
+        "curves": [_chart(f"{key}/curves", t, c) for t, c in learning.curve_charts(mine, names).items()],
+        "ranks": [_chart(f"{key}/ranks", "Rank per protocol", c)] if (c := charts.rank_chart(table)) else [],
         "diagnostics": [
-            _chart(f"{name}/diagnostics", t, c) for t, c in charts.diagnostics_charts(records, labels, table).items()
+            _chart(f"{key}/diagnostics", t, c) for t, c in charts.diagnostics_charts(records, labels, table).items()
         ],
     }
     finals = _finals(curves, {run_name(r) for r in records})
     keys = {c.key: c.label for c in table.columns if c.ranks}
+    others = [(budget, _anchor(_key(name, budgets, j))) for j, budget in enumerate(budgets) if j != i]
     return {
         "name": name,
-        "id": f"data-{sha(name)[:8]}",
+        "title": f"{name} · {budgets[i]}" if others else name,
+        "id": _anchor(key),
+        "first": i == 0,
+        "budget_name": budgets[i],
+        "others": others,
         "table": table,
-        "budget": (budget := notes.budgets(table.rows)),
-        "notes": [n for n in table.notes if n not in budget],
-        "budgets": len({r.budget for r in table.rows if r.budget}) > 1,
+        "budget": (stated := notes.budgets(table.rows)),
+        "notes": [n for n in table.notes if n not in stated],
         "rows": [_row(r, table) for r in table.rows],
         "groups": groups,
         "all_charts": [c for group in groups.values() for c in group],
         "agreement": [(a, b, v) for (a, b), v in across.agreement(table).items()],
         "selectors": selection.selectors(records, keys, finals),
     }
+
+
+def _key(name: str, budgets: Sequence[str], i: int) -> str:
+    """What ids are made of; as in file names, the first budget of a data set needs no name."""
+    return f"{name} {budgets[i]}" if i else name
+
+
+def _anchor(key: str) -> str:
+    return f"data-{sha(key)[:8]}"
 
 
 def _labelled(records: Sequence[Record], labels: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -238,6 +257,7 @@ def _runs(
 def _facts(r: Record) -> list[tuple[str, str]]:
     spent = r.compute["pretrain"]
     facts = [
+        ("budget", rows.budget(r.config) or "none"),
         ("code", f"{r.code['commit']}{' with uncommitted changes' if r.code['dirty'] else ''}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(r.versions.items()))),
         ("weights", r.encoder["weights_sha256"] or "none"),

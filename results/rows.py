@@ -296,6 +296,11 @@ def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
     return {name: [*members, *(r for r in free if column_key(r) in shared[name])] for name, members in trained}
 
 
+def by_table(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """Per data set and budget what one table compares, of the committed tables as of the page."""
+    return {name: by_budget(members) for name, members in sorted(by_data(records).items())}
+
+
 def together(records: Sequence[Record]) -> dict[str, list[Record]]:
     """As `by_data`, but sets on which the same trained run was evaluated share one table, with columns for each."""
     found: list[tuple[list[str], set[str], list[Record]]] = []
