@@ -19,18 +19,26 @@ PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccaa22", "#22aacc", "#aa3377", "#e
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 GREY = "#8a8f98"
 LEGEND = alt.Legend(title=None, orient="bottom", symbolLimit=40, labelLimit=180)
+TILTED = 4  # more names of protocols than these do not fit side by side on a phone
 Rows = list[dict[str, Any]]
 Chart = Any  # Altair's own types change between `layer` and `properties`
 
 
-def marks(labels: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
-    """The same colour and shape for a method in every chart; more than eight methods differ by shape too."""
+def marks(labels: Sequence[str], rows: Rows | None = None) -> tuple[alt.Color, alt.Shape]:
+    """The same colour and shape for a method in every chart; more than eight methods differ by shape too.
+
+    With `rows` the legend names only what they hold.
+    """
     names = [clean(n) for n in labels]
+    legend = LEGEND
+    if rows is not None:
+        drawn = {r["label"] for r in rows}
+        legend = alt.Legend(**LEGEND.to_dict(), values=[n for n in names if n in drawn])
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
     shapes = [SHAPES[(i // len(PALETTE) + i % len(PALETTE)) % len(SHAPES)] for i in range(len(names))]
     return (
-        alt.Color("label:N", scale=alt.Scale(domain=names, range=colours), legend=LEGEND),
-        alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=LEGEND),
+        alt.Color("label:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+        alt.Shape("label:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
     )
 
 
@@ -104,7 +112,7 @@ def _compute_chart(rows: Rows, lines: Rows, column: Column, axis: str, names: Se
         scale=alt.Scale(type="log", padding=30, nice=False),
         axis=alt.Axis(format=".0e" if axis == "training FLOPs" else ".2~g", tickCount=4),
     )
-    color, shape = marks(names)
+    color, shape = marks(names, rows)
     tips = ["label:N", alt.Tooltip("mean:Q", format=".1f"), alt.Tooltip("low:Q", format=".1f")]
     tips += [alt.Tooltip("high:Q", format=".1f"), "n:Q", alt.Tooltip("cost:Q", format=".3g", title=axis), "state:N"]
     base = alt.Chart(alt.InlineData(values=rows)).encode(x=x)
@@ -119,7 +127,8 @@ def _compute_chart(rows: Rows, lines: Rows, column: Column, axis: str, names: Se
     reference = alt.Chart(alt.InlineData(values=lines)).encode(y=y)
     rule = reference.mark_rule(color=GREY, strokeDash=[6, 3])
     named_lines = _line_names(sorted(lines, key=lambda r: r["mean"]), y)
-    drawn = [front.encode(y=y), whisker, points.add_params(pick), named.encode(x=x, y=y, text="label:N"), *ringed]
+    whisker = whisker.add_params(pick)  # the first layer with a legend: in a later one a click would do nothing
+    drawn = [front.encode(y=y), whisker, points, named.encode(x=x, y=y, text="label:N"), *ringed]
     layers = alt.layer(*([rule, *named_lines] if lines else []), *drawn)
     return layers.properties(width="container", height=260, description=f"{unit} against {axis}, {label}")
 
@@ -153,7 +162,13 @@ def rank_chart(table: Table) -> Chart | None:
     shown = [clean(n) for n in methods(table)]
     scale = alt.Scale(domain=shown, range=[PALETTE[i % len(PALETTE)] for i in range(len(shown))])
     base = alt.Chart(alt.InlineData(values=rows)).encode(
-        x=alt.X("column:N", sort=alt.EncodingSortField("place"), title=None, axis=alt.Axis(labelAngle=0)),
+        x=alt.X(
+            "column:N",
+            sort=alt.EncodingSortField("place"),
+            scale=alt.Scale(padding=max(0.5, len(columns) / 3)),  # room for the names at both ends
+            axis=alt.Axis(labelAngle=-40 if len(columns) > TILTED else 0),
+            title=None,
+        ),
         y=alt.Y(
             "rank:Q",
             scale=alt.Scale(reverse=True, domain=[0.6, len(names) + 0.4], nice=False),
@@ -175,7 +190,6 @@ def rank_chart(table: Table) -> Chart | None:
 
 def diagnostics_charts(records: Sequence[Record], labels: Mapping[str, str], table: Table) -> dict[str, Chart]:
     """RankMe of the features against accuracy, one point per run; collapsed runs ringed."""
-    color, shape = marks(methods(table))
     places: dict[str, Rows] = {}
     for r in newest(records):
         rank = r.collapse["rankme"]
@@ -189,6 +203,7 @@ def diagnostics_charts(records: Sequence[Record], labels: Mapping[str, str], tab
         rows = [r for r in places.get(column.key, []) if r["label"] in {clean(n) for n in methods(table)}]
         if not rows:
             continue
+        color, shape = marks(methods(table), rows)
         x = alt.X("rankme:Q", title="RankMe", scale=alt.Scale(zero=False, padding=20))
         y = alt.Y("value:Q", title=_unit(column), scale=alt.Scale(zero=False, padding=15))
         base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y)
@@ -213,7 +228,8 @@ def critical_difference(ranking: across.Ranking) -> Chart:
     means = dict(zip(ranking.names, ranking.mean_ranks, strict=True))
     bars = [{"from": means[c[0]], "to": means[c[-1]], "y": -0.35 * i} for i, c in enumerate(ranking.cliques)]
     x = alt.X("rank:Q", scale=alt.Scale(domain=[0.7, len(rows) + 1.5], nice=False), title="mean rank (1 is best)")
-    y = alt.Y("y:Q", axis=None, scale=alt.Scale(reverse=True, zero=False))
+    frame = alt.Scale(reverse=True, domain=[-0.35 * max(1, len(bars)), len(rows) + 0.6], nice=False)
+    y = alt.Y("y:Q", axis=None, scale=frame)
     base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y)
     layers = [
         base.mark_point(filled=True, size=90, color=PALETTE[0]),

@@ -157,7 +157,8 @@ def _part(
         "rows": [_row(r, table) for r in table.rows],
         "groups": groups,
         "all_charts": [c for group in groups.values() for c in group],
-        "agreement": [(a, b, v) for (a, b), v in across.agreement(table).items()],
+        "agreement": across.agreement(table),
+        "ranked": across.matrix(table)[:2],
         "selectors": selection.selectors(records, keys, finals),
     }
 
@@ -238,11 +239,13 @@ def _runs(
     for name, members in sorted(found.items()):
         first = max(members, key=lambda r: (r.created, r.id))
         drawn, other = learning.run_curves(curves.get(name, ())), shown.get((first.method, first.recipe))
+        trained = str(first.pretrain_data.get("name", "")), rows.budget(first.config)
         out.append(
             {
                 "name": name,
                 "id": anchor(name),
                 "first": first,
+                "trained": " · ".join(filter(None, trained)),
                 "records": sorted(members, key=lambda r: (r.data["name"], r.protocol, r.variant, r.id)),
                 "config": sorted(rows.flat(first.config).items()),
                 "facts": _facts(first),

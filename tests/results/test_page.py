@@ -216,6 +216,8 @@ def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
         view.wait_for_selector(".chart svg")
         names = "table.results tbody:first-of-type tr:not([hidden]) th"
         assert view.locator(names).all_inner_texts() == ["dino", "ijepa", "mae"]
+        view.locator(".chart .role-legend-label text", has_text="mae").first.click()
+        view.wait_for_selector('.chart [opacity="0.12"]', state="attached")  # the other methods step back
         button = view.get_by_role("button", name="linear").first
         button.click()
         assert view.locator(names).all_inner_texts() == ["dino", "mae", "ijepa"]
@@ -246,3 +248,9 @@ def test_no_two_methods_look_alike_in_a_chart() -> None:
     color, shape = (mark.to_dict()["scale"]["range"] for mark in charts.marks(names))
     looks = {(color[i % len(color)], shape[i]) for i in range(len(names))}
     assert len(looks) == len(names)
+
+
+def test_the_legend_names_only_what_a_chart_holds() -> None:
+    everywhere, here = (charts.marks(["a", "b"], rows)[0].to_dict() for rows in (None, [{"label": "b"}]))
+    assert everywhere["scale"] == here["scale"]
+    assert here["legend"]["values"] == ["b"] and "values" not in everywhere["legend"]
