@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from results.parts import Cell, Table
-from results.rows import Cost
+from results.parts import Cell, Cost, Table
 
 COSTS = ("FLOPs", "time", "images/s", "memory")
 LEGEND = (

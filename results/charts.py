@@ -11,9 +11,9 @@ import numpy as np
 
 from results import across
 from results.cells import clean
-from results.parts import Table
+from results.parts import LABEL_FREE, Column, Table
 from results.records import Record
-from results.rows import LABEL_FREE, Column, column_key, newest
+from results.rows import column_key, newest
 
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccaa22", "#22aacc", "#aa3377", "#ee8833", "#7766dd")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from results import rows as grouping
-from results.parts import Pair, Row
+from results.parts import MAJORITY, Column, Pair, Row
 from results.records import ACCURACIES, Record
-from results.rows import Column
-from results.unbalanced import MAJORITY
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:

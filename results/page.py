@@ -16,9 +16,9 @@ from markupsafe import Markup, escape
 
 from results import across, cells, charts, notes, rows, selection, tables
 from results import curves as learning
-from results.parts import Cell, Row, Table
+from results.parts import Cell, Column, Cost, Row, Table
 from results.records import Record, sha
-from results.rows import Column, Cost, by_table
+from results.rows import by_table
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -191,7 +191,7 @@ def _row(row: Row, table: Table) -> dict[str, Any]:
     return {"row": row, "cells": found, "costs": list(zip(cells.costs(row.cost), _cost_values(row.cost), strict=True))}
 
 
-def _cost_values(cost: rows.Cost) -> list[float | None]:
+def _cost_values(cost: Cost) -> list[float | None]:
     return [cost.flops, cost.hours, cost.images_per_second, cost.peak_memory_bytes]
 
 

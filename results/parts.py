@@ -5,9 +5,49 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from results.rows import REFERENCES, Column, Cost
 from results.statistics import Comparison, Sample
-from results.unbalanced import MAJORITY
+
+REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
+MAJORITY = "majority"  # always answering the largest class: a row where the test classes are unbalanced
+BALANCED = "balanced"  # mean recall over the classes; beside the headline where they are unbalanced
+LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank
+
+
+@dataclass(frozen=True)
+class Column:
+    """One protocol on one data set."""
+
+    label: str
+    key: str
+    protocol: str
+    variant: str
+    version: int
+    data: str
+    headline: str
+    higher: bool
+    num_test: int
+    num_classes: int
+
+    @property
+    def ranks(self) -> bool:
+        return self.headline not in (*LABEL_FREE, BALANCED)  # the same predictions do not count twice
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing, in percent."""
+        return 100 / self.num_classes if self.headline in ("top1", "accuracy") and self.num_classes else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Mean over the row's runs of what pretraining cost; None where nothing was trained or it is unknown."""
+
+    flops: float | None = None
+    hours: float | None = None
+    images_per_second: float | None = None
+    peak_memory_bytes: float | None = None
+    device: str = ""
+    eval_seconds: float | None = None
 
 
 @dataclass(frozen=True)

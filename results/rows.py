@@ -10,50 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from results.parts import REFERENCES, Column, Cost
 from results.records import Record, sha
 from results.statistics import Sample
-from results.unbalanced import BALANCED
-
-REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
-LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank
-PERCENT = ("top1", "accuracy", "top5", "balanced_accuracy", "miou", "map")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One protocol on one data set."""
-
-    label: str
-    key: str
-    protocol: str
-    variant: str
-    version: int
-    data: str
-    headline: str
-    higher: bool
-    num_test: int
-    num_classes: int
-
-    @property
-    def ranks(self) -> bool:
-        return self.headline not in (*LABEL_FREE, BALANCED)  # the same predictions do not count twice
-
-    @property
-    def chance(self) -> float | None:
-        """Accuracy of guessing, in percent."""
-        return 100 / self.num_classes if self.headline in ("top1", "accuracy") and self.num_classes else None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Mean over the row's runs of what pretraining cost; None where nothing was trained or it is unknown."""
-
-    flops: float | None = None
-    hours: float | None = None
-    images_per_second: float | None = None
-    peak_memory_bytes: float | None = None
-    device: str = ""
-    eval_seconds: float | None = None
 
 
 @dataclass(frozen=True)

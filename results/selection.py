@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from results.parts import LABEL_FREE
 from results.records import Record
-from results.rows import LABEL_FREE, column_key, newest
+from results.rows import column_key, newest
 
 # How each metric is read: a higher score is the better pick. alpha-ReQ calls a decay of 1 good.
 SCORES: dict[str, Callable[[float], float]] = {

@@ -16,9 +16,9 @@ import numpy as np
 
 from results import notes, unbalanced
 from results import rows as grouping
-from results.parts import Cell, Pair, Row, Table
+from results.parts import MAJORITY, REFERENCES, Cell, Column, Cost, Pair, Row, Table
 from results.records import Record, unique
-from results.rows import REFERENCES, Column, Cost, Group
+from results.rows import Group
 from results.statistics import best_and_tied, compare_with, interval
 
 
@@ -48,14 +48,14 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
 
 
 def _place(row: Row) -> tuple[int, str]:
-    return (1 + (*REFERENCES, unbalanced.MAJORITY).index(row.method) if row.reference else 0, row.label)
+    return (1 + (*REFERENCES, MAJORITY).index(row.method) if row.reference else 0, row.label)
 
 
 def _majority(records: Sequence[Record], columns: Sequence[Column]) -> Row | None:
     """What needs no encoder, where some test classes are much larger than others."""
     found = [unbalanced.majority([r for r in records if grouping.column_key(r) == c.key]) for c in columns]
     cells = tuple(None if v is None else Cell(v, None, None, 0, "none", (), {}, collapsed=0) for v in found)
-    return Row(unbalanced.MAJORITY, unbalanced.MAJORITY, "", (), "", Cost(), cells, "") if any(cells) else None
+    return Row(MAJORITY, MAJORITY, "", (), "", Cost(), cells, "") if any(cells) else None
 
 
 def _row(group: Group, columns: Sequence[Column]) -> Row:

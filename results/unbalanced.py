@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from results.parts import BALANCED
 from results.records import ACCURACIES, Record
 
-MAJORITY = "majority"  # always answering the largest class: a row where the test classes are unbalanced
 IMBALANCED = 1.5  # from where on they are: images of the largest test class for one of the smallest
-BALANCED = "balanced"  # mean recall over the classes; beside the headline where they are unbalanced
 
 
 def unbalanced(r: Record) -> bool:
