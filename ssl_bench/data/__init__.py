@@ -6,6 +6,7 @@
     splits       which file or folder is which split
     labels       what may be a label
     images       one image: its bytes -> uint8 pixels
+    digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     store        images decoded or packed once, for all jobs; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
     dataset      training and validation part, and the sealed test split

@@ -27,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from ssl_bench.data import registry
+from ssl_bench.data.digest import digest
 from ssl_bench.data.images import SUFFIXES, Item, Unreadable, read
 from ssl_bench.data.places import cache_folder
 from ssl_bench.data.source import Chunk, Content
@@ -44,18 +45,14 @@ SAY_SECONDS = 10.0  # between lines of progress
 def ensure(name: str, size: int, kind: str = "auto") -> Path:
     """The folder of a finished store; built first where it is not there, together with whoever else needs it."""
     source = registry.find(name)
-    key = hashlib.sha256(json.dumps([VERSION, name, size, source.state]).encode()).hexdigest()[:16]
-    places = {k: cache_folder() / "stores" / f"{key}-{k}" for k in KINDS}
-    for k in KINDS if kind == "auto" else (kind,):
-        if (places[k] / "meta.json").exists():
-            return places[k]
+    if found := _built(places := _places(name, size, source.state), kind):
+        return found
     content = source.content()
     if not content.count:
         looked = f"No images in '{name}'. Looked for {', '.join(sorted(SUFFIXES))} in class folders."
         raise UserError(" ".join([looked, *content.notes]))
     decoded = content.count * 3 * size * size
-    if kind == "auto":
-        kind = "decoded" if decoded <= DECODED_LIMIT else "encoded"
+    kind = kind if kind != "auto" else "decoded" if decoded <= DECODED_LIMIT else "encoded"
     try:
         _room(places[kind], decoded if kind == "decoded" else content.encoded_bytes)
         Build(places[kind], name, size, kind, content).run()
@@ -65,6 +62,22 @@ def ensure(name: str, size: int, kind: str = "auto") -> Path:
             "Set SSL_BENCH_CACHE to a folder with space that you may write to."
         ) from error
     return places[kind]
+
+
+def there(name: str, size: int) -> Path | None:
+    """The folder of a finished store of the set as it is now; None where it has to be built first."""
+    return _built(_places(name, size, registry.find(name).state), "auto")
+
+
+def _places(name: str, size: int, state: Sequence[tuple[str, int, int]]) -> dict[str, Path]:
+    """Where the stores of this state of a set lie: everything that decides their pixels is in the folder's name."""
+    home = os.getcwd() if state and os.path.exists(state[0][0]) and not os.path.isabs(state[0][0]) else ""
+    key = hashlib.sha256(json.dumps([VERSION, name, home, size, state, digest(state)]).encode()).hexdigest()[:16]
+    return {k: cache_folder() / "stores" / f"{key}-{k}" for k in KINDS}
+
+
+def _built(places: dict[str, Path], kind: str) -> Path | None:
+    return next((places[k] for k in KINDS if kind in ("auto", k) and (places[k] / "meta.json").exists()), None)
 
 
 def _room(folder: Path, needed: float) -> None:

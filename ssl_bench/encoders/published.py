@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_bench.config.schema import SIZES, ViTConfig
+from ssl_bench.config.schema import HEADS, ViTConfig
 from ssl_bench.encoders.encoder import IMAGENET, Encoder, fitted, sha256
 from ssl_bench.encoders.layouts import DROPPED, State, identify, read
 from ssl_bench.encoders.networks import CapiViT, HubBackbone, TimmBackbone, TransformersBackbone, data2vec_vit
@@ -29,7 +29,6 @@ from ssl_bench.errors import UserError, first_line, nearest
 from ssl_bench.models.vit import ViT
 
 COMMON = ("size", "pooling")
-HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from results import records
 from ssl_bench.config.schema import DataConfig, to_dict
-from ssl_bench.data.dataset import Dataset, Split, open_data, open_test
+from ssl_bench.data.dataset import Dataset, Split, open_data, open_test, other_images, present
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
@@ -53,6 +53,7 @@ def evaluate_all(
     if not dataset.labelled:
         raise UserError(f"'{data.name}' has no labels to evaluate by: name another set with --data.")
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
+    _same_images(encoder, data, dataset)
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)
     started = time.perf_counter()
@@ -81,6 +82,17 @@ def evaluate_all(
         record = _record(encoder, dataset, one, name, seed, len(sealed), collapse, result)
         records.write(record, root / "records")
         yield record
+
+
+def _same_images(encoder: Encoder, data: DataConfig, dataset: Dataset) -> None:
+    """`UserError` where the set a run was trained on is evaluated by its name, which means another set now."""
+    trained, then = encoder.config.get("data", {}), encoder.pretrain_data.get("fingerprint", "")
+    if not (encoder.run and then) or trained.get("name") != data.name:
+        return
+    alike = trained.get("image_size") == data.image_size
+    now = (dataset.fingerprint,) if alike else present(replace(data, image_size=trained["image_size"]))
+    if now and now[0] != then:
+        raise other_images(data.name, then, now[0])
 
 
 def help_with(threads: int, *args: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_bench import find
 from ssl_bench.config.schema import Config
-from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.dataset import Dataset, other_images
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import DropPath, explicit_attention
 from ssl_bench.parallel import collectives, devices, sharding
@@ -63,10 +63,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         if state.get("fingerprint", self.data.fingerprint) != self.data.fingerprint:
-            raise UserError(
-                f"The images of '{self.config.data.name}' have changed since this run began "
-                f"({state['fingerprint']} then, {self.data.fingerprint} now). Start a new run with another --root."
-            )
+            raise other_images(self.config.data.name, state["fingerprint"], self.data.fingerprint)
         try:
             self.method.load_state_dict(sharding.cut_like(state["method"], self.method.state_dict()))
             self.optimizer.load_state_dict(sharding.cut_optimizer(state["optimizer"], self.parameters))
