@@ -119,7 +119,8 @@ def from_file(name: str) -> Encoder:
     facts = [family, key] + (["cls: predictor pooling"] if family == "capi" else [])
     said = f"file:{path.name} ({', '.join(facts)}{'; dropped: ' + ', '.join(dropped) if dropped else ''})"
     look, pooling = Look(int(settings.get("size", size))), settings.get("pooling", "")
-    return _encoder(said, model, look, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", key)
+    heads = f"heads={settings['heads']}" if "heads" in settings else ""  # the weights are the same for any number
+    return _encoder(said, model, look, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", key, heads)
 
 
 Built = tuple[nn.Module, int, int, bool]  # network, image size, depth, has CLS
@@ -222,10 +223,11 @@ def _settings(name: str, *more: str) -> tuple[str, dict[str, str]]:
 
 def _encoder(
     source: str, model: nn.Module, look: Look, depth: int, has_cls: bool, pooling: str, method: str = "",
-    evaluated: str = "encoder",
+    evaluated: str = "encoder", more: str = "",
 ) -> Encoder:  # fmt: skip
     if pooling == "cls" and not has_cls:
         raise UserError(f"'{source}' has no CLS token: leave pooling=cls out.")
+    source += f", {more}" if more else ""
     digest = sha256(model)
     return Encoder(
         method or source, model.eval(), pooling or ("cls" if has_cls else "mean"), has_cls, depth, look.size,
