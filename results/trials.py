@@ -50,11 +50,17 @@ class Gain:
 
 def make(**fields: Any) -> dict[str, Any]:
     """A complete line; its id is that of what was run and asked, so that the same trial again replaces the old."""
-    what = (fields["identity"], fields["purpose"], fields["trial"], fields["space"], fields["search_seed"])
-    fields |= {"schema": SCHEMA, "id": sha(json.dumps([*what, sorted(fields["validation"])]))[:20]}
+    fields |= {"schema": SCHEMA, "id": identify(fields)}
     if odd := set(fields) ^ set(FIELDS):
         raise ValueError(f"a trial has missing or unknown fields: {', '.join(sorted(odd))}")
     return fields
+
+
+def identify(fields: dict[str, Any]) -> str:
+    """Twenty hex digits over what was run and asked, images and protocols as they were included."""
+    what = [fields[name] for name in ("identity", "purpose", "trial", "space", "search_seed")]
+    asked = {p: [v.get(k) for k in ("version", "config", "fingerprint")] for p, v in fields["validation"].items()}
+    return sha(json.dumps([*what, asked], sort_keys=True))[:20]
 
 
 def score(validation: dict[str, Any]) -> float | None:
@@ -73,6 +79,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     for line in found:
         if line.get("schema", SCHEMA + 1) > SCHEMA or set(line) != set(FIELDS):
             raise UserError(f"'{path}' holds a trial that this version cannot read.")
+        line["id"] = identify(line)  # older lines were told apart by less
     return found
 
 

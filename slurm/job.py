@@ -38,7 +38,7 @@ class Task:
     arguments: tuple[str, ...] = ()  # of ssl-bench; evaluation adds the protocols that have no record yet
     run: str = ""  # name of the run that is pretrained or evaluated, "" for references
     protocols: tuple[str, ...] = ()  # of an evaluation
-    encoder: tuple[str, int, str] = ("", 0, "")  # what its records are known by: encoder, seed, data
+    encoder: tuple[Any, ...] = ("", 0, "")  # what its records are known by: the fields of recorded.Cell
     max_requeues: int = 0
 
     def __call__(self) -> None:
@@ -87,7 +87,7 @@ class Task:
         """What has no record yet: a second life repeats nothing."""
         from ssl_bench.experiments import recorded
 
-        left = recorded.missing(self.protocols, self.encoder, recorded.numbers(Path(self.root)))
+        left = recorded.Numbers(Path(self.root)).missing(self.protocols, recorded.Cell(*self.encoder))
         if left:
             _command([*self.arguments, *(word for name in left for word in ("--protocol", name))])
         else:

@@ -146,7 +146,7 @@ def _views(root: Path) -> tuple[list[View], str]:
     from ssl_bench.experiments import recorded
 
     latest, remark = ledger.latest(root), ""
-    records = recorded.numbers(root)
+    records = recorded.Numbers(root)
     done = {job.id for job in latest if _done(root, job, records)}
     known: dict[str, queue.Known] = {}
     try:
@@ -157,13 +157,13 @@ def _views(root: Path) -> tuple[list[View], str]:
     return views, remark
 
 
-def _done(root: Path, job: Job, records: set[Any]) -> bool:
+def _done(root: Path, job: Job, records: Any) -> bool:
     from ssl_bench.experiments import recorded
 
     if job.task.stage == "pretrain":
         return run_folder.Run(root / job.task.run).status().get("state") == "finished"
     if job.task.stage == "evaluate":
-        return not recorded.missing(job.task.protocols, job.task.encoder, records)
+        return records.done(job.task.protocols, recorded.Cell(*job.task.encoder))
     return job.ended_well
 
 

@@ -67,8 +67,7 @@ def compare(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
             tasks.append(_pretraining(name, row.label, row.pretrain, root))
         if row.missing:
             words = ("eval", row.source, "--seed", str(row.seed), *row.where, "--root", str(root.resolve()))
-            encoder = (row.recorded, row.seed, row.data)
-            tasks.append(Task("evaluate", row.label, str(root.resolve()), words, name, tuple(row.missing), encoder))
+            tasks.append(Task("evaluate", row.label, str(root.resolve()), words, name, tuple(row.missing), row.cell))
     submit(root, chosen, tasks, dry_run)
 
 

@@ -34,7 +34,7 @@ def claims(words: tuple[str, ...], seeds: int, jobs: int, listed: bool, dry_run:
             say(f"  {claim.statement} [{claim.source}]")
         return
     todo = plan(chosen, seeds, given, root)
-    rows = list({row.recorded: row for work in todo for members in work.rows.values() for row in members}.values())
+    rows = list({row.cell.encoder: row for work in todo for members in work.rows.values() for row in members}.values())
     if dry_run:
         from ssl_bench.experiments import forecast
 

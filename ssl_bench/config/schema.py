@@ -26,6 +26,8 @@ SIZES = {  # embed_dim, depth, num_heads, mlp_ratio: timm's names
     "vit_gigantic": (1664, 48, 16, 64 / 13),
 }
 
+HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}  # what is usual for a width
+
 
 @dataclass(frozen=True)
 class ViTConfig:

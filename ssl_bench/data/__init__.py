@@ -7,6 +7,7 @@
     labels       what may be a label
     items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
                  pixels: the rules for modes and ranges beyond 8 bits
+    digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     store        images decoded or packed once, for all jobs; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
     dataset      training and validation part, and the sealed test split

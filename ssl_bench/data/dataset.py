@@ -23,6 +23,7 @@ from ssl_bench.data.encoded_store import Encoded
 from ssl_bench.data.items import Kind, written
 from ssl_bench.errors import UserError
 
+PATHS = ("folder", "parquet", "webdataset")  # kinds of names that hold a path
 _said: set[tuple[Path, str]] = set()
 
 
@@ -75,6 +76,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     item: Kind
+    config: DataConfig  # what was asked for
     train: Split
     val: Split
     notes: tuple[str, ...] = ()  # unreadable images, a test split cut here, duplicates: what a reader must know
@@ -96,19 +98,48 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
             _said.add((folder, note))
             screen.say(f"note: {config.name}: {note}", "yellow")
     whole = _whole(folder, meta, "train", run.workers)
-    labels = whole.labels.numpy()
-    # Rows are ordered by content hash, so the first images of a class are a fixed random sample of it.
-    val = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        val[members[: round(len(members) * config.val_fraction)]] = True
+    val = _held_out(whole.labels.numpy(), config.val_fraction)
     if not val.any():
         raise UserError(f"'{config.name}' has too few training images ({len(val)}) to hold out a validation part.")
     return Dataset(
         config.name, tuple(meta["classes"]), meta["fingerprint"], tuple(meta["mean"]), tuple(meta["std"]),
-        written(meta), whole.part(~val), whole.part(val), tuple(meta["notes"]),
-        meta["labelled"],
+        written(meta), config, whole.part(~val), whole.part(val), tuple(meta["notes"]), meta["labelled"],
     )  # fmt: skip
+
+
+def _held_out(labels: np.ndarray, share: float) -> np.ndarray:
+    """Bool [N]: which training images are the validation part."""
+    # Rows are ordered by content hash, so the first images of a class are a fixed random sample of it.
+    val = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        val[members[: round(len(members) * share)]] = True
+    return val
+
+
+def present(config: DataConfig) -> tuple[str, int] | None:
+    """Fingerprint and number of validation images of the set as it is now; None where its store is not built yet.
+
+    Cheap where it is: two numbers that, with a part's name, decide every image and label that a number came from.
+    """
+    folder = store.there(config)
+    if folder is None:
+        return None
+    val = _held_out(np.load(folder / "train_labels.npy"), config.val_fraction)
+    return str(_meta(folder)["fingerprint"]), int(val.sum())
+
+
+def other_images(name: str, then: str, now: str) -> UserError:
+    """What to say of a run whose set has changed, or is another one of that name."""
+    kind, _, rest = name.partition(":")
+    place = Path(rest).expanduser() if kind in PATHS and rest else None
+    advice = (
+        "" if place is None or place.is_absolute() else f", or name it by its full path ({kind}:{place.absolute()})"
+    )
+    return UserError(
+        f"The images of '{name}' are not those this run was trained on (fingerprint {then} then, {now} now"
+        f"{f', in {place.absolute()}' if place else ''}): start in another --root{advice}."
+    )
 
 
 def open_test(config: DataConfig) -> Split:

@@ -29,6 +29,7 @@ import numpy as np
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, size_text, to_dict
 from ssl_bench.data import registry
+from ssl_bench.data.digest import digest
 from ssl_bench.data.images import Item, Unreadable
 from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.places import cache_folder
@@ -46,22 +47,16 @@ SAY_SECONDS = 10.0  # between lines of progress
 
 def ensure(config: DataConfig, kind: str = "auto") -> Path:
     """The folder of a finished store; built first where it is not there, together with whoever else needs it."""
-    name, source = config.name, registry.find(config.name)
-    items = asked(config, source.kind)
-    key = hashlib.sha256(
-        json.dumps([VERSION, to_dict(replace(config, val_fraction=0.1)), source.state]).encode()
-    ).hexdigest()[:16]
-    places = {k: cache_folder() / "stores" / f"{key}-{k}" for k in KINDS}
-    for k in KINDS if kind == "auto" else (kind,):
-        if (places[k] / "meta.json").exists():
-            return places[k]
+    source = registry.find(config.name)
+    if found := _built(places := _places(config, source.state), kind):
+        return found
+    name, items = config.name, asked(config, source.kind)
     content = source.content()
     if not content.count:
         looked = f"No images in '{name}'. Looked for {', '.join(sorted(items.suffixes))} in class folders."
         raise UserError(" ".join([looked, *content.notes]))
     decoded = content.count * math.prod(items.shape)
-    if kind == "auto":
-        kind = "decoded" if decoded <= DECODED_LIMIT else "encoded"
+    kind = kind if kind != "auto" else "decoded" if decoded <= DECODED_LIMIT else "encoded"
     try:
         _room(places[kind], decoded if kind == "decoded" else content.encoded_bytes)
         Build(places[kind], config, items, kind, content).run()
@@ -71,6 +66,24 @@ def ensure(config: DataConfig, kind: str = "auto") -> Path:
             "Set SSL_BENCH_CACHE to a folder with space that you may write to."
         ) from error
     return places[kind]
+
+
+def there(config: DataConfig) -> Path | None:
+    """The folder of a finished store of the set as it is now; None where it has to be built first."""
+    return _built(_places(config, registry.find(config.name).state), "auto")
+
+
+def _places(config: DataConfig, state: Sequence[tuple[str, int, int]]) -> dict[str, Path]:
+    """Where the stores of this state of a set lie: everything that decides their pixels is in the folder's name."""
+    home = os.getcwd() if state and os.path.exists(state[0][0]) and not os.path.isabs(state[0][0]) else ""
+    asked_for = to_dict(replace(config, val_fraction=DataConfig.val_fraction))  # no pixel depends on the share
+    facts = [VERSION, asked_for, home, state, digest(state)]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return {k: cache_folder() / "stores" / f"{key}-{k}" for k in KINDS}
+
+
+def _built(places: dict[str, Path], kind: str) -> Path | None:
+    return next((places[k] for k in KINDS if kind in ("auto", k) and (places[k] / "meta.json").exists()), None)
 
 
 def _room(folder: Path, needed: float) -> None:

@@ -5,7 +5,9 @@ Everything that decides a feature (token, norm, layers, size, interpolation, mea
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from ssl_bench.views.plain import cells, plain
 
 Network = TypeVar("Network", bound=nn.Module)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+UNTOLD = ("training", "fused_attn")  # change no result but in the last digit
 LAYERS = 4  # the last blocks every encoder returns
 
 
@@ -117,8 +120,41 @@ def sha256(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def architecture(model: Any) -> str:
+    """Sixteen hex digits over what a network is besides its weights; "none" where there is no network.
+
+    Every module's class and plain settings (heads, scale, epsilon, patch size, drop rates) and buffers that no file
+    holds: two networks with the same weights and other heads are told apart. Which attention kernel runs is left out.
+    """
+    if model is None:
+        return "none"
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        settings = {k: _plain(v) for k, v in vars(module).items() if k not in UNTOLD and not k.startswith("_")}
+        told = {k: v for k, v in settings.items() if v is not None}
+        digest.update(json.dumps([name, type(module).__qualname__, told], sort_keys=True, default=str).encode())
+    state = model.state_dict()
+    for name, value in model.named_buffers():
+        if name not in state:
+            digest.update(
+                name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; None for what is no setting."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return getattr(value, "__qualname__", None)
 
 
 def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench import screen
-from ssl_bench.config.schema import SIZES, ViTConfig
+from ssl_bench.config.schema import HEADS, ViTConfig
 from ssl_bench.data.images import square
 from ssl_bench.encoders.encoder import IMAGENET, Encoder, fitted, sha256
 from ssl_bench.encoders.layouts import DROPPED, State, identify, read, some
@@ -40,7 +40,6 @@ from ssl_bench.errors import UserError, first_line, nearest
 from ssl_bench.models.vit import ViT
 
 COMMON = ("size", "pooling")
-HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,9 @@ def from_file(name: str) -> Encoder:
     facts = [family, network.name] + (["cls: predictor pooling"] if family == "capi" else [])
     said = f"file:{path.name} ({', '.join(facts)}{'; dropped: ' + ', '.join(dropped) if dropped else ''})"
     look, pooling = Look(int(settings.get("size", size))), settings.get("pooling", "")
-    encoder = _encoder(said, model, look, depth, has_cls, pooling, f"{family}:{path.name.split('.')[0]}", network.name)
+    heads = f"heads={settings['heads']}" if "heads" in settings else ""  # the weights are the same for any number
+    row = f"{family}:{path.name.split('.')[0]}"
+    encoder = _encoder(said, model, look, depth, has_cls, pooling, row, network.name, heads)
     rest = [*others, *(name for name in network.beside if name not in usual)]
     if not rest:
         return encoder
@@ -247,10 +248,11 @@ def _settings(name: str, *more: str) -> tuple[str, dict[str, str]]:
 
 def _encoder(
     source: str, model: nn.Module, look: Look, depth: int, has_cls: bool, pooling: str, method: str = "",
-    evaluated: str = "encoder",
+    evaluated: str = "encoder", more: str = "",
 ) -> Encoder:  # fmt: skip
     if pooling == "cls" and not has_cls:
         raise UserError(f"'{source}' has no CLS token: leave pooling=cls out.")
+    source += f", {more}" if more else ""
     digest = sha256(model)
     return Encoder(
         method or source, model.eval(), pooling or ("cls" if has_cls else "mean"), has_cls, depth, look.size,

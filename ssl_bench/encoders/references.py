@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ssl_bench.config.schema import Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
+from ssl_bench.config.schema import HEADS, Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.items import asked
 from ssl_bench.encoders.encoder import IMAGENET, Encoder, sha256
@@ -16,14 +16,23 @@ from ssl_bench.rng import mix
 
 
 def random_source(backbone: ViTConfig, image_size: Size) -> str:
-    """How records name an untrained ViT: `random:96x4_patch8@48`."""
-    return f"random:{backbone.embed_dim}x{backbone.depth}_patch{backbone.patch_size}@{size_text(image_size)}"
+    """How records name an untrained ViT: `random:96x4_patch8@48`, and after commas what is not usual for its size."""
+    dim = backbone.embed_dim
+    usual = ViTConfig(dim, backbone.depth, HEADS.get(dim, max(1, dim // 64)), patch_size=backbone.patch_size)
+    more = [f"{k}={v}" for k, v in vars(backbone).items() if v != getattr(usual, k)]
+    plain = f"random:{dim}x{backbone.depth}_patch{backbone.patch_size}@{size_text(image_size)}"
+    return ",".join([plain, *more])
+
+
+def reference(method: str, seed: int, data: DataConfig, backbone: ViTConfig | None = None) -> Config:
+    """The config of the row `random` or `pixels` on a set: its identity is what records know the row by."""
+    return Config(method, {}, seed=seed, data=data, backbone=backbone or ViTConfig())
 
 
 def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | None = None) -> Encoder:
     """The row `random`: the shared ViT as it is before the first step, from `seed`."""
     look = DataConfig(image_size=image_size, channels=data.item.channels if data else 3)
-    config = Config("random", {}, seed=seed, backbone=backbone, data=look)
+    config = reference("random", seed, look, backbone)
     if any(side % backbone.patch_size for side in look.size):
         told = f"Images of {size_text(image_size)} pixels are not divisible by the patch size {backbone.patch_size}."
         raise UserError(told)
@@ -42,8 +51,8 @@ def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | 
 def pixels(data: Dataset | None) -> Encoder:
     """The row `pixels`: the normalised image itself as the feature. Nothing here is random but the probe."""
     mean, std = (data.mean, data.std) if data else IMAGENET
-    size: Size = data.item.facts["image_size"] if data else 48
-    config = Config("pixels", {}, data=DataConfig(image_size=size))
+    size: Size = data.config.image_size if data else 48
+    config = reference("pixels", 0, DataConfig(image_size=size))
     encoder = Encoder("pixels", None, "mean", False, 1, size, mean, std, "none", "pixels", "raw pixels")
     made = _reference(encoder, config, data)
     return replace(made, config={**made.config, "backbone": {}})
@@ -52,6 +61,6 @@ def pixels(data: Dataset | None) -> Encoder:
 def _reference(encoder: Encoder, config: Config, data: Dataset | None) -> Encoder:
     """Identity and config of a row without pretraining, in the shape a run has them: tables treat them alike."""
     if data:
-        config = replace(config, data=DataConfig(data.name, encoder.image_size, channels=data.item.channels))
+        config = replace(config, data=replace(data.config, image_size=encoder.image_size))
     none = {"flag": False, "reason": "", "rankme": None}
     return replace(encoder, config=to_dict(config), identity=identity(config), collapse=none)

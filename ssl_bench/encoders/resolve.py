@@ -20,7 +20,7 @@ def resolve(source: str | None, root: Path, seed: int = 0, data: Dataset | None 
     `seed` initialises `random`; `data` gives it and `pixels` their size, mean and std.
     """
     kind, colon, name = (source or "").partition(":")
-    if source == "pixels":
+    if kind == "pixels":  # also pixels:RUN, on the images of that run
         return pixels(data)
     if kind == "random" and colon:
         if (Path(root) / name / "config.json").exists():  # the same ViT as that run, untrained

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from results import records
+from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, Size, to_dict
-from ssl_bench.data.dataset import Dataset, Split, open_data, open_test
+from ssl_bench.data.dataset import Dataset, Split, open_data, open_test, other_images, present
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
@@ -54,6 +55,7 @@ def evaluate_all(
         raise UserError(f"{trouble}: name another set with --data.")
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
     _refuse_non_finite(encoder)
+    _same_images(encoder, data, dataset)
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)
     started = time.perf_counter()
@@ -95,6 +97,18 @@ def _refuse_non_finite(encoder: Encoder) -> None:
         )
 
 
+def _same_images(encoder: Encoder, data: DataConfig, dataset: Dataset) -> None:
+    """`UserError` where the set a run was trained on is evaluated by its name, which means another set now."""
+    then = encoder.pretrain_data.get("fingerprint", "")
+    if not (encoder.run and then) or encoder.config.get("data", {}).get("name") != data.name:
+        return
+    trained: DataConfig = from_dict(DataConfig, encoder.config["data"])
+    alike = replace(trained, val_fraction=data.val_fraction) == data
+    now = (dataset.fingerprint,) if alike else present(trained)
+    if now and now[0] != then:
+        raise other_images(data.name, then, now[0])
+
+
 def help_with(threads: int, *args: Any) -> None:
     """What a further process does for `evaluate_all(*args)`: its share of the features."""
     processes.use_threads(threads)
@@ -104,7 +118,7 @@ def help_with(threads: int, *args: Any) -> None:
 
 def data_of(source: str, root: Path, name: str | None = None, image_size: Size | None = None) -> DataConfig:
     """What to evaluate on: as given, else what the run was pretrained on, else the embedded set."""
-    run = source.removeprefix("random:")
+    run = source.removeprefix("random:").removeprefix("pixels:")
     is_run = (root / run).exists() or (":" not in source and run != "pixels")
     base = run_folder.find_run(root, run).config().data if is_run else DataConfig()
     return replace(base, name=name or base.name, image_size=image_size or base.image_size)

@@ -1,7 +1,7 @@
 """Encode once: pooled features and tokens of one part, kept on disk under a key of everything that decides them.
 
-The key holds the weights' hash, the images' fingerprint and part, the transform, layers, pooling and dtype. Two
-encoders, or one encoder with another crop, never share a file. Labels are never written.
+The key holds the architecture and the weights' hash, the images' fingerprint and part, the transform, layers, pooling
+and dtype. Two encoders, or one encoder with another crop, never share a file. Labels are never written.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssl_bench.data.dataset import Split
-from ssl_bench.encoders.encoder import Encoder
+from ssl_bench.encoders.encoder import Encoder, architecture
 from ssl_bench.evaluation.protocol import Features, Rows
 from ssl_bench.parallel import collectives
 
-VERSION = 1  # raised when the same key could hold other numbers
+VERSION = 2  # raised when the same key could hold other numbers; 2: the architecture is in the key
 BATCH = 256
 
 
@@ -72,6 +72,7 @@ def cache_key(encoder: Encoder, split: Split, fingerprint: str) -> str:
     rows = hashlib.sha256(np.ascontiguousarray(split.index).tobytes() + str(split.store.shape).encode()).hexdigest()
     entry = {k: v for k, v in encoder.entry.items() if k not in ("source", "evaluated")}
     facts = {"version": VERSION, "entry": entry, "data": fingerprint, "rows": rows, "dtype": "float32"}
+    facts |= {"architecture": architecture(encoder.model), "depth": encoder.depth}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

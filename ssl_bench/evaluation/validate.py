@@ -55,11 +55,12 @@ def figures(
     """Each protocol's figures on validation, also kept in the run's folder; those that are there are not made again."""
     path = run.folder / FILE
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    todo = [(name, protocol.load(name)) for name in names if not done(kept, name, seed)]
+    config, place = run.config(), devices.pick_device(device)
+    data, weights = open_data(config.data), run_folder.weights(run)
+    run_folder.same_images(run, data.name, data.fingerprint)
+    todo = [(name, protocol.load(name)) for name in names if not done(kept, name, seed, data.fingerprint, weights)]
     if not todo:
         return kept
-    config, place = run.config(), devices.pick_device(device)
-    data = open_data(config.data)
     encoder = from_run(run).to(place)
     tokens = any(one.input == "tokens" for _, one in todo)
     parts = [
@@ -72,16 +73,22 @@ def figures(
         kept[name] = {
             "value": metrics[one.headline], "headline": one.headline, "higher_is_better": one.higher_is_better,
             "metrics": metrics, "version": one.version, "config": to_dict(one.config), "seed": seed,
-            "num_val": len(data.val), "fingerprint": data.fingerprint,
+            "num_val": len(data.val), "fingerprint": data.fingerprint, "weights_sha256": encoder.weights_sha256,
             "seconds": round(time.perf_counter() - started, 3),
         }  # fmt: skip
         run_folder.write_json(path, kept)
     return kept
 
 
-def done(kept: dict[str, Any], name: str, seed: int) -> bool:
-    """Whether `kept` has this protocol in its present version, with this seed."""
-    return name in kept and kept[name]["seed"] == seed and kept[name]["version"] == protocol.load(name).version
+def done(kept: dict[str, Any], name: str, seed: int, fingerprint: str, weights: str) -> bool:
+    """Whether `kept` has this protocol as it is now (version and settings), with this seed, these images and weights.
+
+    The share of images that is held out is in the run's identity.
+    """
+    one, entry = protocol.load(name), kept.get(name, {})
+    wanted = {"seed": seed, "version": one.version, "config": to_dict(one.config)}
+    wanted |= {"fingerprint": fingerprint, "weights_sha256": weights}
+    return all(entry.get(k) == v for k, v in wanted.items())
 
 
 def read(run: run_folder.Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from results import verdicts
-from results.records import Record, read
+from results.records import Record
 from results.verdicts import Claim, Outcome
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
@@ -74,11 +74,12 @@ def plan(claims: Sequence[Claim], seeds: int, given: Sequence[str], root: Path) 
                 [arm.method], claim.protocols, seeds, arm.recipe or claim.recipe, overrides(claim, arm, given), root,
                 references=False,
             )  # fmt: skip
-            work.rows[name] = [known.setdefault(row.recorded, row) for row in fresh]
+            work.rows[name] = [known.setdefault(row.cell.encoder, row) for row in fresh]
             for seed, (row, again) in enumerate(zip(work.rows[name], fresh, strict=True)):
                 if row is again:
                     row.label = f"{claim.name}/{name} seed {seed}"
                 else:  # another claim needs this run as well, perhaps by other protocols
+                    row.protocols += [p for p in again.protocols if p not in row.protocols]
                     row.missing += [p for p in again.missing if p not in row.missing]
                     row.state = "waiting" if row.missing else row.state
         out.append(work)
@@ -86,20 +87,16 @@ def plan(claims: Sequence[Claim], seeds: int, given: Sequence[str], root: Path) 
 
 
 def evidence(work: Work, root: Path) -> dict[str, list[Record]]:
-    """Each arm's records: of its runs, by the claim's protocols as they are now."""
-    folder = root / "records"
-    there = read(folder) if folder.is_dir() else []
-    kinds = {recorded.kind(protocol) for protocol in work.claim.protocols}
-    out = {}
-    for name, rows in work.rows.items():
-        mine = {row.recorded for row in rows}
-        out[name] = [r for r in there if r.run in mine and recorded.kind_of(r) in kinds]
-    return out
+    """Each arm's records: of its runs, on its images, by the claim's protocols, all as they are now."""
+    there = recorded.Numbers(root)
+    return {
+        name: [r for row in rows for r in there.of(work.claim.protocols, row.cell)] for name, rows in work.rows.items()
+    }
 
 
 def cost(work: Work, found: dict[str, list[Record]]) -> dict[str, float]:
     """What the runs behind a verdict took, each once, also where other claims share them."""
-    spent = {row.recorded: row.run.compute() for rows in work.rows.values() for row in rows if row.run}
+    spent = {row.cell.encoder: row.run.compute() for rows in work.rows.values() for row in rows if row.run}
     records = {r.id: r for members in found.values() for r in members}
     return {
         "flops": sum(c.get("flops", 0.0) for c in spent.values()),
@@ -116,7 +113,7 @@ def judged(work: Work, given: Sequence[str], root: Path) -> dict[str, Any]:
     result = {
         "name": work.claim.name, "statement": work.claim.statement, "source": work.claim.source,
         "verdict": verdicts.overall(outcomes), "outcomes": [dataclasses.asdict(o) for o in outcomes],
-        "runs": {name: [row.recorded for row in rows] for name, rows in work.rows.items()},
+        "runs": {name: [row.cell.encoder for row in rows] for name, rows in work.rows.items()},
         "settings": list(given), "cost": cost(work, found), "code": provenance.code_state(),
         "versions": provenance.versions(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "schema": 1,

@@ -14,7 +14,7 @@ import torch
 from ssl_bench.config.schema import Config
 from ssl_bench.data.dataset import open_data
 from ssl_bench.errors import UserError
-from ssl_bench.experiments.matrix import Row, share
+from ssl_bench.experiments.matrix import Row, settle, share
 from ssl_bench.parallel import devices
 from ssl_bench.screen import clock, console, quantity, say, sheet
 from ssl_bench.training import run_folder
@@ -109,6 +109,12 @@ def show_matrix(rows: Sequence[Row], root: Path, jobs: int) -> None:
     known: dict[str, Estimate] = {}
     table = sheet("run", "state", "steps", "FLOPs", "time", "memory", "disk", "evaluations", right=NUMBERS)
     seconds = flops = disk = 0.0
+    for row in rows:
+        method = row.label.rpartition(" seed ")[0]
+        if row.config is not None and method not in known:
+            torch.set_num_threads(threads)
+            known[method] = estimate(row.config)
+    settle(rows, root)  # the stores are there now, and with them what is recorded on them
     above: set[str] = set()  # runs in the table already
     names = [row.run.name for row in rows if row.run]
     several = len(set(names)) < len(names)
@@ -117,9 +123,6 @@ def show_matrix(rows: Sequence[Row], root: Path, jobs: int) -> None:
         if row.config is not None and row.run is not None and first:
             above.add(row.run.name)
             method = row.label.rpartition(" seed ")[0]
-            if method not in known:
-                torch.set_num_threads(threads)
-                known[method] = estimate(row.config)
             e, left = known[method], 1 - _done(row.run)
             cells = [
                 f"{e.steps:,}", quantity(e.flops), clock(e.seconds * left), quantity(e.memory, "B"),

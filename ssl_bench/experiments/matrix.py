@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
-from ssl_bench.config.schema import Config, size_text
+from ssl_bench.config.schema import Config, DataConfig, identity
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import recorded
 from ssl_bench.training import run_folder
@@ -35,14 +35,19 @@ class Row:
     missing: list[str] = field(default_factory=list)  # protocols still to run
     state: str = "waiting"
     where: list[str] = field(default_factory=list)  # --data and --image-size, where the source does not tell
-    data: str = ""  # the data set it is evaluated on
-    recorded: str = ""  # how records name the encoder: the run, or the source of a reference
+    cell: recorded.Cell = recorded.Cell("", 0, "")  # what its numbers are found by
+    protocols: list[str] = field(default_factory=list)  # all that are asked for
     process: subprocess.Popen[bytes] | None = None
     log: Path | None = None
     started: float = 0.0
     seconds: float = 0.0
     config: Config | None = None  # of the pretraining
     verb: str = "eval"  # the command that follows pretraining
+
+    @property
+    def data(self) -> str:
+        """The set it is evaluated on."""
+        return self.cell.data
 
     def view(self) -> dict[str, Any]:
         """What the live table shows."""
@@ -81,19 +86,37 @@ def plan(
             run = run_folder.Run(root / run_folder.run_name(config))
             arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
             label = f"{method} seed {seed}"
-            rows.append(
-                Row(label, run.name, run, arguments, seed, data=config.data.name, recorded=run.name, config=config)
-            )
-            if data:
-                rows[-1].data, rows[-1].where = data, ["--data", data]
+            rows.append(Row(label, run.name, run, arguments, seed, where=["--data", data] if data else [],
+                            cell=cell(run.name, seed, replace(config.data, name=data or config.data.name)),
+                            config=config))  # fmt: skip
     if references:
         rows += _references(rows)
-    there = recorded.numbers(root)
     for row in rows:
-        row.missing = recorded.missing(protocols, (row.recorded, row.seed, row.data), there)
-        if not row.missing and (row.run is None or row.run.status().get("state") == "finished"):
-            row.state = "done"
+        row.protocols = list(protocols)
+    settle(rows, root)
     return rows
+
+
+def cell(encoder: str, seed: int, data: DataConfig) -> recorded.Cell:
+    """What records know this encoder on these images by."""
+    look = (data.image_size, data.val_fraction, data.channels, data.background)
+    return recorded.Cell(encoder, seed, data.name, *look)
+
+
+def settle(rows: Sequence[Row], root: Path, images: recorded.Images | None = None) -> None:
+    """What is left of every row: the protocols without a number, and whether that is all.
+
+    `UserError` where a run was trained on other images than those its set's name means now. Where the store is not
+    built nothing is known of a set: the row waits, and is settled again when its images have been opened.
+    """
+    there = recorded.Numbers(root, images)
+    for row in rows:
+        known = row.run is None or row.config is None or there.images.known(row.run, row.config.data)
+        if row.verb == "eval":
+            row.missing = there.missing(row.protocols, row.cell)
+        if row.state in ("waiting", "done"):
+            finished = row.run is None or row.run.status().get("state") == "finished"
+            row.state = "done" if known and finished and not row.missing else "waiting"
 
 
 def asked(given: Mapping[str, Any], data: str = "") -> list[Row]:
@@ -106,20 +129,22 @@ def asked(given: Mapping[str, Any], data: str = "") -> list[Row]:
 
 def _references(rows: list[Row]) -> list[Row]:
     """`random` for every backbone in the plan and seed, and `pixels`, on the data of the first run."""
-    from ssl_bench.encoders.references import random_source
+    from ssl_bench.encoders.references import reference
 
     out, seen = [], set()
     for row in rows:
         config = row.config
         assert config is not None
-        name = random_source(config.backbone, config.data.image_size)
-        if (name, row.seed) not in seen:
-            seen.add((name, row.seed))
+        images = replace(config.data, name=row.data)
+        name = identity(reference("random", row.seed, images, config.backbone))
+        if name not in seen:
+            seen.add(name)
             label, source = f"random seed {row.seed}", f"random:{row.source}"
-            out.append(Row(label, source, None, [], row.seed, where=row.where, data=row.data, recorded=name))
+            out.append(Row(label, source, None, [], row.seed, where=row.where, cell=cell(name, row.seed, images)))
     assert rows[0].config is not None
-    where = ["--data", rows[0].data, "--image-size", size_text(rows[0].config.data.image_size)]
-    return [*out, Row("pixels", "pixels", None, [], 0, where=where, data=rows[0].data, recorded="pixels")]
+    images = replace(rows[0].config.data, name=rows[0].data)
+    pixels = cell(identity(reference("pixels", 0, images)), 0, images)
+    return [*out, Row("pixels", f"pixels:{rows[0].source}", None, [], 0, where=rows[0].where, cell=pixels)]
 
 
 def share(jobs: int) -> tuple[int, int]:
@@ -242,6 +267,7 @@ def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lam
     from ssl_bench import screen
 
     ready(rows)
+    settle(rows, root)
     there = sum(row.state == "done" for row in rows)
     screen.say(f"{len(rows)} rows in {root}" + (f"; {there} are there already" if there else ""))
     matrix = Matrix(rows, root, jobs)

@@ -38,6 +38,7 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
     """All pictures that this run can give: masks and views, reconstructions, PCA and attention maps, neighbours."""
     config = run.config()
     data = open_data(config.data, config.run)
+    run_folder.same_images(run, data.name, data.fingerprint)
     images = data.val.batch(np.linspace(0, len(data.val) - 1, count).astype(int))
     encoder = from_run.from_run(run)
     info = DataInfo(data.item, len(data.classes), data.mean, data.std)

@@ -1,4 +1,8 @@
-"""What is recorded already: a cell of the matrix is filled by the number of its encoder, data and protocol."""
+"""What is recorded already: a number fills a cell where everything that decides it is that of the cell.
+
+That is the encoder (a run's name and the hash of its weights, a reference's identity), both seeds, the images (their
+fingerprint, and how many are held out) and the protocol (version and every setting). docs/keys.md has all keys.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,13 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ssl_bench.config.schema import to_dict
+from ssl_bench.config.from_file import from_dict
+from ssl_bench.config.schema import DataConfig, Size, to_dict
+from ssl_bench.data import dataset
+from ssl_bench.errors import UserError
+from ssl_bench.training import run_folder
 
 if TYPE_CHECKING:
     from results.records import Record
@@ -16,9 +24,22 @@ if TYPE_CHECKING:
 Kind = tuple[str, str, int, str]  # protocol, variant, version, settings as JSON
 
 
-def missing(protocols: Sequence[str], encoder: tuple[str, int, str], there: set[Any]) -> list[str]:
-    """The protocols without a number for this encoder (its name in records, seed, data); `there` from `numbers`."""
-    return [protocol for protocol in protocols if (*encoder, *kind(protocol)) not in there]
+class Cell(NamedTuple):
+    """One encoder on one set of images, for all protocols. Plain values: SLURM jobs carry it."""
+
+    encoder: str  # a run's name, or the identity of a reference
+    seed: int  # of pretraining and probe
+    data: str
+    image_size: Size = DataConfig().image_size
+    val_fraction: float = DataConfig().val_fraction
+    channels: int = DataConfig().channels
+    background: tuple[int, int, int] = DataConfig().background
+
+    @property
+    def images(self) -> DataConfig:
+        plain = json.loads(json.dumps(dict(zip(self._fields[3:], self[3:], strict=True))))
+        found: DataConfig = from_dict(DataConfig, {"name": self.data, **plain})
+        return found
 
 
 @functools.cache
@@ -36,10 +57,70 @@ def kind_of(record: Record) -> Kind:
     return record.protocol, record.variant, record.protocol_version, json.dumps(record.protocol_config, sort_keys=True)
 
 
-def numbers(root: Path) -> set[tuple[Any, ...]]:
-    """What is recorded already: encoder, pretraining seed, data set, and the protocol's kind."""
-    from results.records import read
+class Images:
+    """What the names of sets mean now; each is looked up once, and again for as long as its store is not there."""
 
-    folder = root / "records"
-    there = read(folder) if folder.is_dir() else []
-    return {(r.run or r.encoder["source"], r.seeds["pretrain"] or 0, r.data["name"], *kind_of(r)) for r in there}
+    def __init__(self) -> None:
+        self._found: dict[DataConfig, tuple[str, int]] = {}
+
+    def now(self, data: DataConfig) -> tuple[str, int] | None:
+        """Fingerprint and number of validation images; None where the store is not built: nothing is known then."""
+        if data not in self._found and (found := dataset.present(data)):
+            self._found[data] = found
+        return self._found.get(data)
+
+    def known(self, run: run_folder.Run, data: DataConfig) -> bool:
+        """Whether the run is known to be of these images, or of none yet. `UserError` where it is of others."""
+        if not run_folder.trained_on(run):
+            return True
+        now = self.now(data)
+        if now:
+            run_folder.same_images(run, data.name, now[0])
+        return now is not None
+
+
+class Numbers:
+    """The records below a root, found by everything that decides them."""
+
+    def __init__(self, root: Path, images: Images | None = None) -> None:
+        from results.records import read
+
+        self.root, self.images = root, images or Images()
+        folder = root / "records"
+        self._records: dict[tuple[Any, ...], list[Record]] = {}
+        for record in read(folder) if folder.is_dir() else ():
+            self._records.setdefault(key(record), []).append(record)
+
+    def of(self, protocols: Sequence[str], cell: Cell) -> list[Record]:
+        """The numbers of a cell by these protocols as they are now."""
+        if not self._records or not (now := self.images.now(cell.images)):  # no store: nothing was evaluated on it
+            return []
+        weights = run_folder.weights(run_folder.Run(self.root / cell.encoder))
+        found = (self._records.get((cell.encoder, weights, cell.seed, *now, *kind(p)), []) for p in protocols)
+        return [record for records in found for record in records]
+
+    def missing(self, protocols: Sequence[str], cell: Cell) -> list[str]:
+        """The protocols without a number for this cell."""
+        there = {kind_of(record) for record in self.of(protocols, cell)}
+        return [protocol for protocol in protocols if kind(protocol) not in there]
+
+    def named(self, protocols: Sequence[str], cell: Cell) -> bool:
+        """Whether each has a number by the names alone: what a job that has ended did, not what a set means now."""
+        there = {(k[0], k[2], k[5:]) for k in self._records}
+        return all((cell.encoder, cell.seed, kind(protocol)) in there for protocol in protocols)
+
+    def done(self, protocols: Sequence[str], cell: Cell) -> bool:
+        """`missing` nothing; by the names where the images cannot be looked at from here."""
+        try:
+            return not self.missing(protocols, cell) if self.images.now(cell.images) else self.named(protocols, cell)
+        except UserError:
+            return self.named(protocols, cell)
+
+
+def key(record: Record) -> tuple[Any, ...]:
+    """Encoder, weights (of runs), seeds, fingerprint, validation images, protocol. See `Cell`."""
+    seeds = (record.seeds["pretrain"] or 0, record.seeds["probe"] or 0)
+    seed = seeds[0] if seeds[0] == seeds[1] else seeds  # the matrix gives both the same
+    weights = record.encoder["weights_sha256"] if record.run else ""
+    data = (record.data["fingerprint"], record.data["num_val"])
+    return (record.run or record.identity, weights, seed, *data, *kind_of(record))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import BUDGETS, Config, identity, to_dict
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import protocol, validate
-from ssl_bench.experiments import matrix, search_space
+from ssl_bench.experiments import matrix, recorded, search_space
 from ssl_bench.experiments.matrix import Row
 from ssl_bench.screen import console, say, sheet
 from ssl_bench.training import provenance, run_folder
@@ -49,6 +49,7 @@ class Plan:
     space: tuple[search_space.Axis, ...]
     protocols: tuple[str, ...]
     root: Path
+    images: recorded.Images = field(default_factory=recorded.Images, compare=False)
 
     def config(self, method: str, drawn: Sequence[str] = (), seed: int | None = None) -> Config:
         base, _, own = method.partition(":")
@@ -62,17 +63,22 @@ class Plan:
         name, _, own = method.partition(":")
         arguments = ["--method", name, "--recipe", own or self.recipe, "--seed", str(seed), *self.base, *drawn]
         label = f"{method} trial {number} seed {seed}"
-        row = Row(
-            label, run.name, run, arguments, seed, verb="validate", config=config,
-            data=config.data.name, recorded=run.name,
-        )  # fmt: skip
-        status, kept = run.status(), validate.read(run)
-        row.missing = [p for p in self.protocols if not validate.done(kept, p, seed)]
-        if status.get("state") == "finished" and not row.missing:
+        cell = matrix.cell(run.name, seed, config.data)
+        row = Row(label, run.name, run, arguments, seed, verb="validate", config=config, cell=cell)
+        known, there = self.images.known(run, config.data), self.figures(row)
+        row.missing = [p for p in self.protocols if p not in there]
+        if run.status().get("state") == "finished" and known and not row.missing:
             row.state = "done"
         elif diverged(run):  # the loss was not finite: a result, and the same again would be the same
             row.state = "failed"
         return Trial(method, number, purpose, tuple(drawn), row)
+
+    def figures(self, row: Row) -> dict[str, Any]:
+        """Those that the run has on its images as they are now, by the protocols as they are now."""
+        assert row.run is not None
+        now, kept, weights = self.images.now(row.cell.images), validate.read(row.run), run_folder.weights(row.run)
+        fingerprint = now[0] if now else ""  # no store: nothing was scored on it
+        return {p: kept[p] for p in self.protocols if validate.done(kept, p, row.seed, fingerprint, weights)}
 
 
 def diverged(run: run_folder.Run) -> bool:
@@ -125,7 +131,7 @@ def line(shared: Plan, trial: Trial) -> dict[str, Any]:
     assert run is not None
     assert config is not None
     status = run.status()
-    found = {name: entry for name, entry in validate.read(run).items() if name in shared.protocols}
+    found = shared.figures(trial.row)
     finished = trial.row.state == "done"
     state = "failed" if not finished else "collapsed" if status.get("collapsed") else "finished"
     reason = str(status.get("collapse_reason" if finished else "reason") or ("" if finished else "see its log"))

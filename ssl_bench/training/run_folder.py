@@ -15,6 +15,7 @@ from typing import IO, Any
 from ssl_bench import find
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import Config, identity, to_dict
+from ssl_bench.data.dataset import other_images
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.files import write_atomic
 
@@ -86,6 +87,24 @@ class Run:
         if not isinstance(values, dict):
             raise UserError(f"{path} is damaged: it holds a {type(values).__name__}. Remove the folder, or restore it.")
         return values
+
+
+def trained_on(run: Run) -> str:
+    """Fingerprint of the images that what lies in the folder was trained on; "" where nothing was trained yet."""
+    begun = run.status().get("state") == "finished" or any(run.folder.glob("*.ckpt"))
+    return str((run.read_json("provenance.json").get("data") or {}).get("fingerprint", "")) if begun else ""
+
+
+def weights(run: Run) -> str:
+    """SHA-256 of the encoder that a finished run left; "" where there is none."""
+    return str(run.read_json("encoder.json").get("weights_sha256", ""))
+
+
+def same_images(run: Run, name: str, now: str) -> None:
+    """`UserError` where the run was trained on other images than those whose fingerprint is `now`."""
+    then = trained_on(run)
+    if then and then != now:
+        raise other_images(name, then, now)
 
 
 def objective_type(module: Any) -> type:

@@ -30,7 +30,7 @@ def noise(config: Config, images: int = 0) -> Dataset:
     labels = torch.arange(count) % 10
     part = Split(store, np.arange(count), labels)
     moments = (0.5,) * item.channels, (0.25,) * item.channels
-    return Dataset("noise", tuple("0123456789"), "", *moments, item, part, part)
+    return Dataset("noise", tuple("0123456789"), "", *moments, item, config.data, part, part)
 
 
 def trainer(config: Config, device: torch.device) -> Trainer:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ssl_bench import find
 from ssl_bench.config.schema import Config, size_text
-from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.dataset import Dataset, other_images
 from ssl_bench.data.items import asked
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import DropPath, explicit_attention
@@ -122,10 +122,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         if state.get("fingerprint", self.data.fingerprint) != self.data.fingerprint:
-            raise UserError(
-                f"The images of '{self.config.data.name}' have changed since this run began "
-                f"({state['fingerprint']} then, {self.data.fingerprint} now). Start a new run with another --root."
-            )
+            raise other_images(self.config.data.name, state["fingerprint"], self.data.fingerprint)
         try:
             self.method.load_state_dict(sharding.cut_like(state["method"], self.method.state_dict()))
             self.optimizer.load_state_dict(sharding.cut_optimizer(state["optimizer"], self.parameters))

@@ -39,7 +39,7 @@ def test_every_claim_can_be_planned_and_starts_nothing(path, tmp_path):
     made = verdicts.load(path)
     work = claims.plan([made], 1, ["budget.flops=1e10"], tmp_path)[0]
     assert set(work.rows) == set(made.arms) and not list(tmp_path.iterdir())
-    names = [row.recorded for rows in work.rows.values() for row in rows]
+    names = [row.cell.encoder for rows in work.rows.values() for row in rows]
     assert len(set(names)) == len(names)  # arms differ
     for name, arm in made.arms.items():
         assert work.rows[name][0].config.budget.flops == pytest.approx(arm.compute * 1e10)

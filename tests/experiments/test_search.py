@@ -118,7 +118,12 @@ def test_figures_need_no_test_split_and_are_kept(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "open_test", never)
     run = pretrain.pretrain(tiny("mae", f"folder:{photos}", steps=2), tmp_path)
     found = validate.figures(run, ["knn"], tmp_path, device="cpu")
-    assert found["knn"]["num_val"] == 24 and validate.done(validate.read(run), "knn", 0)
+    kept, weights = validate.read(run), run_folder.weights(run)
+    now = kept["knn"]["fingerprint"]
+    assert found["knn"]["num_val"] == 24 and weights and validate.done(kept, "knn", 0, now, weights)
+    assert not any(validate.done(kept, "knn", *other) for other in ((1, now, weights), (0, "", weights), (0, now, "")))
+    for name, value in (("version", 0), ("config", {}), ("weights_sha256", None)):
+        assert not validate.done({"knn": {**kept["knn"], name: value}}, "knn", 0, now, weights)
     monkeypatch.setattr(validate, "crossed", never)
     assert validate.figures(run, ["knn"], tmp_path, device="cpu") == found
 

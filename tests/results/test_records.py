@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_records import ENCODER, fake, quickstart
+from fake_records import COUNTS, ENCODER, fake, quickstart
 
 from results import collect, records
+from ssl_bench.config.schema import DataConfig
+from ssl_bench.data.dataset import open_data
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import recorded
 
@@ -212,11 +215,15 @@ def test_a_kill_leaves_no_half_record(tmp_path: Path) -> None:
 def test_a_number_with_other_settings_of_its_protocol_does_not_fill_its_cell(tmp_path: Path) -> None:
     _, _, version, settings = recorded.kind("knn")
     usual = json.loads(settings)
+    images = open_data(DataConfig())
+    data = {"name": images.name, "fingerprint": images.fingerprint, **COUNTS, "num_val": len(images.val)}
+    cell = recorded.Cell(fake("pixels", seed=None).identity, 0, "clothing48")
     for config, left in (({**usual, "k": 5}, ["knn"]), (usual, [])):
         changes: dict[str, Any] = {"protocol_version": version, "protocol_config": config}
         pixels = fake("pixels", seed=None, encoder={**ENCODER, "source": "pixels"}, **changes)
-        records.write(pixels, tmp_path / "records")
-        assert recorded.missing(["knn"], ("pixels", 0, "clothing48"), recorded.numbers(tmp_path)) == left
+        fields = {**dataclasses.asdict(pixels), "data": data}
+        records.write(records.from_dict({**fields, "id": records.identify(fields)}), tmp_path / "records")
+        assert recorded.Numbers(tmp_path).missing(["knn"], cell) == left
 
 
 def test_runs_of_another_budget_get_a_table_of_their_own(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_changed_images_are_noticed(photos: Path, tmp_path: Path) -> None:
     run = pretrain(config, tmp_path / "runs")
     run_folder.set_status(run, state="interrupted")
     shutil.copy(copy / "train" / "red" / "0.png", copy / "train" / "blue" / "extra.png")
-    with pytest.raises(UserError, match="have changed"):
+    with pytest.raises(UserError, match="are not those this run was trained on"):
         pretrain(config, tmp_path / "runs")
 
 
