@@ -33,7 +33,7 @@ from ssl_bench.data.source import Chunk, Content
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 
-VERSION = 3
+VERSION = 4
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
 ALONE = 20_000  # images that one process builds without helpers
