@@ -8,6 +8,7 @@
     images       one image: its bytes -> uint8 pixels
     store        images decoded or packed once, for all jobs; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
+    summary      what was understood of a set, in words; a sheet of its images
     dataset      training and validation part, and the sealed test split
     imagenet_subsets   ImageNet's official 1 % and 10 %
     places       where stores and named sets lie

@@ -50,6 +50,8 @@ def canonical(
     else:
         chosen = np.full(len(order), "train")
         notes.append("The set has no labels: it is for pretraining; evaluate on another with --data.")
+        if held := int((split[order] == "test").sum()):
+            notes.append(f"Without labels {held:,} images of its test split are for pretraining too.")
     text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
     plain = (squares[order] * size * size == sums[order] ** 2).all(1)  # no channel varies
     if plain.mean() > PLAIN:
@@ -73,7 +75,7 @@ def canonical(
         "mean": mean, "std": std, "notes": notes, "home": home, "images": len(ok), "labelled": content.labelled,
         "split": {part: int((chosen == part).sum()) for part in ("train", "test")},
         "rows": {part: int((split == part).sum()) for part in ("train", "test")},
-        "read": content.read,
+        "read": content.read if content.labelled else [line.replace("test: ", "train: ", 1) for line in content.read],
         "counts": counts,
         "plain": int(plain.sum()),
         "bad": [pair for t in tables for pair in t["bad"]],
@@ -110,7 +112,9 @@ def _with_test(split: np.ndarray, labels: np.ndarray, notes: list[str]) -> tuple
         out[np.flatnonzero(labels == label)[4::5]] = "test"
     notes.append("The source has no test split: every fifth image of each class, by content hash, was set apart.")
     if not (out == "test").any():
-        raise UserError("Too few images: five or more per class are needed to set a test split apart.")
+        raise UserError(
+            " ".join(["Too few images: five or more per class are needed to set a test split apart.", *notes])
+        )
     return out, False
 
 
@@ -118,7 +122,7 @@ def _apart(classes: Sequence[str], labels: np.ndarray, split: np.ndarray, name: 
     """Test classes without a training image: no answer on them can be right.
 
     Refused where they are more than half of the test classes, for then the splits name their classes differently; else
-    a note says how many test images that are. Names that differ by case alone are told, not merged.
+    a note says how many test images that are. Names that differ by case or letter forms alone are told, not merged.
     """
     test = labels[split == "test"]
     unknown = np.setdiff1d(test, labels[split == "train"])
@@ -126,7 +130,9 @@ def _apart(classes: Sequence[str], labels: np.ndarray, split: np.ndarray, name: 
     for c in classes:
         spelt.setdefault(c.casefold(), []).append(c)
     notes = [
-        f"Classes whose names differ by case alone: {', '.join(same)}." for same in spelt.values() if len(same) > 1
+        f"Classes whose names differ by case or letter forms alone: {', '.join(same)}."
+        for same in spelt.values()
+        if len(same) > 1
     ]
     if not len(unknown):
         return notes

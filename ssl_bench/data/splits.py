@@ -191,9 +191,9 @@ def held_out(parts: Iterable[str], unlabelled: Sequence[str] = ()) -> tuple[dict
 
 def split_lines(parts: Mapping[str, str], roles: Mapping[str, str]) -> list[str]:
     """Which files became which split, in words."""
-    out = []
+    out, top = [], os.path.commonpath([os.path.dirname(p) for p in parts])
     for part, role in roles.items():
-        found = sorted(os.path.basename(p) for p, own in parts.items() if own == part)
+        found = sorted(os.path.relpath(p, top) if top else p for p, own in parts.items() if own == part)
         if found:
             out.append(f"{role}: {', '.join(found[:3])}{f', ... ({len(found)} files)' if len(found) > 3 else ''}")
     return out

@@ -94,8 +94,8 @@ def _image_kind(path: str, members: dict[str, tuple[str, Member]], wanted: str, 
         one, two = (members[k][0] for k in images[:2])
         raise UserError(
             f"{path} has {len(images)} images under one key: {one} and {two}{', ...' * (len(images) > 2)}. A key ends "
-            f"at the first dot of a name. Say which is the image, as #image={images[0]} after the data's name, or write "
-            "shards whose keys have no dot."
+            f"at the first dot of a name. Say which is the image, as #image={images[0]} after the data's name, or "
+            "write shards whose keys have no dot."
         )
     beside.update(k for k in images if k not in chosen)
     return chosen[0] if chosen else ""
@@ -108,14 +108,14 @@ def _kinds(found: dict[str, list[Row]], by_hand: Choice, notes: list[str]) -> li
             raise UserError(f"#label={wanted}: no sample has a member .{wanted}.")
         return [wanted]
     there = {k for rows in found.values() for *_, labels in rows for k in labels}
-    kinds = [k for k in ("cls", "label") if k in there]
+    kinds: list[str] = [k for k in ("cls", "label") if k in there]
     if "json" in there and any(_field(text) is not None for text in _texts(found, "json")):
         kinds.append("json")
     if "txt" in there and not kinds:
         texts = list(_texts(found, "txt"))
-        if 2 * len(set(texts)) <= len(texts):
+        if 1 < len(set(texts)) <= len(texts) / 2:
             return ["txt"]
-        notes.append("The .txt members differ from image to image: captions, not classes (#label=txt: classes).")
+        notes.append("The .txt members are read as captions, not as classes (#label=txt: as classes).")
     return kinds
 
 
