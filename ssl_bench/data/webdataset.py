@@ -92,10 +92,12 @@ def _image_kind(path: str, members: dict[str, tuple[str, Member]], wanted: str, 
         chosen = images if len(images) < 2 else [k for k in images if "." not in k]
     if len(images) > 1 and len(chosen) != 1 and not wanted:
         one, two = (members[k][0] for k in images[:2])
+        todo = f"Say which is the image, as #image={images[0]} after the data's name."
+        if len(images) > 4:  # no sample has so many: the names have dots
+            todo = "Write shards whose keys have no dot."
         raise UserError(
-            f"{path} has {len(images)} images under one key: {one} and {two}{', ...' * (len(images) > 2)}. A key ends "
-            f"at the first dot of a name. Say which is the image, as #image={images[0]} after the data's name, or "
-            "write shards whose keys have no dot."
+            f"{path} has {len(images)} images under one key, among them {one} and {two}: a key ends at the first dot of "
+            f"a name. {todo}"
         )
     beside.update(k for k in images if k not in chosen)
     return chosen[0] if chosen else ""
