@@ -96,8 +96,8 @@ def _image_kind(path: str, members: dict[str, tuple[str, Member]], wanted: str, 
         if len(images) > 4:  # no sample has so many: the names have dots
             todo = "Write shards whose keys have no dot."
         raise UserError(
-            f"{path} has {len(images)} images under one key, among them {one} and {two}: a key ends at the first dot of "
-            f"a name. {todo}"
+            f"{path} has {len(images)} images under one key, among them {one} and {two}: a key ends at the first dot "
+            f"of a name. {todo}"
         )
     beside.update(k for k in images if k not in chosen)
     return chosen[0] if chosen else ""
