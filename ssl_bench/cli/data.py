@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 
@@ -41,11 +44,13 @@ def get(name: str) -> None:
 @click.option("--image-size", default="48", show_default=True, metavar="N|HxW", help="Pixels, as data.image_size.")
 @click.option("--store", type=click.Choice(["auto", "decoded", "encoded"]), default="auto", show_default=True)
 @click.option("--bad-limit", type=float, default=0.001, show_default=True, help="Accept so many unreadable images.")
-def check(name: str, image_size: str, store: str, bad_limit: float) -> None:
+@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Also draw some training images: a PNG.")
+def check(name: str, image_size: str, store: str, bad_limit: float, sheet: Path | None) -> None:
     """Read every image once, build the store, and report: splits, classes, unreadable images, duplicates.
 
     \b
     Example: ssl-bench data check folder:photos --image-size 96
+    Example: ssl-bench data check folder:photos#train=Training#test=holdout --sheet photos.png
     """
     import json
     import shlex
@@ -54,6 +59,7 @@ def check(name: str, image_size: str, store: str, bad_limit: float) -> None:
     from ssl_bench import screen
     from ssl_bench.config.overrides import parse
     from ssl_bench.config.schema import DataConfig, Size
+    from ssl_bench.data import summary
     from ssl_bench.data.store import accept, ensure
 
     began = time.monotonic()
@@ -62,16 +68,40 @@ def check(name: str, image_size: str, store: str, bad_limit: float) -> None:
     seconds = time.monotonic() - began
     meta = json.loads((folder / "meta.json").read_text())
     used = sum(p.stat().st_size for p in folder.iterdir())
-    counts = ", ".join(f"{count:,} {part}" for part, count in meta["split"].items() if count)
-    classes = f"{len(meta['classes'])} classes" if meta["labelled"] else "no labels"
-    screen.say(f"{name} at {image_size} px: {counts}, {classes}", "bold")
-    screen.say(f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}")
+    summary.first_use(folder, meta)
+    for i, line in enumerate(summary.lines(meta)):
+        screen.say(line, "" if i else "bold")
     rate = f", {meta['images'] / meta['seconds']:,.0f} images/s" if meta["seconds"] else ""
     screen.say(f"  {meta['kind']} store, {screen.quantity(used, 'B')} in {folder}, built in {meta['seconds']} s{rate}")
     screen.say(f"  this check took {seconds:.1f} s")
     for note in meta["notes"]:
         screen.say(f"  note: {note}", "yellow")
     accept(folder, meta, bad_limit)
+    if sheet is not None:
+        _draw(config, bad_limit, sheet)
+        screen.say(f"  training images of each class: {sheet}")
     size = "" if config.image_size == DataConfig().image_size else f" data.image_size={image_size}"
     other = "" if meta["labelled"] else " --eval-data LABELLED"
     screen.say(f"next: ssl-bench compare --recipe quick --data {shlex.quote(name)}{other}{size}")
+
+
+def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:
+    """Some training images of each class, at random but the same every time."""
+    import numpy as np
+
+    from ssl_bench.config.schema import RunConfig
+    from ssl_bench.data.dataset import open_data
+    from ssl_bench.data.summary import sheet
+    from ssl_bench.errors import UserError
+
+    data = open_data(config, RunConfig(bad_limit=bad_limit))
+    labels, rng = data.train.labels.numpy(), np.random.default_rng(0)
+    rows = {}
+    for i, title in enumerate(data.classes if data.labelled else ("",)):
+        at = np.flatnonzero(labels == i) if data.labelled else np.arange(len(labels))
+        if len(at):
+            rows[title] = data.train.batch(rng.permutation(at)[:each]).numpy()
+    try:
+        sheet(rows, path)
+    except OSError as error:
+        raise UserError(f"The sheet {path} cannot be written: {error.strerror or error}.") from error

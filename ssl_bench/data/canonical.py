@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ssl_bench.data.source import Content
 from ssl_bench.errors import UserError
+
+PLAIN = 0.05  # share of images of one single colour above which a note asks
 
 
 def canonical(
@@ -43,10 +46,16 @@ def canonical(
     if content.labelled:
         chosen, own = _with_test(split[order], labels[order], notes)
         home["test"] = "test" if own else "train"
+        notes += _apart(classes, labels[order], chosen, name)
     else:
         chosen = np.full(len(order), "train")
         notes.append("The set has no labels: it is for pretraining; evaluate on another with --data.")
+        if held := int((split[order] == "test").sum()):
+            notes.append(f"Without labels {held:,} images of its test split are for pretraining too.")
     text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
+    plain = (squares[order] * places == sums[order] ** 2).all(1)  # no channel varies
+    if plain.mean() > PLAIN:
+        notes.append(f"{plain.sum():,} of {len(order):,} images are of one single colour: are they read rightly?")
     notes += _twins(pixels[order], chosen)
     train = order[chosen == "train"]
     mean, std = _moments(sums[train], squares[train], places)
@@ -59,11 +68,16 @@ def canonical(
         arrays |= {f"{part}_rows": rows[order[chosen == part]], f"{part}_labels": labels[order[chosen == part]]}
     files = np.concatenate([t["name"] for t in tables])[train]
     arrays |= {"train_files": files} if (files != b"").any() else {}
+    tally = partial(np.bincount, minlength=len(classes))
+    counts = {p: tally(labels[order[chosen == p]]).tolist() for p in ("train", "test")} if content.labelled else {}
     meta = {
         "name": name, "classes": classes, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
         "mean": mean, "std": std, "notes": notes, "home": home, "images": len(ok), "labelled": content.labelled,
         "split": {part: int((chosen == part).sum()) for part in ("train", "test")},
         "rows": {part: int((split == part).sum()) for part in ("train", "test")},
+        "read": content.read if content.labelled else [line.replace("test: ", "train: ", 1) for line in content.read],
+        "counts": counts,
+        "plain": int(plain.sum()),
         "bad": [pair for t in tables for pair in t["bad"]],
     }  # fmt: skip
     return arrays, meta
@@ -98,8 +112,37 @@ def _with_test(split: np.ndarray, labels: np.ndarray, notes: list[str]) -> tuple
         out[np.flatnonzero(labels == label)[4::5]] = "test"
     notes.append("The source has no test split: every fifth image of each class, by content hash, was set apart.")
     if not (out == "test").any():
-        raise UserError("Too few images: five or more per class are needed to set a test split apart.")
+        raise UserError(
+            " ".join(["Too few images: five or more per class are needed to set a test split apart.", *notes])
+        )
     return out, False
+
+
+def _apart(classes: Sequence[str], labels: np.ndarray, split: np.ndarray, name: str) -> list[str]:
+    """Test classes without a training image: no answer on them can be right.
+
+    Refused where they are more than half of the test classes, for then the splits name their classes differently; else
+    a note says how many test images that are. Names that differ by case or letter forms alone are told, not merged.
+    """
+    test = labels[split == "test"]
+    unknown = np.setdiff1d(test, labels[split == "train"])
+    spelt: dict[str, list[str]] = {}
+    for c in classes:
+        spelt.setdefault(c.casefold(), []).append(c)
+    notes = [
+        f"Classes whose names differ by case or letter forms alone: {', '.join(same)}."
+        for same in spelt.values()
+        if len(same) > 1
+    ]
+    if not len(unknown):
+        return notes
+    lost = int(np.isin(test, unknown).sum())
+    shown = ", ".join(f"'{classes[i]}'" for i in unknown[:5]) + ", ..." * (len(unknown) > 5)
+    known = ", ".join(f"'{classes[i]}'" for i in np.unique(labels[split == "train"])[:5])
+    what = f"{lost:,} of {len(test):,} test images are of classes without a training image ({shown})"
+    if 2 * len(unknown) > len(np.unique(test)):
+        raise UserError(f"'{name}': {what}; training has {known}. Name the classes of both splits alike.")
+    return [*notes, f"{what}: no answer on them can be right."]
 
 
 def _twins(pixels: np.ndarray, split: np.ndarray) -> list[str]:

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from ssl_bench import screen
 from ssl_bench.config.schema import DataConfig, RunConfig
-from ssl_bench.data import store
+from ssl_bench.data import store, summary
 from ssl_bench.data.encoded_store import Encoded
 from ssl_bench.data.items import Kind, written
 from ssl_bench.errors import UserError
 
 PATHS = ("folder", "parquet", "webdataset")  # kinds of names that hold a path
-_said: set[tuple[Path, str]] = set()
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,15 @@ class Dataset:
 def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     """The training split as a training and a validation part (fixed, stratified, the same for every seed).
 
-    Builds the store first where there is none, and says on the screen what is unusual about the set. `UserError` where
-    more than `run.bad_limit` of the images cannot be read.
+    Builds the store first where there is none, and says on the screen what was understood, once per set. `UserError`
+    where more than `run.bad_limit` of the images cannot be read.
     """
     run = run or RunConfig()
     folder = store.ensure(config, run.store)
     meta = _meta(folder)
     store.accept(folder, meta, run.bad_limit)
-    for note in meta["notes"]:
-        if (folder, note) not in _said:
-            _said.add((folder, note))
-            screen.say(f"note: {config.name}: {note}", "yellow")
+    for line in summary.first_use(folder, meta):
+        screen.say(line, "yellow" if line.startswith("  note") else "")
     whole = _whole(folder, meta, "train", run.workers)
     val = _held_out(whole.labels.numpy(), config.val_fraction)
     if not val.any():

@@ -4,49 +4,109 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_bench.data.images import SUFFIXES, Item
+from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
-from ssl_bench.data.splits import PARTS, held_out, part_of
+from ssl_bench.data.splits import DECIDE, NO_CHOICE, Choice, folder_roles, held_out, role_of
+from ssl_bench.errors import UserError
+
+Row = tuple[str, list[str]]  # an image's path, and the folders it lies in below the place looked at
 
 
-def source(location: Path) -> Source:
+def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """ImageFolder: PATH/<class>/*, or PATH/train/<class>/* beside PATH/test (or val); or images without labels.
 
-    Files and folders whose names begin with a dot are left out; of other files that are no images a note tells.
+    Folders that only wrap the others are looked through. Files and folders whose names begin with a dot are left out;
+    of other files that are no images a note tells.
     """
+    by_hand.only("train", "test", "splits")
     state = files(location)
-    return Source(state, lambda: _content(location, state))
+    return Source(state, lambda: _content(location, state, by_hand))
 
 
-def _content(location: Path, state: list[tuple[str, int, int]]) -> Content:
-    split = (location / "train").is_dir()
-    by_part: dict[str, list[tuple[str, str]]] = {}
+def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Content:
     others: Counter[str] = Counter()
+    rows: list[Row] = []
     total = 0
     for path, size, _ in state:
-        words = os.path.relpath(path, location).split(os.sep)[:-1]
-        part = (PARTS.match(words[0].lower()) if words else None) if split else None
-        if split and part is None:
-            continue  # beside train/ and test/ there may lie a devkit, a thumbnail
         suffix = os.path.splitext(path)[1].lower()
         if suffix not in SUFFIXES:
             others[suffix or "without a suffix"] += 1
             continue
-        name = part_of(words[0], Path()) if split else "train"
-        by_part.setdefault(name, []).append((path, words[int(split)] if len(words) > int(split) else ""))
+        rows.append((path, os.path.relpath(path, location).split(os.sep)[:-1]))
         total += size
-    roles, notes = held_out(list(by_part))
+    rows, through = _unwrapped(rows)
+    notes = [f"Looked through the folder {os.sep.join(through)}."] if through else []
+    told, more = folder_roles(_below(rows), by_hand)
+    parts = _parts(rows, told) if told else {"train": rows}
+    if not told and not by_hand.none:
+        _refuse_splits_in_classes(rows)
+    classes = any(words for _, words in parts.get("train", []))
+    blank = [part for part, found in parts.items() if classes and not any(words for _, words in found)]
+    roles, unused = held_out(parts, blank)
+    notes += more + unused
     if others:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
         notes.append(f"Not read, for their suffix: {shown}. Images are {', '.join(sorted(SUFFIXES))}.")
-    labelled = any(label for _, label in by_part.get("train", []))
-    chunks = []
-    for name, rows in sorted(by_part.items(), key=lambda kv: kv[0] != "train"):
-        if labelled and (loose := sum(not label for _, label in rows)):
+    if told and (loose := sum(not words for _, words in rows)):
+        notes.append(f"{loose} images beside the folders of the splits are not used.")
+    chunks, read = [], []
+    for part, found in sorted(parts.items(), key=lambda kv: kv[0] != "train"):
+        if part not in roles:
+            continue
+        if classes and (loose := sum(not words for _, words in found)):
             notes.append(f"{loose} images outside the class folders are not used.")
-        rows = [(p, label) for p, label in rows if label or not labelled]
-        if name in roles:
-            chunks += cut(roles[name], rows, lambda row: Item(Path(row[0]), row[1], row[0]))
-    return Content(chunks, total, labelled, notes)
+        kept = [(path, tidy(words[0]) if words else "") for path, words in found if words or not classes]
+        read.append(f"{roles[part]}: {', '.join(n for n, r in told.items() if r == part) or location}")
+        chunks += cut(roles[part], kept, lambda row: Item(Path(row[0]), row[1], row[0]))
+    return Content(chunks, total, classes, notes, read)
+
+
+def _unwrapped(rows: Sequence[Row], role: str = "") -> tuple[list[Row], list[str]]:
+    """The rows below the folders that only wrap others, and the names of those.
+
+    A folder wraps where it is alone and holds folders and no image; below a split, also where it reads as that split
+    (seg_train/seg_train).
+    """
+    rows, through = list(rows), list[str]()
+    while len(alone := {words[0] if words else "" for _, words in rows}) == 1 and "" not in alone:
+        name = next(iter(alone))
+        if not (role and role_of(name) == role) and not all(len(words) > 1 for _, words in rows):
+            break
+        rows, through = [(path, words[1:]) for path, words in rows], [*through, name]
+    return rows, through
+
+
+def _below(rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
+    """Folder -> the number of images directly in it, and of those in folders in it."""
+    out: dict[str, tuple[int, int]] = {}
+    for _, words in rows:
+        if words:
+            here, deeper = out.get(words[0], (0, 0))
+            out[words[0]] = (here + (len(words) == 1), deeper + (len(words) > 1))
+    return out
+
+
+def _parts(rows: Sequence[Row], told: dict[str, str]) -> dict[str, list[Row]]:
+    parts: dict[str, list[Row]] = {}
+    for name, role in told.items():
+        if role:
+            inside = [(path, words[1:]) for path, words in rows if words and words[0] == name]
+            parts.setdefault(role, []).extend(_unwrapped(inside, role)[0])
+    return parts
+
+
+def _refuse_splits_in_classes(rows: Sequence[Row]) -> None:
+    """ant/train, ant/test: read as one class, its test images would be trained on."""
+    inside: dict[str, set[str]] = {}
+    for _, words in rows:
+        if len(words) > 1 and (role := role_of(words[1])):
+            inside.setdefault(words[0], set()).add(role)
+    for name, roles in inside.items():
+        if "train" in roles and len(roles) > 1:
+            raise UserError(
+                f"The splits lie inside the class folders ('{name}'): put train and test above. Or: {DECIDE}."
+            )

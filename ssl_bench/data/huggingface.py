@@ -15,19 +15,21 @@ from ssl_bench.data import parquet
 from ssl_bench.data.images import Item
 from ssl_bench.data.labels import LABEL, labelled
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
-from ssl_bench.data.splits import held_out, part_of
+from ssl_bench.data.splits import Choice, choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError
 
 
 def source(name: str) -> Source:
     """State is the files of a local folder, or those that the library keeps of a hub set."""
+    name, by_hand = choice(name)
+    by_hand.only("train", "test")
     base, _, label = name.partition("#")
     folder = Path(base).expanduser()
     if folder.is_dir():
         state = files(folder)
     else:
         state = [(f"{split}-{data._fingerprint}", len(data), 0) for split, data in sorted(_load(base, False).items())]
-    return Source(state, partial(_content, base, label))
+    return Source(state, partial(_content, base, label, by_hand))
 
 
 def get(name: str) -> None:
@@ -64,12 +66,13 @@ def _columns(name: str, features: Any, wanted: str) -> tuple[str, str]:
     return images[0], labels[0] if labels else ""
 
 
-def _content(name: str, wanted: str) -> Content:
+def _content(name: str, wanted: str, by_hand: Choice) -> Content:
     parts = _load(name, False)
-    known = {part: part_of(part, Path()) for part in parts}
+    known, notes = parts_of(list(parts), Path(), by_hand)
     image, label = _columns(name, next(iter(parts.values())).features, wanted)
     blank = [known[p] for p, data in parts.items() if label and _unlabelled(data, label)]
-    roles, notes = held_out(list(known.values()), blank)
+    roles, unused = held_out(known.values(), blank)
+    notes += unused
     chunks = []
     total = 0
     for part in sorted(parts, key=lambda p: known[p] != "train"):
@@ -78,11 +81,11 @@ def _content(name: str, wanted: str) -> Content:
             for i in range(0, len(parts[part]), CHUNK):
                 rows = range(i, min(i + CHUNK, len(parts[part])))
                 chunks.append(Chunk(roles[known[part]], len(rows), partial(_rows, name, part, image, label, rows)))
-    return Content(chunks, total, bool(label), notes)
+    return Content(chunks, total, bool(label), notes, split_lines(known, roles))
 
 
 def _unlabelled(data: Any, label: str) -> bool:
-    return len(data) > 0 and set(data.select(range(min(100, len(data))))[label]) == {-1}
+    return len(data) > 0 and all(value in (-1, None) for value in data.select(range(min(100, len(data))))[label])
 
 
 def _rows(name: str, part: str, image: str, label: str, rows: range) -> Iterator[Item]:
@@ -97,4 +100,7 @@ def _rows(name: str, part: str, image: str, label: str, rows: range) -> Iterator
         path = row[image]["path"]
         if picture is None and path and any(Path(path).resolve().is_relative_to(home) for home in allowed):
             picture, place = Path(path), path  # a folder of images: the library gives their paths
-        yield labelled(picture, row[label] if label else "", names, place, path or "")
+        if label or not isinstance(picture, (bytes, Path)):
+            yield labelled(picture, row[label] if label else "any", names, place, path or "")
+        else:
+            yield Item(picture, "", place, name=path or "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,42 @@ from PIL import Image
 from ssl_bench.data.images import Item, Unreadable
 
 LABEL = ("label", "labels", "cls", "fine_label", "class", "target")  # a column of any of these names
+MISSING = {"nan", "none", "null", "n/a", "<na>", "nat"}  # what tables write, as text, where there is no label
+
+
+def tidy(name: str) -> str:
+    """A class name in Unicode's composed form (NFC), without blanks around it: one name however it was typed."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def class_name(value: Any, names: Sequence[str] = ()) -> str:
+    """The class of a label: a name, or a number that counts `names` (five digits where there are none).
+
+    `Unreadable` for what is no class: nothing, NaN, a word for nothing, a negative number, a fraction, several values.
+    """
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):
+        if value < 0 or (names and value >= len(names)):
+            raise Unreadable(f"label {value} is none of the {len(names) or 'known'} classes")
+        return tidy(names[value]) if names else f"{value:05d}"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise Unreadable(f"label {value} is none of the {len(names) or 'known'} classes")
+    if not isinstance(value, str):
+        raise Unreadable(f"label {str(value)[:40]} is not one class")
+    text = tidy(value)
+    if not text or text.lower() in MISSING or re.fullmatch(r"-\d+(\.0+)?", text):
+        raise Unreadable(f"label '{text}' is no class")
+    return text
 
 
 def labelled(data: Any, label: Any, names: Sequence[str], place: str, file: str = "") -> Item:
     """An item from a row's image and label; what cannot be right becomes `Unreadable`."""
     if not isinstance(data, (bytes, Path, Image.Image)):
         data = Unreadable("the row has no image bytes; paths in a row are not followed")
-    if label is None or (isinstance(label, int) and (label < 0 or (names and label >= len(names)))):
-        return Item(Unreadable(f"label {label} is none of the {len(names) or 'known'} classes"), "", place)
-    text = str(names[label] if names else f"{label:05d}") if isinstance(label, int) else str(label)
-    return Item(data, text, place, name=file)
+    try:
+        return Item(data, class_name(label, names), place, name=file)
+    except Unreadable as why:
+        return Item(why, "", place)

@@ -14,26 +14,31 @@ from typing import Any
 from ssl_bench.data import labels
 from ssl_bench.data.images import Item
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
-from ssl_bench.data.splits import held_out, part_of
+from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError
 
 IMAGE = ("image", "img", "jpg", "png", "webp")
 
 
-def source(location: Path) -> Source:
+def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
+    by_hand.only("train", "test", "splits")
     state = files(location, ".parquet")
     if not state:
         raise UserError(f"No .parquet file in {location}.")
-    return Source(state, lambda: _content(location, [p for p, _, _ in state]))
+    return Source(state, lambda: _content(location, [p for p, _, _ in state], by_hand))
 
 
-def _content(location: Path, paths: list[str]) -> Content:
+def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
+    parts, notes = parts_of(paths, location, by_hand)
+    paths = [path for path in paths if parts[path]]
     opened = {path: _open(path) for path in paths}
-    parts = {path: part_of(path, location) for path in paths}
     named = {path: _columns(path, file.schema_arrow) for path, file in opened.items()}
-    blank = {p for p in set(parts.values()) if all(_no_labels(opened[q], named[q][1]) for q in paths if parts[q] == p)}
-    roles, notes = held_out(list(parts.values()), sorted(blank))
+    blank = {
+        p for p in {parts[q] for q in paths} if all(_no_labels(opened[q], named[q][1]) for q in paths if parts[q] == p)
+    }
+    roles, unused = held_out(parts.values(), sorted(blank))
+    notes += unused
     chunks: list[Chunk] = []
     total = 0
     for path in sorted(paths, key=lambda p: (parts[p] != "train", p)):
@@ -44,7 +49,7 @@ def _content(location: Path, paths: list[str]) -> Content:
         for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
             read = partial(_rows, path, first, start, stop, *named[path])
             chunks.append(Chunk(roles[parts[path]], stop - start, read))
-    return Content(chunks, total, True, notes)
+    return Content(chunks, total, True, notes, split_lines(parts, roles))
 
 
 def _open(path: str) -> Any:
@@ -64,6 +69,11 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
         raise UserError(f"{path} has no column {missing}; it has {schema.names}. image and label are needed.")
     if "string" in str(schema.field(found[0]).type)[:12]:
         raise UserError(f"Column '{found[0]}' of {path} holds text: images' bytes are needed, paths are not read.")
+    if str(schema.field(found[1]).type).startswith(("list", "large_list", "fixed_size_list", "struct", "map")):
+        raise UserError(
+            f"Column '{found[1]}' of {path} holds {schema.field(found[1]).type}, several values a row: "
+            "one class per image is needed."
+        )
     return found[0], found[1]
 
 

@@ -1,6 +1,7 @@
 """A data set's name -> its source.
 
-`data.name` is a name of the catalogue, `factors`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or `hf:NAME`. No
+`data.name` is a name of the catalogue, `factors`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or `hf:NAME`;
+`#train=NAME#test=NAME` after it says which file or folder is which split (see splits). No
 torch here; a kind of source is imported when it is asked for.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from ssl_bench.data import catalogue, folder
 from ssl_bench.data.catalogue import EMBEDDED
 from ssl_bench.data.source import WILD, Source
+from ssl_bench.data.splits import choice
 from ssl_bench.errors import UserError, nearest
 
 KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"}
@@ -45,6 +47,7 @@ def known() -> list[str]:
 
 
 def _of_path(kind: str, rest: str) -> Source:
+    rest, by_hand = choice(rest)
     location = Path(rest).expanduser()
     if not (location.exists() or (kind != "folder" and WILD.search(rest))):
         raise UserError(
@@ -53,7 +56,7 @@ def _of_path(kind: str, rest: str) -> Source:
     if kind == "folder":
         if not location.is_dir():
             raise UserError(f"{location} is a file: folder: needs a folder with one sub-folder per class.")
-        return folder.source(location)
+        return folder.source(location, by_hand)
     from ssl_bench.data import parquet, webdataset
 
-    return (parquet if kind == "parquet" else webdataset).source(location)
+    return (parquet if kind == "parquet" else webdataset).source(location, by_hand)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_bench.data.images import Item
+from ssl_bench.errors import UserError
 
 WILD = re.compile(r"[*?[]")
 CHUNK = 1024  # images that one process reads, and writes, at a time
@@ -37,6 +39,7 @@ class Content:
     encoded_bytes: int  # about what the encoded images take
     labelled: bool = True
     notes: list[str] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)  # which file or folder became which split, in words
 
     @property
     def count(self) -> int:
@@ -60,23 +63,46 @@ def is_pattern(location: Path) -> bool:
 def files(location: Path, suffix: str = "") -> list[tuple[str, int, int]]:
     """(path, bytes, modification time) of a file, a glob or everything below a folder, sorted by path."""
     if is_pattern(location):
-        found = [(p, os.stat(p)) for p in glob.glob(str(location), recursive=True) if os.path.isfile(p)]
+        found = [(p, _stat(p)) for p in glob.glob(str(location), recursive=True) if not os.path.isdir(p)]
     elif location.is_file():
         found = [(str(location), location.stat())]
     else:
-        found = list(_walk(location))
+        found = list(_walk(location, ()))
     return sorted((p, s.st_size, s.st_mtime_ns) for p, s in found if p.lower().endswith(suffix))
 
 
-def _walk(location: Path | str) -> Iterator[tuple[str, os.stat_result]]:
-    with os.scandir(location) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue  # .DS_Store, and macOS's ._x.jpg beside every x.jpg on a memory card
-            if entry.is_dir():
-                yield from _walk(entry.path)
-            elif entry.is_file():
-                yield entry.path, entry.stat()
+def _stat(path: str) -> os.stat_result:
+    """Of what a link leads to; of the link itself where it leads nowhere: reading it then says so."""
+    try:
+        return os.stat(path)
+    except OSError:
+        return os.lstat(path)
+
+
+def _walk(location: Path | str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below a folder. A link back to a folder above it is not followed: its files are read there."""
+    try:
+        about = os.stat(location)
+        entries = sorted(os.scandir(location), key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise UserError(
+            f"The folder {location} may not be read ({error.strerror}): what it holds is not known."
+        ) from error
+    here = (about.st_dev, about.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue  # .DS_Store, and macOS's ._x.jpg beside every x.jpg on a memory card
+        if stat.S_ISDIR((about := _stat(entry.path)).st_mode):
+            yield from _walk(entry.path, (*above, here))
+        elif stat.S_ISLNK(about.st_mode) and not os.path.splitext(entry.name)[1]:
+            raise UserError(
+                f"{entry.path} is a link that leads nowhere (to {os.readlink(entry.path)}): a folder may be missing. "
+                "Mount it, or remove the link."
+            )
+        elif stat.S_ISREG(about.st_mode) or stat.S_ISLNK(about.st_mode):
+            yield entry.path, about
 
 
 def cut(split: str, items: Sequence[Any], make: Callable[[Any], Item]) -> list[Chunk]:

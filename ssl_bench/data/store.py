@@ -1,48 +1,35 @@
-"""The store: a set's images decoded to uint8 squares, or packed as they are, built once and shared by all jobs.
+"""The store: a set's images decoded to uint8 pixels, or packed as they are, built once and shared by all jobs.
 
-A store is built chunk by chunk by any number of processes, on one machine or several: a chunk is claimed by a lock that
-the kernel drops when its holder dies, and is done when its table is there, so a build goes on where it was stopped.
 Every image is decoded once while building, whichever the store: unreadable ones are found, and order, fingerprint,
 moments and duplicates come from the decoded pixels. So both stores, and any source, give the same data set.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import io
 import json
 import math
 import os
 import shlex
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-
-from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, size_text, to_dict
 from ssl_bench.data import registry
 from ssl_bench.data.digest import digest
-from ssl_bench.data.images import Item, Unreadable
-from ssl_bench.data.items import Kind, asked
+from ssl_bench.data.items import asked
 from ssl_bench.data.places import cache_folder
-from ssl_bench.data.source import Chunk, Content
+from ssl_bench.data.store_build import Build
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 
-VERSION = 4
+VERSION = 5
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
-ALONE = 20_000  # images that one process builds without helpers
 BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused
-SAY_SECONDS = 10.0  # between lines of progress
 
 
 def ensure(config: DataConfig, kind: str = "auto") -> Path:
@@ -94,203 +81,6 @@ def _room(folder: Path, needed: float) -> None:
         raise OSError(f"the store needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
 
 
-@dataclass
-class Build:
-    """One process's part in building a store."""
-
-    folder: Path
-    config: DataConfig
-    items: Kind
-    kind: str
-    content: Content
-    quiet: bool = False  # helpers say nothing and end with the process that started them
-
-    def __post_init__(self) -> None:
-        self.began = self.said = time.monotonic()
-        self.before = self.done_images()
-        self.parent = os.getppid()
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "meta.json").exists()
-
-    def table(self, i: int) -> Path:
-        return self.folder / f"{i:06d}.npz"
-
-    def done_images(self) -> int:
-        return sum(c.count for i, c in enumerate(self.content.chunks) if self.table(i).exists())
-
-    def run(self) -> None:
-        """Until the store is whole: claim and build chunks, wait for those of others, then put it together."""
-        with open(self.folder / "lock", "a+b") as lock:
-            leads = not self.quiet and _claim(lock, len(self.content.chunks) + 1)
-            helpers = self._helpers() if leads else []
-            try:
-                self._chunks(lock, leads)
-            finally:
-                for helper in helpers:
-                    helper.terminate()
-                    helper.wait()
-            if not self.quiet and not self.finished:
-                fcntl.lockf(lock, fcntl.LOCK_EX, 1, len(self.content.chunks))
-                if not self.finished:
-                    finish(self)
-
-    def _chunks(self, lock: IO[bytes], leads: bool) -> None:
-        starts = _starts(self.content.chunks)
-        while waiting := [i for i in range(len(self.content.chunks)) if not self.table(i).exists()]:
-            claimed = 0
-            for i in waiting:
-                if self.quiet and os.getppid() != self.parent:
-                    return
-                if self.table(i).exists() or not _claim(lock, i):
-                    continue
-                if not self.table(i).exists() and not self.finished:
-                    self._chunk(i, starts[i])
-                claimed += 1
-                fcntl.lockf(lock, fcntl.LOCK_UN, 1, i)
-                self._progress(leads)
-            if self.finished:
-                return
-            if not claimed:
-                time.sleep(0.2)
-                self._progress(leads)
-
-    def _chunk(self, i: int, start: int) -> None:
-        """Decode a chunk; its pixels or bytes reach the disk before its table says that it is done."""
-        chunk = self.content.chunks[i]
-        rows: dict[str, list[Any]] = {}
-        bad: list[list[str]] = []
-        unusual: dict[str, int] = {}
-        packed = self.kind == "encoded"
-        with _open(self.folder / (f"{i:06d}.pack" if packed else f"{chunk.split}.u8")) as out:
-            if packed:
-                out.truncate(0)
-            else:
-                out.seek(start * math.prod(self.items.shape))
-            for item in chunk.read():
-                try:
-                    pixels, data, odd = self.items.read(item, packed)
-                except Unreadable as why:
-                    bad.append([item.place, str(why)])
-                    pixels, data, odd = np.zeros((self.items.channels, 0), np.uint8), b"", ""
-                if odd:
-                    unusual[odd] = unusual.get(odd, 0) + 1
-                raw = pixels.tobytes()
-                out.write(data if packed else raw or bytes(math.prod(self.items.shape)))
-                _add(rows, item, pixels, raw, len(data))
-            out.flush()
-            os.fsync(out.fileno())
-        if len(rows["ok"]) != chunk.count:
-            raise UserError(
-                f"'{self.config.name}' changed while it was read: {len(rows['ok'])} of {chunk.count} images."
-            )
-        _write_table(self.table(i), rows, bad, unusual)
-
-    def _helpers(self) -> list[subprocess.Popen[bytes]]:
-        """Further processes of this machine, for sets that are worth it."""
-        cores = len(os.sched_getaffinity(0))
-        count = min(cores, len(self.content.chunks), -(-(self.content.count - self.before) // ALONE)) - 1
-        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [
-            sys.executable,
-            "-m",
-            "ssl_bench.data.store",
-            json.dumps(to_dict(self.config)),
-            self.kind,
-            str(self.folder),
-        ]
-        return [subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}) for _ in range(count)]
-
-    def _progress(self, leads: bool) -> None:
-        now = time.monotonic()
-        if self.quiet or now - self.said < SAY_SECONDS:
-            return
-        from ssl_bench import screen
-
-        self.said, done, total = now, self.done_images(), self.content.count
-        rate = (done - self.before) / (now - self.began)
-        left = f", {screen.clock((total - done) / rate)} left" if rate else ""
-        doing = "reading" if leads else "reading (with another process)"
-        screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
-
-
-def _add(rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes, length: int) -> None:
-    wide = pixels.reshape(len(pixels), -1).astype(np.int64)
-    new: dict[str, Any] = {
-        "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
-        "pixels": hashlib.sha256(raw).digest()[:16],
-        "label": item.label, "name": item.file, "ok": bool(raw), "length": length,
-        "sums": wide.sum(1), "squares": (wide * wide).sum(1),
-    }  # fmt: skip
-    if item.targets is not None:
-        new["targets"] = item.targets
-    for name, value in new.items():
-        rows.setdefault(name, []).append(value)
-
-
-def _claim(lock: IO[bytes], place: int) -> bool:
-    """Whether this process now holds the lock number `place`."""
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-    except OSError:
-        return False
-    return True
-
-
-def _open(path: Path) -> IO[bytes]:
-    """For writing at any place, without cutting what others write."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-
-
-def _starts(chunks: Sequence[Chunk]) -> list[int]:
-    """The first row of each chunk within its split."""
-    seen: dict[str, int] = {}
-    out = []
-    for chunk in chunks:
-        out.append(seen.get(chunk.split, 0))
-        seen[chunk.split] = out[-1] + chunk.count
-    return out
-
-
-def _write_table(path: Path, rows: dict[str, list[Any]], bad: list[list[str]], unusual: dict[str, int]) -> None:
-    names = sorted(set(rows["label"]))
-    about = json.dumps({"names": names, "bad": bad, "unusual": unusual}).encode()
-    place = {name: i for i, name in enumerate(names)}
-    arrays: dict[str, Any] = {k: np.array([list(v) for v in rows[k]], np.uint8) for k in ("digest", "pixels")}
-    arrays |= {"label": np.array([place[name] for name in rows["label"]], np.int64), "ok": np.array(rows["ok"], bool)}
-    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length")}
-    arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
-    arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
-    buffer = io.BytesIO()
-    np.savez(buffer, about=np.frombuffer(about, np.uint8), **arrays)
-    write_atomic(path, buffer.getvalue())
-
-
-def finish(build: Build) -> None:
-    """Put the tables of all chunks together; meta.json comes last and says that the store is whole."""
-    from ssl_bench.data import canonical
-
-    arrays, meta = canonical.canonical(
-        build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape[1:])
-    )
-    meta |= {"kind": build.kind, **build.items.facts, "seconds": round(time.monotonic() - build.began, 1)}
-    for name, array in arrays.items():
-        buffer = io.BytesIO()
-        np.save(buffer, array)
-        write_atomic(build.folder / f"{name}.npy", buffer.getvalue())
-    write_atomic(build.folder / "bad.txt", "".join(f"{place}: {why}\n" for place, why in meta["bad"]))
-    write_atomic(build.folder / "meta.json", json.dumps(meta, indent=1))
-    for i in range(len(build.content.chunks)):
-        build.table(i).unlink(missing_ok=True)
-
-
-def _tables(build: Build) -> Iterator[dict[str, Any]]:
-    for i in range(len(build.content.chunks)):
-        with np.load(build.table(i), allow_pickle=False) as file:
-            yield {**{k: file[k] for k in file.files}, **json.loads(file["about"].tobytes())}
-
-
 def accept(folder: Path, meta: dict[str, Any], limit: float = BAD_LIMIT) -> None:
     """Refuse a set with too many unreadable images. A higher limit, once given, holds for this state of the set."""
     bad, total, given = len(meta["bad"]), meta["images"], folder / "bad_limit"
@@ -307,14 +97,3 @@ def accept(folder: Path, meta: dict[str, Any], limit: float = BAD_LIMIT) -> None
             f"That is {share:.2%}, more than run.bad_limit={limit:g}. Mend or remove them; or leave them out, in every "
             f"run on this set: {once} --bad-limit {math.ceil(1000 * share) / 1000:g}"
         )
-
-
-if __name__ == "__main__":  # a helper
-    _config, _kind, _folder = sys.argv[1:]
-    try:
-        _data = from_dict(DataConfig, json.loads(_config))
-        _source = registry.find(_data.name)
-        _items = asked(_data, _source.kind)
-        Build(Path(_folder), _data, _items, _kind, _source.content(), quiet=True).run()
-    except (UserError, OSError, KeyboardInterrupt):
-        sys.exit(1)  # the process that started this one meets the same and says it

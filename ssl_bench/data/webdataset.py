@@ -8,87 +8,169 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ssl_bench.data.images import MAX_BYTES, SUFFIXES, Item, Unreadable
+from ssl_bench.data.labels import class_name
 from ssl_bench.data.source import Content, Source, cut, files
-from ssl_bench.data.splits import held_out, part_of
+from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError
 
 MAX_LABEL_BYTES = 2**20
-LABELS = ("cls", "json", "txt")
+LABELS = ("cls", "label", "json", "txt")  # members that may hold the class, the first that is there and holds one
+FIELDS = ("label", "cls", "class")  # of a .json
+LOOKED_AT = 1000  # samples of a file that tell whether its .json and .txt hold classes
 
 Member = tuple[int, int]  # offset, bytes
 Row = tuple[str, str, Member, dict[str, Member]]  # tar file, image member's name, image, labels by extension
 
 
-def source(location: Path) -> Source:
+def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
+    """Shards below a place; `#image=EXTENSION` and `#label=EXTENSION` choose members where samples hold several."""
     state = files(location, ".tar")
     if not state:
         raise UserError(f"No .tar file in {location}. Compressed shards (.tar.gz) must be unpacked to .tar first.")
-    return Source(state, partial(_content, location, [path for path, _, _ in state]))
+    return Source(state, partial(_content, location, [path for path, _, _ in state], by_hand))
 
 
-def _content(location: Path, paths: list[str]) -> Content:
-    parts = {path: part_of(path, location) for path in paths}
-    roles, notes = held_out(list(parts.values()))
-    rows = {
-        path: _index(path) for path in sorted(paths, key=lambda p: (parts[p] != "train", p)) if parts[path] in roles
-    }
-    labelled = any(labels for found in rows.values() for *_, labels in found)
-    chunks = []
-    for path, found in rows.items():
-        chunks += cut(roles[parts[path]], found, partial(_item, labelled))
-    total = sum(size for found in rows.values() for _, _, (_, size), _ in found)
-    return Content(chunks, total, labelled, notes)
+def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
+    parts, notes = parts_of(paths, location, by_hand)
+    found = {path: _index(path, by_hand, notes) for path in paths if parts[path]}
+    kinds = _kinds(found, by_hand, notes)
+    blank = {part for part in parts.values() if kinds and not _any_label(parts, found, kinds, part)}
+    roles, unused = held_out(parts.values(), sorted(blank))
+    notes += unused
+    labelled = bool(kinds)
+    chunks, total = [], 0
+    for path in sorted(found, key=lambda p: (parts[p] != "train", p)):
+        if parts[path] in roles:
+            chunks += cut(roles[parts[path]], found[path], partial(_item, kinds))
+            total += sum(size for _, _, (_, size), _ in found[path])
+    return Content(chunks, total, labelled, notes, split_lines(parts, roles))
 
 
-def _index(path: str) -> list[Row]:
+def _index(path: str, by_hand: Choice, notes: list[str]) -> list[Row]:
     """One pass over the headers; the key of a member is its name up to the first dot after the last slash."""
     keys: dict[str, dict[str, tuple[str, Member]]] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.isfile():
-                    folder, _, base = member.name.rpartition("/")
+                folder, _, base = member.name.rpartition("/")
+                if member.isfile() and not base.startswith("."):  # macOS's tar puts ._x.jpg beside every x.jpg
                     stem, _, extension = base.partition(".")
                     place = (member.name, (member.offset_data, member.size))
                     keys.setdefault(f"{folder}/{stem}", {})[extension.lower()] = place
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a readable tar file: {str(error)[:120]}.") from error
-    out = []
+    out: list[Row] = []
+    beside: Counter[str] = Counter()
     for members in keys.values():
-        name, image = next((v for k, v in members.items() if f".{k.rpartition('.')[2]}" in SUFFIXES), ("", (0, 0)))
-        if name:
-            out.append((path, name, image, {k: members[k][1] for k in LABELS if k in members}))
+        if not (kind := _image_kind(path, members, by_hand.one("image"), beside)):
+            continue
+        name, image = members[kind]
+        own = {k: place for k, (_, place) in members.items() if k in LABELS or k == by_hand.one("label")}
+        ends = [k for k in members if k.endswith(".cls")]  # target.cls, as webdataset's pages have it
+        if not own and len(ends) == 1:
+            own = {"cls": members[ends[0]][1]}
+        out.append((path, name, image, own))
+    if len(out) < len(keys):
+        notes.append(f"{len(keys) - len(out):,} samples of {os.path.basename(path)} have no image and are not used.")
+    notes += [f"Not read, beside the images of {os.path.basename(path)}: {n:,} .{k}." for k, n in beside.items()]
     return out
 
 
-def _item(labelled: bool, row: Row) -> Item:
+def _image_kind(path: str, members: dict[str, tuple[str, Member]], wanted: str, beside: Counter[str]) -> str:
+    """The extension of a sample's image: the one asked for, the only one, or the only plain one (not depth.png)."""
+    images = [k for k in members if f".{k.rpartition('.')[2]}" in SUFFIXES]
+    if wanted:
+        chosen = [k for k in images if k == wanted]
+    else:
+        chosen = images if len(images) < 2 else [k for k in images if "." not in k]
+    if len(images) > 1 and len(chosen) != 1 and not wanted:
+        one, two = (members[k][0] for k in images[:2])
+        todo = f"Say which is the image, as #image={images[0]} after the data's name."
+        if len(images) > 4:  # no sample has so many: the names have dots
+            todo = "Write shards whose keys have no dot."
+        raise UserError(
+            f"{path} has {len(images)} images under one key, among them {one} and {two}: a key ends at the first dot "
+            f"of a name. {todo}"
+        )
+    beside.update(k for k in images if k not in chosen)
+    return chosen[0] if chosen else ""
+
+
+def _kinds(found: dict[str, list[Row]], by_hand: Choice, notes: list[str]) -> list[str]:
+    """The members that hold classes, of the set as a whole; [] where none does: a caption is no class."""
+    if wanted := by_hand.one("label"):
+        if not any(wanted in labels for rows in found.values() for *_, labels in rows):
+            raise UserError(f"#label={wanted}: no sample has a member .{wanted}.")
+        return [wanted]
+    there = {k for rows in found.values() for *_, labels in rows for k in labels}
+    kinds: list[str] = [k for k in ("cls", "label") if k in there]
+    if "json" in there and any(_field(text) is not None for text in _texts(found, "json")):
+        kinds.append("json")
+    if "txt" in there and not kinds:
+        texts = list(_texts(found, "txt"))
+        if 1 < len(set(texts)) <= len(texts) / 2:
+            return ["txt"]
+        notes.append("The .txt members are read as captions, not as classes (#label=txt: as classes).")
+    return kinds
+
+
+def _texts(found: dict[str, list[Row]], kind: str) -> Iterator[str]:
+    for rows in found.values():
+        for path, _, _, labels in rows[:: -(-len(rows) // LOOKED_AT) or 1]:
+            if kind in labels and labels[kind][1] <= MAX_LABEL_BYTES:
+                yield _bytes(path, labels[kind]).decode(errors="replace").strip()
+
+
+def _field(text: str) -> tuple[Any] | None:
+    """The label of a .json in a tuple, for it may be null; None where it has no such field."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return next(((found[k],) for k in FIELDS if k in found), None) if isinstance(found, dict) else None
+
+
+def _any_label(parts: dict[str, str], found: dict[str, list[Row]], kinds: list[str], part: str) -> bool:
+    """Whether some sample of a part has a class: published test shards have none."""
+    rows = (row for path, own in found.items() if parts[path] == part for row in own)
+    return any(not isinstance(_item(kinds, row).image, Unreadable) for row in rows)
+
+
+def _item(kinds: list[str], row: Row) -> Item:
+    """The image with its class, or why there is none."""
     path, name, image, labels = row
     place = f"{path}:{name}"
     if image[1] > MAX_BYTES:
         return Item(Unreadable(f"{image[1]:,} bytes, more than {MAX_BYTES:,}"), "", place)
     try:
-        label = _label(path, labels) if labelled else ""
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        label = _label(path, kinds, labels) if kinds else ""
+    except Unreadable as why:
+        return Item(why, "", place)
+    except (ValueError, OSError) as error:
         return Item(Unreadable(f"no label ({type(error).__name__}: {str(error)[:80]})"), "", place)
     return Item(_bytes(path, image), label, place, name=name)
 
 
-def _label(path: str, labels: dict[str, Member]) -> str:
-    kind = next(k for k in LABELS if k in labels) if labels else ""
+def _label(path: str, kinds: list[str], labels: dict[str, Member]) -> str:
+    kind = next((k for k in kinds if k in labels), "")
     if not kind:
-        raise ValueError("there is none")
+        raise Unreadable(f"no label: there is no .{' or .'.join(kinds)} beside it")
     if labels[kind][1] > MAX_LABEL_BYTES:
-        raise ValueError(f"{labels[kind][1]:,} bytes")
+        raise Unreadable(f"no label: .{kind} has {labels[kind][1]:,} bytes")
     text = _bytes(path, labels[kind]).decode().strip()
-    value = text
+    value: Any = text
     if kind == "json":
-        found = json.loads(text)
-        value = next(str(found[k]) for k in ("label", "cls", "class") if k in found)
-    return f"{int(value):05d}" if value.isascii() and value.isdigit() else value
+        if (found := _field(text)) is None:
+            raise Unreadable(f"no label: .json has none of {', '.join(FIELDS)}")
+        value = found[0]
+    return class_name(int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value)
 
 
 def _bytes(path: str, member: Member) -> bytes:

@@ -1,0 +1,67 @@
+"""What was understood of a data set, in words, and a sheet of its training images."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ssl_bench.config.schema import size_text
+from ssl_bench.files import write_atomic
+
+ALL = 20  # classes up to which each is listed
+
+
+def lines(meta: dict[str, Any]) -> list[str]:
+    """Three lines from a store's meta: size and splits, classes with their images, pixels."""
+    counts = ", ".join(f"{count:,} {part}" for part, count in meta["split"].items() if count)
+    classes = f"{len(meta['classes'])} classes" if meta["labelled"] else "no labels"
+    read = f" ({'; '.join(meta['read'])})" if meta["read"] else ""
+    bad, plain = len(meta["bad"]), meta["plain"]
+    return [
+        f"{meta['name']} at {size_text(meta['image_size'])} px: {counts}, {classes}{read}",
+        f"  {_classes(meta)}",
+        f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}; "
+        f"{bad:,} unreadable, {plain:,} of one single colour",
+    ]
+
+
+def _classes(meta: dict[str, Any]) -> str:
+    """Classes with their training and test images: all of them, or the ends with least, middle and most."""
+    if not meta["labelled"]:
+        return "images without labels"
+    train, test = (np.array(meta["counts"][part]) for part in ("train", "test"))
+    each = [f"{name} {a:,}+{b:,}" for name, a, b in zip(meta["classes"], train, test, strict=True)]
+    if len(each) <= ALL:
+        return f"train+test images: {', '.join(each)}"
+    spread = "; ".join(f"{part} {c.min():,} to {c.max():,}, median {np.median(c):g}" for part, c in
+                       (("train", train), ("test", test)))  # fmt: skip
+    return f"train+test images: {', '.join(each[:3])}, ..., {', '.join(each[-3:])} (per class: {spread})"
+
+
+def first_use(folder: Path, meta: dict[str, Any]) -> list[str]:
+    """The lines and notes of a set that has not been shown yet; nothing of one that has."""
+    shown = folder / "shown"
+    if shown.exists():
+        return []
+    with contextlib.suppress(OSError):  # another user's store: better said again than not at all
+        write_atomic(shown, "")
+    return [*lines(meta), *(f"  note: {note}" for note in meta["notes"])]
+
+
+def sheet(classes: dict[str, np.ndarray], path: Path) -> None:
+    """A PNG with one row of images (uint8 [N, C, H, W]) for each class, its name on the left."""
+    side, width = next(iter(classes.values())).shape[-2:]
+    most, title = max(map(len, classes.values())), 12
+    out = Image.new("RGB", (most * (width + 2) + 120, len(classes) * (max(side, title) + 2)), "white")
+    draw = ImageDraw.Draw(out)
+    for row, (name, images) in enumerate(classes.items()):
+        y = row * (max(side, title) + 2)
+        draw.text((2, y), name[:18].encode("ascii", "replace").decode(), fill="black")
+        for i, image in enumerate(images):
+            picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0).squeeze()))
+            out.paste(picture, (120 + i * (width + 2), y))
+    out.save(path, "PNG")
