@@ -20,6 +20,7 @@ from results import records
 from ssl_bench.cli import main
 from ssl_bench.config.schema import Config, DataConfig, ViTConfig, identity
 from ssl_bench.data.dataset import open_data, present
+from ssl_bench.data.images import square
 from ssl_bench.encoders.encoder import architecture, sha256
 from ssl_bench.encoders.references import pixels, reference, untrained
 from ssl_bench.errors import UserError
@@ -102,7 +103,7 @@ def test_what_decides_features_is_in_their_key(photos: Path) -> None:
     one_weight = untrained(SMALL, 24, 0, data)
     with torch.no_grad():
         next(one_weight.model.parameters()).view(-1)[0] += 1
-    wide = ViT(replace(SMALL, num_heads=4), 24)  # the same weights in other heads
+    wide = ViT(replace(SMALL, num_heads=4), square(24))  # the same weights in other heads
     wide.load_state_dict(base.model.state_dict())
     assert sha256(wide) == base.weights_sha256 and architecture(wide) != architecture(base.model)
     encoders = [
