@@ -14,7 +14,7 @@ from conftest import tiny
 from PIL import Image
 
 from ssl_bench.config.schema import DataConfig, RunConfig
-from ssl_bench.data import images, source, store, store_build
+from ssl_bench.data import images, source, store_build
 from ssl_bench.data.dataset import notes, open_data, open_test
 from ssl_bench.errors import UserError
 from ssl_bench.training.pretrain import pretrain
@@ -99,8 +99,8 @@ def test_helpers_build_the_same_store(photos: Path, fresh: Path, monkeypatch: py
     monkeypatch.setenv("SSL_BENCH_CACHE", str(fresh / "other"))
     monkeypatch.setattr(store_build, "ALONE", 50)
     started = []
-    popen = store.subprocess.Popen
-    monkeypatch.setattr(store.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    popen = store_build.subprocess.Popen
+    monkeypatch.setattr(store_build.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
     assert open_data(config).fingerprint == alone
     assert started and all(helper.poll() is not None for helper in started)
 
