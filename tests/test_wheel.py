@@ -75,7 +75,9 @@ def test_names_are_found_outside_a_clone(installed, tmp_path):
     assert names == find.names("methods") + find.names("protocols")
 
 
-@pytest.mark.skipif(not (ROOT / "ssl_bench" / "cli.py").exists(), reason="ssl_bench/cli/main.py is not written yet")
+@pytest.mark.skipif(
+    not (ROOT / "ssl_bench" / "cli" / "main.py").exists(), reason="ssl_bench/cli/main.py is not written yet"
+)
 def test_command_line_works_outside_a_clone(installed, tmp_path):
     from ssl_bench import find
 
