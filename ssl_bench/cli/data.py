@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ssl_bench.cli.options import SETTINGS
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """So that settings are written as for every other command: data.channels=1."""
+
+    data: Any
 
 
 @click.group(name="data")
@@ -41,15 +51,18 @@ def get(name: str) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--image-size", default="48", show_default=True, metavar="N|HxW", help="Pixels, as data.image_size.")
+@SETTINGS
+@click.option("--image-size", metavar="N|HxW", help="Pixels; same as data.image_size=N.")
 @click.option("--store", type=click.Choice(["auto", "decoded", "encoded"]), default="auto", show_default=True)
 @click.option("--bad-limit", type=float, default=0.001, show_default=True, help="Accept so many unreadable images.")
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Also draw some training images: a PNG.")
-def check(name: str, image_size: str, store: str, bad_limit: float, sheet: Path | None) -> None:
+def check(
+    name: str, settings: tuple[str, ...], image_size: str | None, store: str, bad_limit: float, sheet: Path | None
+) -> None:  # fmt: skip
     """Read every image once, build the store, and report: splits, classes, unreadable images, duplicates.
 
     \b
-    Example: ssl-bench data check folder:photos --image-size 96
+    Example: ssl-bench data check folder:photos data.image_size=32x96 data.channels=1
     Example: ssl-bench data check folder:photos#train=Training#test=holdout --sheet photos.png
     """
     import json
@@ -57,13 +70,16 @@ def check(name: str, image_size: str, store: str, bad_limit: float, sheet: Path 
     import time
 
     from ssl_bench import screen
-    from ssl_bench.config.overrides import parse
-    from ssl_bench.config.schema import DataConfig, Size
+    from ssl_bench.config.overrides import override
+    from ssl_bench.config.schema import DataConfig
     from ssl_bench.data import summary
     from ssl_bench.data.store import accept, ensure
+    from ssl_bench.data.store import settings as as_typed
 
     began = time.monotonic()
-    config = DataConfig(name, parse(image_size, Size, "--image-size"))
+    given = [*settings, *([] if image_size is None else [f"data.image_size={image_size}"])]
+    config = override(_Asked(DataConfig(name)), given).data
+    config.check()
     folder = ensure(config, store)
     seconds = time.monotonic() - began
     meta = json.loads((folder / "meta.json").read_text())
@@ -80,9 +96,8 @@ def check(name: str, image_size: str, store: str, bad_limit: float, sheet: Path 
     if sheet is not None:
         _draw(config, bad_limit, sheet)
         screen.say(f"  training images of each class: {sheet}")
-    size = "" if config.image_size == DataConfig().image_size else f" data.image_size={image_size}"
     other = "" if meta["labelled"] else " --eval-data LABELLED"
-    screen.say(f"next: ssl-bench compare --recipe quick --data {shlex.quote(name)}{other}{size}")
+    screen.say(f"next: ssl-bench compare --recipe quick --data {shlex.quote(name)}{other}{as_typed(meta['asked'])}")
 
 
 def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:

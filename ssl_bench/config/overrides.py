@@ -108,8 +108,13 @@ def parse(text: str, kind: Any, name: str) -> Any:
 
 
 def _first_that_fits(text: str, kinds: Sequence[Any], name: str) -> Any:
-    """The value as the first of several annotations that takes it; what the last one says where none does."""
+    """The value as the first of several annotations that takes it."""
     for kind in kinds[:-1]:
         with suppress(UserError):
             return parse(text, kind, name)
-    return parse(text, kinds[-1], name)
+    try:
+        return parse(text, kinds[-1], name)
+    except UserError as error:
+        if set(kinds) != {int, tuple[int, int]}:
+            raise
+        raise UserError(f"{name}='{text}' must be a whole number, or two of them as in {name}=32x96.") from error

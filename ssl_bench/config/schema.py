@@ -55,6 +55,11 @@ class ViTConfig:
 Size = int | tuple[int, int]  # pixels: a square's side, or height and width
 
 
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
 def later(value: Any) -> Any:
     """A field that came after the first records: at this default it is left out of what is written and hashed."""
     return field(default=value, metadata={"later": True})
@@ -84,7 +89,7 @@ class DataConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+        return sides(self.image_size)
 
     def check(self) -> None:
         if not all(0 < side <= 4096 for side in self.size):

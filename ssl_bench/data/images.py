@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssl_bench.config.schema import DataConfig, Size
+from ssl_bench.config.schema import DataConfig, Size, sides
 from ssl_bench.data import pixels as rules
 from ssl_bench.data.items import Kind
 from ssl_bench.data.pixels import Unreadable as Unreadable
@@ -83,8 +83,7 @@ class Images(Kind):
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Images:
         size = facts["image_size"]
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        return cls(height, width, facts.get("channels", 3))
+        return cls(*sides(tuple(size) if isinstance(size, list) else size), facts.get("channels", 3))
 
     @property
     def facts(self) -> dict[str, Any]:

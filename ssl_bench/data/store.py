@@ -26,7 +26,7 @@ from ssl_bench.data.store_build import Build
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 
-VERSION = 5
+VERSION = 6
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
 BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused
@@ -91,9 +91,20 @@ def accept(folder: Path, meta: dict[str, Any], limit: float = BAD_LIMIT) -> None
         write_atomic(given, str(limit))
     if share > limit:
         shown = "; ".join(f"{place}: {why}" for place, why in meta["bad"][:2]) + "; ..." * (bad > 2)
-        once = f"ssl-bench data check {shlex.quote(meta['name'])} --image-size {size_text(meta['image_size'])}"
+        once = f"ssl-bench data check {shlex.quote(meta['name'])}{settings(meta['asked'])}"
         raise UserError(
             f"{bad} of {total} images of '{meta['name']}' cannot be read: {shown} (all of them: {folder / 'bad.txt'}). "
             f"That is {share:.2%}, more than run.bad_limit={limit:g}. Mend or remove them; or leave them out, in every "
             f"run on this set: {once} --bad-limit {math.ceil(1000 * share) / 1000:g}"
         )
+
+
+def settings(asked_for: dict[str, Any]) -> str:
+    """What was asked for beside the name and the usual, as it is typed after a command."""
+    usual = to_dict(DataConfig())
+    fresh = {k: v for k, v in asked_for.items() if k not in ("name", "val_fraction") and v != usual.get(k)}
+    typed = {
+        k: size_text(v) if k == "image_size" else ",".join(map(str, v)) if isinstance(v, list) else v
+        for k, v in fresh.items()
+    }
+    return "".join(f" data.{key}={value}" for key, value in typed.items())

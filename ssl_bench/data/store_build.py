@@ -217,7 +217,12 @@ def finish(build: Build) -> None:
     arrays, meta = canonical.canonical(
         build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape[1:])
     )
-    meta |= {"kind": build.kind, **build.items.facts, "seconds": round(time.monotonic() - build.began, 1)}
+    meta |= {
+        "kind": build.kind,
+        **build.items.facts,
+        "asked": to_dict(build.config),
+        "seconds": round(time.monotonic() - build.began, 1),
+    }
     for name, array in arrays.items():
         buffer = io.BytesIO()
         np.save(buffer, array)

@@ -28,7 +28,7 @@ LAYERS = 4  # the last blocks every encoder returns
 
 
 class Backbone(Interface):
-    """What the encoder needs of a network: `ViT` has it, and so have the adapters in official.py."""
+    """What the encoder needs of a network: `ViT` has it, and so have the adapters in networks.py."""
 
     num_prefix: int
 

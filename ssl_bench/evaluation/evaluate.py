@@ -45,7 +45,7 @@ def evaluate_all(
     """Several protocols (`all`: every frozen one) from one pass over the data.
 
     `overrides`: `key=value` for every protocol, `linear.key=value` for one. `tell` gets each name before it starts.
-    The pass is shared by all processes of a `launch.group`; what follows is process 0's alone, and the group ends.
+    The pass is shared by all processes of a `processes.group`; what follows is process 0's alone, and the group ends.
     """
     own = protocol.assign(protocol.expand(names), overrides)
     wanted = [(name, protocol.load(name, own[name])) for name in own]

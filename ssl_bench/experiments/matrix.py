@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
-from ssl_bench.config.schema import Config, DataConfig, identity
+from ssl_bench.config.schema import Config, identity
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import recorded
 from ssl_bench.training import run_folder
@@ -87,7 +87,7 @@ def plan(
             arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
             label = f"{method} seed {seed}"
             rows.append(Row(label, run.name, run, arguments, seed, where=["--data", data] if data else [],
-                            cell=cell(run.name, seed, replace(config.data, name=data or config.data.name)),
+                            cell=recorded.Cell.of(run.name, seed, replace(config.data, name=data or config.data.name)),
                             config=config))  # fmt: skip
     if references:
         rows += _references(rows)
@@ -95,12 +95,6 @@ def plan(
         row.protocols = list(protocols)
     settle(rows, root)
     return rows
-
-
-def cell(encoder: str, seed: int, data: DataConfig) -> recorded.Cell:
-    """What records know this encoder on these images by."""
-    look = (data.image_size, data.val_fraction, data.channels, data.background)
-    return recorded.Cell(encoder, seed, data.name, *look)
 
 
 def settle(rows: Sequence[Row], root: Path, images: recorded.Images | None = None) -> None:
@@ -140,10 +134,12 @@ def _references(rows: list[Row]) -> list[Row]:
         if name not in seen:
             seen.add(name)
             label, source = f"random seed {row.seed}", f"random:{row.source}"
-            out.append(Row(label, source, None, [], row.seed, where=row.where, cell=cell(name, row.seed, images)))
+            out.append(
+                Row(label, source, None, [], row.seed, where=row.where, cell=recorded.Cell.of(name, row.seed, images))
+            )
     assert rows[0].config is not None
     images = replace(rows[0].config.data, name=rows[0].data)
-    pixels = cell(identity(reference("pixels", 0, images)), 0, images)
+    pixels = recorded.Cell.of(identity(reference("pixels", 0, images)), 0, images)
     return [*out, Row("pixels", f"pixels:{rows[0].source}", None, [], 0, where=rows[0].where, cell=pixels)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssl_bench.config.from_file import from_dict
-from ssl_bench.config.schema import DataConfig, Size, to_dict
+from ssl_bench.config.schema import DataConfig, to_dict
 from ssl_bench.data import dataset
 from ssl_bench.errors import UserError
 from ssl_bench.training import run_folder
@@ -30,15 +30,17 @@ class Cell(NamedTuple):
     encoder: str  # a run's name, or the identity of a reference
     seed: int  # of pretraining and probe
     data: str
-    image_size: Size = DataConfig().image_size
-    val_fraction: float = DataConfig().val_fraction
-    channels: int = DataConfig().channels
-    background: tuple[int, int, int] = DataConfig().background
+    look: str = "{}"  # the other settings of the images, as JSON: whatever DataConfig has, and hashable
+
+    @staticmethod
+    def of(encoder: str, seed: int, images: DataConfig) -> Cell:
+        """What records know this encoder on these images by."""
+        look = {key: value for key, value in to_dict(images).items() if key != "name"}
+        return Cell(encoder, seed, images.name, json.dumps(look, sort_keys=True))
 
     @property
     def images(self) -> DataConfig:
-        plain = json.loads(json.dumps(dict(zip(self._fields[3:], self[3:], strict=True))))
-        found: DataConfig = from_dict(DataConfig, {"name": self.data, **plain})
+        found: DataConfig = from_dict(DataConfig, {"name": self.data, **json.loads(self.look)})
         return found
 
 

@@ -1,8 +1,8 @@
 """`compare --search N`: the same number of trials, at the same compute, for every method, on validation images only.
 
 Random search: with few trials and settings that matter little it is as good as cleverer ones, every trial is known
-before the first one runs, and methods can share their quantiles (space.py). Trials are runs like any other; their
-figures come from validate.py, and nothing that opens the test split is imported here.
+before the first one runs, and methods can share their quantiles (search_space.py). Trials are runs like any other;
+their figures come from validate.py, and nothing that opens the test split is imported here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Plan:
         name, _, own = method.partition(":")
         arguments = ["--method", name, "--recipe", own or self.recipe, "--seed", str(seed), *self.base, *drawn]
         label = f"{method} trial {number} seed {seed}"
-        cell = matrix.cell(run.name, seed, config.data)
+        cell = recorded.Cell.of(run.name, seed, config.data)
         row = Row(label, run.name, run, arguments, seed, verb="validate", config=config, cell=cell)
         known, there = self.images.known(run, config.data), self.figures(row)
         row.missing = [p for p in self.protocols if p not in there]

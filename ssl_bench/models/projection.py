@@ -1,4 +1,4 @@
-"""Projection heads shared by the methods (probe heads live in heads.py)."""
+"""Projection heads shared by the methods (probe heads live in evaluation/)."""
 
 from __future__ import annotations
 

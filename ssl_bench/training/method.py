@@ -30,9 +30,10 @@ class DataInfo:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     @property
-    def size(self) -> tuple[int, ...]:
-        """Of an item without its channels: height and width of an image."""
-        return self.item.shape[1:]
+    def size(self) -> tuple[int, int]:
+        """Height and width of an item without its channels."""
+        height, width = self.item.shape[-2:]
+        return height, width
 
 
 class Method(nn.Module):

@@ -48,7 +48,8 @@ def _pretrain(config: Config, root: Path, observe: Observer) -> run_folder.Run:
     def begin() -> tuple[run_folder.Run, bool]:
         run = run_folder.start(root, config)
         if run_folder.trained_on(run):  # the config names the set as it was typed: it may mean another one now
-            run_folder.same_images(run, config.data.name, open_data(config.data, config.run).fingerprint)
+            now = data or open_data(config.data, config.run)
+            run_folder.same_images(run, config.data.name, now.fingerprint)
         if run.status().get("state") == "finished":
             return run, True
         held.append(run_folder.lock(run))

@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ssl_bench.config.schema import Size, sides
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 
 Filter = Literal["bilinear", "bicubic"]
 Stats = Tensor | Sequence[float]  # one number per channel
-Size = int | tuple[int, ...]  # pixels: a square's side, or height and width
 F32 = torch.float32
 
 
@@ -161,7 +161,7 @@ def resized_crop(
     PIL's rounding between the passes. `flip` [B] bool mirrors by reversing the matrix, so it costs nothing.
     """
     images = _unit(images)
-    height, width = size if isinstance(size, tuple) else (size, size)
+    height, width = sides(size)
     rows = _resample(boxes[:, 0], boxes[:, 2], images.shape[2], height, interpolation)
     columns = _resample(boxes[:, 1], boxes[:, 3], images.shape[3], width, interpolation)
     if flip is not None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench.config.schema import Size
+from ssl_bench.config.schema import Size, sides
 
 
 def plain(
@@ -27,7 +27,7 @@ def plain(
 def resize_crop(x: Tensor, resize: Size, size: Size, mode: str) -> Tensor:
     """Resized so that `resize` just fits into the image, then the centre of `size`. Does nothing at the right size."""
     height, width = x.shape[-2:]
-    fit, (h, w) = _pair(resize), _pair(size)
+    fit, (h, w) = sides(resize), sides(size)
     if (scale := max(fit[0] / height, fit[1] / width)) != 1:
         x = F.interpolate(x, size=(round(height * scale), round(width * scale)), mode=mode, antialias=True).clamp(0, 1)
     top, left = (x.shape[-2] - h) // 2, (x.shape[-1] - w) // 2
@@ -38,7 +38,3 @@ def cells(x: Tensor, count: int = 4) -> Tensor:
     """[B, C, H, W] -> `count` x `count` cells as tokens [B, count^2, C*H*W/count^2]: raw input for probes of tokens."""
     patch = (x.shape[-2] // count, x.shape[-1] // count)
     return F.unfold(x, patch, stride=patch).transpose(1, 2)
-
-
-def _pair(size: Size) -> tuple[int, int]:
-    return size if isinstance(size, tuple) else (size, size)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import tiny
 from PIL import Image
 
 from ssl_bench import find
+from ssl_bench.cli.data import command
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import DataConfig, RunConfig, identity, to_dict
 from ssl_bench.data import items
@@ -114,3 +118,18 @@ def test_a_run_on_wide_images_is_trained_evaluated_and_read_back(wide, tmp_path,
 def test_pixels_tell_wide_images_apart(wide, tmp_path):
     record = next(iter(evaluate_all("pixels", ["knn"], DataConfig(f"folder:{wide}", WIDE, 0.2), tmp_path)))
     assert record.metrics["top1"] == 100.0
+
+
+def test_a_limit_is_given_to_the_set_as_it_was_asked_for(wide, tmp_path, monkeypatch):
+    """The command that a refusal suggests reaches the store of the same size and channels."""
+    monkeypatch.setenv("SSL_BENCH_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(wide, tmp_path / "set")
+    (tmp_path / "set" / "train" / "left" / "broken.png").write_bytes(b"no image")
+    config = DataConfig(f"folder:{tmp_path / 'set'}", WIDE, 0.2, channels=1)
+    with pytest.raises(UserError, match=r"--bad-limit") as refused:
+        open_data(config)
+    words = shlex.split(str(refused.value).partition("ssl-bench data check ")[2])
+    assert {"data.image_size=12x36", "data.channels=1"} <= set(words)
+    done = CliRunner().invoke(command, ["check", *words])
+    assert done.exit_code == 0, done.output
+    assert len(open_data(config).train) > 0

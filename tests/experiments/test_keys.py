@@ -166,7 +166,7 @@ def evaluated(photos: Path, root: Path) -> tuple[run_folder.Run, recorded.Cell]:
     config = tiny("mae", f"folder:{photos}", steps=2)
     run = pretrain(config, root)
     evaluate.evaluate(run.name, "knn", config.data, root, device="cpu")
-    return run, matrix.cell(run.name, 0, config.data)
+    return run, recorded.Cell.of(run.name, 0, config.data)
 
 
 def test_a_cell_is_filled_by_nothing_but_its_own_number(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -179,7 +179,8 @@ def test_a_cell_is_filled_by_nothing_but_its_own_number(photos: Path, tmp_path: 
     assert all(missing(cell._replace(**{k: other(v)})) for k, v in cell._asdict().items() if k in ("encoder", "seed"))
     open_data(DataConfig(cell.data, 18, 0.2))
     open_data(replace(cell.images, val_fraction=0.4))
-    assert missing(cell._replace(image_size=18)) and missing(cell._replace(val_fraction=0.4))
+    for images in (replace(cell.images, image_size=18), replace(cell.images, val_fraction=0.4)):
+        assert missing(recorded.Cell.of(cell.encoder, cell.seed, images))
     usual = recorded.kind("knn")
     config = json.loads(usual[3])
     kinds = [(*usual[:2], usual[2] + 1, usual[3])]

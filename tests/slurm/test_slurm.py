@@ -22,7 +22,9 @@ from slurm import jobs, launch, ledger, profile, snapshot
 from slurm.job import Signals, Task
 from slurm.start import HELD
 from ssl_bench.cli import main
+from ssl_bench.config.schema import DataConfig
 from ssl_bench.errors import UserError
+from ssl_bench.experiments import recorded
 from ssl_bench.training import provenance, run_folder
 from ssl_bench.training.stop import Stop
 
@@ -348,3 +350,12 @@ def test_local_profile_runs_the_same_jobs(photos: Path, tmp_path: Path) -> None:
     run = run_folder.all_runs(tmp_path)[0]
     assert "code_state.json" not in os.listdir(run.folder)
     assert json.loads((run.folder / "provenance.json").read_text())["command"][0] == "ssl-bench"
+
+
+def test_an_evaluation_is_known_again_when_its_submission_is_read_back(tmp_path: Path) -> None:
+    """Whatever its images are: 24 x 72 pixels are a list in JSON."""
+    cell = recorded.Cell.of("run", 0, DataConfig("folder:x", (24, 72), channels=1))
+    made = submitted(tmp_path, ("1", Task("evaluate", "run", str(tmp_path), ("eval", "run"), "run", ("knn",), cell)))
+    again = ledger.latest(tmp_path)
+    assert [job.key for job in again] == [made.jobs[0].key]
+    assert recorded.Cell(*again[0].task.encoder).images == cell.images == DataConfig("folder:x", (24, 72), channels=1)
