@@ -68,6 +68,8 @@ def evaluate_all(
     collectives.leave()
     if helped:
         return
+    for part, name in ((train, "train"), (val, "val"), (test, "test")):
+        _refuse_features(encoder, part, name)
     collapse = _collapse(encoder, train)
     for name, one in wanted:
         if tell:
@@ -165,14 +167,17 @@ def _optimism(
 
 
 def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Path, tokens: bool) -> Features:
-    found = features.extract(encoder, split, part, dataset.fingerprint, len(dataset.classes), root, tokens)
+    return features.extract(encoder, split, part, dataset.fingerprint, len(dataset.classes), root, tokens)
+
+
+def _refuse_features(encoder: Encoder, found: Features, part: str) -> None:
+    """`UserError` where some are not finite. For process 0: the others hold their share alone, perhaps none."""
     finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in found.pooled.values()]).all(0)
     if not finite.all():
         raise UserError(
             f"'{encoder.source}' gives features that are not finite for {int((~finite).sum())} of {len(finite)} {part} "
             "images: no number of it would mean anything. Check how its images must be scaled, or name another encoder."
         )
-    return found
 
 
 def _balance(train: Tensor, val: Tensor, test: Tensor) -> dict[str, float]:

@@ -49,7 +49,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from methods import mae
-from ssl_bench.config import Config
+from ssl_bench.config.schema import Config
 
 
 class Sleepy(mae.MAE):
