@@ -52,6 +52,8 @@ class LinearConfig:
     tol: float = 1e-4  # largest entry of the gradient at which L-BFGS stops (scikit-learn's default)
 
     def check(self) -> None:
+        if min(self.epochs, self.batch_size, self.strengths) < 1:
+            raise UserError("linear needs epochs, batch_size and strengths of 1 or more.")
         if not self.augment:
             refuse_idle(self, "with augment=false", "crop_scale")
         if not self.logistic:

@@ -20,7 +20,9 @@ from ssl_bench.errors import UserError, nearest
 from ssl_bench.screen import at_root
 from ssl_bench.training import run_folder
 
-AT = click.option("--root", type=click.Path(path_type=Path), default=None, help="Folder of runs and records.")
+AT = click.option(
+    "--root", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder of runs and records."
+)
 OVER = re.compile(r"(?:JOB|STEP) .* CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")  # slurmstepd's line in a job's log
 LAST_LINES = 5
 AGAIN = ("failed", "cancelled", "timed out", "node failed", "out of memory", "preempted", "lost")  # what retry takes

@@ -54,7 +54,13 @@ def get(name: str) -> None:
 @SETTINGS
 @click.option("--image-size", metavar="N|HxW", help="Pixels; same as data.image_size=N.")
 @click.option("--store", type=click.Choice(["auto", "decoded", "encoded"]), default="auto", show_default=True)
-@click.option("--bad-limit", type=float, default=0.001, show_default=True, help="Accept so many unreadable images.")
+@click.option(
+    "--bad-limit",
+    type=float,
+    default=0.001,
+    show_default=True,
+    help="Accept so many unreadable images.",
+)
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Also draw some training images: a PNG.")
 def check(
     name: str, settings: tuple[str, ...], image_size: str | None, store: str, bad_limit: float, sheet: Path | None
@@ -71,7 +77,7 @@ def check(
 
     from ssl_bench import screen
     from ssl_bench.config.overrides import override
-    from ssl_bench.config.schema import DataConfig
+    from ssl_bench.config.schema import DataConfig, RunConfig
     from ssl_bench.data import summary
     from ssl_bench.data.store import accept, ensure
     from ssl_bench.data.store import settings as as_typed
@@ -80,6 +86,7 @@ def check(
     given = [*settings, *([] if image_size is None else [f"data.image_size={image_size}"])]
     config = override(_Asked(DataConfig(name)), given).data
     config.check()
+    RunConfig(bad_limit=bad_limit).check()
     folder = ensure(config, store)
     seconds = time.monotonic() - began
     meta = json.loads((folder / "meta.json").read_text())

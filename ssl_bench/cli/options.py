@@ -14,8 +14,8 @@ from ssl_bench import find
 from ssl_bench.errors import UserError
 
 ROOT = click.option(
-    "--root", type=click.Path(path_type=Path), default="runs", show_default=True, envvar="SSL_BENCH_ROOT",
-    help="Folder of runs and records.",
+    "--root", type=click.Path(path_type=Path, file_okay=False), default="runs", show_default=True,
+    envvar="SSL_BENCH_ROOT", help="Folder of runs and records.",
 )  # fmt: skip
 
 

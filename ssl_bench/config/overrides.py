@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -99,7 +100,7 @@ def parse(text: str, kind: Any, name: str) -> Any:
     if kind in (int, float):
         try:
             number = float(text)
-            if kind is int and number != int(number):
+            if not math.isfinite(number) or (kind is int and number != int(number)):
                 raise ValueError
             return int(number) if kind is int else number
         except (ValueError, OverflowError):

@@ -29,6 +29,15 @@ SIZES = {  # embed_dim, depth, num_heads, mlp_ratio: timm's names
 HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}  # what is usual for a width
 
 
+def refuse_outside(group: str, values: Any, least: dict[str, float], below: dict[str, float] | None = None) -> None:
+    """`UserError` where a number of `values` is under its least, not under its bound in `below`, or not finite."""
+    for name, low in least.items():
+        value, top = getattr(values, name), (below or {}).get(name, math.inf)
+        if not low <= value < top:
+            reach = f"at least {low:g}" + (f" and below {top:g}" if top < math.inf else "")
+            raise UserError(f"{group}{name}={value} must be {reach}.")
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """The shared backbone."""
@@ -45,6 +54,8 @@ class ViTConfig:
     layer_scale: float = 0.0  # initial LayerScale; 0 means none
 
     def check(self) -> None:
+        least = {"embed_dim": 1, "depth": 1, "num_heads": 1, "patch_size": 1, "reg_tokens": 0, "layer_scale": 0}
+        refuse_outside("backbone.", self, {**least, "mlp_ratio": 0, "drop_path": 0}, {"drop_path": 1})
         if self.embed_dim % self.num_heads or self.embed_dim % 4:
             raise UserError(
                 f"backbone.embed_dim={self.embed_dim} must be divisible by backbone.num_heads={self.num_heads} "
@@ -68,7 +79,7 @@ def later(value: Any) -> Any:
 def vit(name: str, **changes: Any) -> ViTConfig:
     """The config of a timm-style name: `vit("vit_small_patch4")`, sizes as in `SIZES`."""
     size, _, patch = name.partition("_patch")
-    if size not in SIZES or (patch and not patch.isdigit()):
+    if size not in SIZES or (patch and not patch.isdigit()) or patch.strip("0") == "" != patch:
         raise UserError(f"Unknown backbone '{name}'. {nearest(size, SIZES)} Write it as e.g. vit_small_patch4.")
     dim, depth, heads, ratio = SIZES[size]
     if patch:
@@ -125,6 +136,10 @@ class OptimConfig:
             raise UserError(f"optim.warmup={self.warmup} is a share of training and must lie in [0, 1).")
         if self.lr <= 0:
             raise UserError(f"optim.lr={self.lr} must be positive.")
+        least = dict.fromkeys(("lr_start", "lr_end", "weight_decay", "beta1", "beta2", "clip"), 0.0)
+        refuse_outside("optim.", self, least, {"beta1": 1, "beta2": 1})
+        if self.weight_decay_end is not None:
+            refuse_outside("optim.", self, {"weight_decay_end": 0})
         if self.clip == 0 and self.clip_mode != "global":
             raise UserError("optim.clip_mode has no effect while optim.clip is 0: set optim.clip, or leave it.")
 
@@ -174,6 +189,12 @@ class RunConfig:
     tensorboard: bool = False  # also write TensorBoard event files (needs the extra `tensorboard`)
     wandb: Literal["off", "offline", "online"] = "off"  # Weights & Biases, in the run folder or sent (extra `wandb`)
 
+    def check(self) -> None:
+        least = dict.fromkeys(
+            ("threads", "checkpoint_minutes", "checkpoint_steps", "nan_skips", "workers", "bad_limit"), 0
+        )
+        refuse_outside("run.", self, {"log_every": 1, **least})
+
 
 @dataclass(frozen=True)
 class Config:
@@ -193,7 +214,8 @@ class Config:
 
     def check(self) -> Config:
         """Raise `UserError` where the values cannot work together; return self."""
-        for part in (self.backbone, self.data, self.optim, self.budget, self.objective):
+        refuse_outside("", self, {"monitor_points": 0})
+        for part in (self.backbone, self.data, self.optim, self.budget, self.run, self.objective):
             if hasattr(part, "check"):
                 part.check()
         if any(side % self.backbone.patch_size for side in self.data.size):

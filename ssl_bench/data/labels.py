@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ssl_bench.data.images import Item, Unreadable
+from ssl_bench.errors import UserError, printable
 
 LABEL = ("label", "labels", "cls", "fine_label", "class", "target")  # a column of any of these names
 MISSING = {"nan", "none", "null", "n/a", "<na>", "nat"}  # what tables write, as text, where there is no label
@@ -19,6 +20,8 @@ MISSING = {"nan", "none", "null", "n/a", "<na>", "nat"}  # what tables write, as
 
 def tidy(name: str) -> str:
     """A class name in Unicode's composed form (NFC), without blanks around it: one name however it was typed."""
+    if any("\ud800" <= c <= "\udfff" for c in name):  # bytes that Python could not read as text
+        raise UserError(f"The class name '{printable(name)}' is no UTF-8: rename it (convmv -f latin1 -t utf8).")
     return unicodedata.normalize("NFC", name).strip()
 
 

@@ -239,7 +239,7 @@ def _settings(name: str, *more: str) -> tuple[str, dict[str, str]]:
     base, rest = ",".join(parts[: (there or [1])[0]]), parts[(there or [1])[0] :]
     settings, known = dict(part.partition("=")[::2] for part in rest), (*COMMON, *more)
     for key, value in settings.items():
-        right = {"key": value != "", "pooling": value in ("cls", "mean")}.get(key, value.isdigit())
+        right = {"key": value != "", "pooling": value in ("cls", "mean")}.get(key, value.isdigit() and int(value) > 0)
         if key not in known or not right:
             hint = "Write pooling=cls or pooling=mean." if key == "pooling" else nearest(key, known)
             raise UserError(f"'{key}={value}' is not a setting of '{base}'. {hint}")

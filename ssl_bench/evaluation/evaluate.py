@@ -123,7 +123,9 @@ def data_of(source: str, root: Path, name: str | None = None, image_size: Size |
     run = source.removeprefix("random:").removeprefix("pixels:")
     is_run = (root / run).exists() or (":" not in source and run != "pixels")
     base = run_folder.find_run(root, run).config().data if is_run else DataConfig()
-    return replace(base, name=name or base.name, image_size=image_size or base.image_size)
+    found = replace(base, name=name or base.name, image_size=base.image_size if image_size is None else image_size)
+    found.check()
+    return found
 
 
 def run(

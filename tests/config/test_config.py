@@ -104,3 +104,15 @@ def test_recipe_comments_are_found() -> None:
     module = find.module("methods", "mae")
     assert recipe_reasons(module.paper)["lr"].startswith("blr 1.5e-4")
     assert "hidden" in field_reasons(module.MAEConfig)["mask_ratio"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("optim.lr=nan", "number"), ("optim.beta1=1.5", "below 1"), ("optim.weight_decay=-1", "at least 0"),
+    ("optim.weight_decay_end=-1", "at least 0"), ("budget.epochs=nan", "number"), ("budget.flops=inf", "number"),
+    ("backbone.depth=0", "at least 1"), ("backbone.num_heads=0", "at least 1"), ("backbone.drop_path=2", "below 1"),
+    ("backbone.patch_size=0", "at least 1"), ("run.log_every=0", "at least 1"), ("run.threads=-2", "at least 0"),
+    ("monitor_points=-3", "at least 0"), ("run.bad_limit=-1", "at least 0"), ("backbone=toy_patch0", "Unknown"),
+])  # fmt: skip
+def test_numbers_outside_their_range_are_refused(text, said):
+    with pytest.raises(UserError, match=said):
+        resolve(find.recipe("mae", "quick")(), [text])

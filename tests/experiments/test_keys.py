@@ -39,7 +39,7 @@ def other(value: Any) -> Any:
         return not value
     if isinstance(value, tuple):
         return tuple(map(other, value))
-    return f"{value}x" if isinstance(value, str) else 0.5 if value is None else value + 1
+    return f"{value}x" if isinstance(value, str) else value + 1 if isinstance(value, int) else (value or 0) + 0.5
 
 
 def settings(config: Any, skip: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
