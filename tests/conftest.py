@@ -14,6 +14,7 @@ from PIL import Image
 
 from ssl_bench import find
 from ssl_bench.config.schema import BudgetConfig, Config, ViTConfig
+from ssl_bench.training.method import as_now
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; processes would inherit it
@@ -65,4 +66,4 @@ def tiny(method: str, data: str, steps: int = 6, **changes: object) -> Config:
         "monitor_points": 2,
         "run": replace(config.run, log_every=1, device="cpu", checkpoint_minutes=1e9),
     }
-    return replace(config, **(base | changes))
+    return as_now(replace(config, **(base | changes)))

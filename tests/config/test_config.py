@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from ssl_bench import find
+from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.overrides import override, resolve
 from ssl_bench.config.reasons import explain, field_reasons, recipe_reasons
-from ssl_bench.config.schema import Config, identity
+from ssl_bench.config.schema import Config, identity, to_dict
 from ssl_bench.errors import UserError
 
 
@@ -81,7 +82,7 @@ def test_identity_covers_what_changes_the_result_and_nothing_else() -> None:
     base = quick()
     names = {identity(base)}
     for key, value in leaves(base):
-        if key in ("method", "recipe") or isinstance(value, (str, tuple)) or value is None:
+        if key in ("method", "recipe", "method_version") or isinstance(value, (str, tuple)) or value is None:
             continue
         other = "false" if value is True else "true" if value is False else f"{value + 1}"
         changed = identity(override(base, [f"{key}={other}"]))
@@ -91,6 +92,15 @@ def test_identity_covers_what_changes_the_result_and_nothing_else() -> None:
             assert changed not in names, f"{key} must change the identity"
             names.add(changed)
     assert identity(replace(base, recipe="other")) == identity(base)
+
+
+def test_a_methods_version_is_part_of_the_identity_but_for_the_first() -> None:
+    base = quick()
+    assert "method_version" not in to_dict(base) and identity(replace(base, method_version=1)) == identity(base)
+    second = replace(base, method_version=2)
+    assert identity(second) != identity(base) and from_dict(Config, to_dict(second), type(base.objective)) == second
+    with pytest.raises(UserError, match="is no setting: it is `version` in the method's file"):
+        override(base, ["method_version=2"])
 
 
 def test_every_setting_is_documented() -> None:
