@@ -8,6 +8,7 @@
     items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
                  pixels: the rules for modes and ranges beyond 8 bits
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
+    groups       images that belong together, which no cut of a split may part
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
     summary      what was understood of a set, in words; a sheet of its images

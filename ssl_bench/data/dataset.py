@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssl_bench import screen
 from ssl_bench.config.schema import DataConfig, RunConfig
-from ssl_bench.data import store, summary
+from ssl_bench.data import groups, store, summary
 from ssl_bench.data.encoded_store import Encoded
 from ssl_bench.data.items import Kind, written
 from ssl_bench.errors import UserError
@@ -95,7 +95,7 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     for line in summary.first_use(folder, meta):
         screen.say(line, "yellow" if line.startswith("  note") else "")
     whole = _whole(folder, meta, "train", run.workers)
-    val = _held_out(whole.labels.numpy(), config.val_fraction)
+    val = _held_out(folder, config.val_fraction)
     if not val.any():
         raise UserError(f"'{config.name}' has too few training images ({len(val)}) to hold out a validation part.")
     return Dataset(
@@ -104,8 +104,11 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     )  # fmt: skip
 
 
-def _held_out(labels: np.ndarray, share: float) -> np.ndarray:
-    """Bool [N]: which training images are the validation part."""
+def _held_out(folder: Path, share: float) -> np.ndarray:
+    """Bool [N]: which training images of a store are the validation part; whole groups where it has groups."""
+    labels = np.load(folder / "train_labels.npy")
+    if (told := folder / "train_groups.npy").exists():
+        return groups.hold_out(labels, np.load(told), share)
     # Rows are ordered by content hash, so the first images of a class are a fixed random sample of it.
     val = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -122,7 +125,7 @@ def present(config: DataConfig) -> tuple[str, int] | None:
     folder = store.there(config)
     if folder is None:
         return None
-    val = _held_out(np.load(folder / "train_labels.npy"), config.val_fraction)
+    val = _held_out(folder, config.val_fraction)
     return str(_meta(folder)["fingerprint"]), int(val.sum())
 
 

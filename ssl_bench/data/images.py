@@ -38,6 +38,7 @@ class Item:
     place: str  # what a report calls it
     targets: np.ndarray | None = None  # fp32 [F] of a set with known factors
     name: str = ""  # of its file in the source, where `image` is no path
+    group: str | None = None  # what it belongs to (a scene, a speaker), where the source tells
 
     @property
     def file(self) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, to_dict
 from ssl_bench.data import registry
+from ssl_bench.data.groups import number
 from ssl_bench.data.images import Item, Unreadable
 from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.source import Chunk, Content
@@ -164,7 +165,7 @@ def _add(rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes,
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
         "label": item.label, "name": item.file, "ok": bool(raw), "length": length,
-        "sums": wide.sum(1), "squares": (wide * wide).sum(1),
+        "sums": wide.sum(1), "squares": (wide * wide).sum(1), "group": number(item.group),
     }  # fmt: skip
     if item.targets is not None:
         new["targets"] = item.targets
@@ -202,7 +203,7 @@ def _write_table(path: Path, rows: dict[str, list[Any]], bad: list[list[str]], u
     place = {name: i for i, name in enumerate(names)}
     arrays: dict[str, Any] = {k: np.array([list(v) for v in rows[k]], np.uint8) for k in ("digest", "pixels")}
     arrays |= {"label": np.array([place[name] for name in rows["label"]], np.int64), "ok": np.array(rows["ok"], bool)}
-    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length")}
+    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length", "group")}
     arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
     arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
     buffer = io.BytesIO()
