@@ -52,6 +52,7 @@ NESTED: dict[tuple[str, str], tuple[type, ...]] = {  # what tables rely on below
     **{("compute", key): (dict,) for key in ("pretrain", "eval")},
     **{("collapse", "flag"): (bool,), ("collapse", "reason"): (str,)},
     **{("code", "commit"): (str,), ("code", "dirty"): (bool,)},
+    **{("code", "hash"): (str,), ("code", "modules"): (dict,), ("code", "training"): (dict,)},
 }
 LARGEST = 1e40  # of any number: no measured quantity is larger, and sums of such numbers still are numbers
 BYTES = 2**28  # of one file of records
@@ -206,6 +207,9 @@ def _check(record: Record) -> None:
         value = getattr(record, name).get(key)
         if key in getattr(record, name) and (not isinstance(value, kinds) or (kinds[0] is int and value is True)):
             raise ValueError(f"{name}.{key} must be {kinds[0].__name__}, it is {type(value).__name__}")
+    for digests in (record.code.get("modules", {}), record.code.get("training", {}).get("modules", {})):
+        if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+            raise ValueError("code.modules must name each module's digest")
     _check_sizes([record.metrics, record.optimism, record.compute, record.config, record.data])
     for name in ("method", "protocol", "headline"):
         if not getattr(record, name).strip():

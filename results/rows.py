@@ -123,7 +123,7 @@ def groups(records: Sequence[Record]) -> list[Group]:
         families.setdefault(f"{m[0].method}/{m[0].recipe}", []).append(flat(m[0].config))
     parts = {}
     for pair, m in split.items():
-        about = [m[0].method, m[0].recipe, ", ".join(sorted(m[0].overrides)), varied[pair]]
+        about = [m[0].method, m[0].recipe, f"v{version(m[0])}", ", ".join(sorted(m[0].overrides)), varied[pair]]
         settings = _differences(flat(m[0].config), families[f"{m[0].method}/{m[0].recipe}"])
         parts[_text(pair)] = [*about, settings, f"#{sha(pair[0])[:4]}"]
     labels = _shortest(parts)
@@ -136,13 +136,19 @@ def groups(records: Sequence[Record]) -> list[Group]:
     ]
 
 
+def version(r: Record) -> int:
+    """Of the method that trained it; records from before there were any are of version 1."""
+    found = r.config.get("method_version", 1)
+    return found if isinstance(found, int) else 1
+
+
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """`{"optim.lr": "0.001"}`, without what differs between seeds or changes nothing."""
     out: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, dict):
             out |= flat(value, f"{prefix}{key}.")
-        elif prefix + key not in ("seed", "recipe") and not prefix.startswith("run."):
+        elif prefix + key not in ("seed", "recipe", "method_version") and not prefix.startswith("run."):
             out[prefix + key] = f"{value:g}" if isinstance(value, float) else str(value)
     return out
 

@@ -43,7 +43,9 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
         said += notes.majority(rows, columns, largest)
         rows.append(largest)
     rows = sorted(rows, key=_place)
-    said = [*notes.budgets(rows), *notes.runs(rows, kept), *said, *notes.optimism(rows, columns), *notes.repeats(found)]
+    named = {i: row.label for row in rows for c in row.cells if c is not None for i in c.records}
+    said = [*notes.budgets(rows), *notes.runs(rows, kept), *notes.code(kept, named), *said]
+    said += [*notes.optimism(rows, columns), *notes.repeats(found)]
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 
 

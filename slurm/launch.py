@@ -27,15 +27,14 @@ from ssl_bench.training import run_folder
 
 def pretrain(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
     """The jobs of `ssl-bench pretrain ... --slurm PROFILE`; `given` are the other options of the command."""
-    from ssl_bench import find
-    from ssl_bench.config.overrides import resolve
+    from ssl_bench.training.method import configured
 
     chosen = profiles.load(profile)
     if given.get("devices"):
         raise UserError("--devices is for this machine: with --slurm, gpus and nodes of the profile decide.")
     root, seed = Path(given["root"]), [] if given["seed"] is None else [f"seed={given['seed']}"]
     settings = [*given["settings"], *seed, *given.get("on_nan", [])]
-    config = resolve(find.recipe(given["method"], given["recipe"])(), settings)
+    config = configured(given["method"], given["recipe"], settings)
     run = run_folder.Run(root / run_folder.run_name(config))
     if run.status().get("state") == "finished":
         return screen.say(f"{run.name} is finished already")

@@ -133,6 +133,8 @@ class RunDisplay:
         if state.get("collapse") and not self.warned:
             say(f"warning: {state['run']} collapses: {state['collapse']}", "bold red")
         self.warned = state.get("collapse", self.warned)
+        if "step" not in state:  # nothing was trained yet
+            return
         if self.task is not None:
             self.progress.update(
                 self.task, completed=state["step"], total=state["steps"], rate=rate, loss=loss, knn=knn, left=left

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssl_bench.cli.options import DRY_RUN, ROOT
+from ssl_bench.cli.options import DRY_RUN, KEEP_OLD, ROOT
 from ssl_bench.experiments import matrix
 from ssl_bench.experiments.claims import judged, pick, plan
 from ssl_bench.screen import console, say, sheet
@@ -18,8 +18,11 @@ from ssl_bench.screen import console, say, sheet
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @click.option("--list", "listed", is_flag=True, help="Print the claims and their sources; start nothing.")
 @DRY_RUN
+@KEEP_OLD
 @ROOT
-def claims(words: tuple[str, ...], seeds: int, jobs: int, listed: bool, dry_run: bool, root: Path) -> None:
+def claims(
+    words: tuple[str, ...], seeds: int, jobs: int, listed: bool, dry_run: bool, keep_old: list[str], root: Path
+) -> None:
     """Judge statements people make: runs, intervals, a verdict.
 
     \b
@@ -33,7 +36,7 @@ def claims(words: tuple[str, ...], seeds: int, jobs: int, listed: bool, dry_run:
             say(claim.name, "bold")
             say(f"  {claim.statement} [{claim.source}]")
         return
-    todo = plan(chosen, seeds, given, root)
+    todo = plan(chosen, seeds, [*given, *keep_old], root)
     rows = list({row.cell.encoder: row for work in todo for members in work.rows.values() for row in members}.values())
     if dry_run:
         from ssl_bench.experiments import forecast

@@ -42,6 +42,7 @@ def eval(
     from ssl_bench.evaluation import protocol
     from ssl_bench.evaluation.evaluate import data_of, evaluate_all, help_with
     from ssl_bench.parallel import processes
+    from ssl_bench.training import code
 
     names = protocol.expand(name for entry in protocols for name in entry.split(","))
     for name, own in protocol.assign(names, settings).items():  # told before any work, and before "there is no run"
@@ -53,8 +54,13 @@ def eval(
         screen.say(f"newest finished run: {source}")
     where = data_of(source, root, data, None if image_size is None else parse(image_size, Size, "--image-size"))
     work = (source, names, where, root, seed, settings, hardware.device)
+    told = ""
     with processes.group(hardware.devices, hardware.device, help_with, hardware.threads, *work):
         processes.use_threads(hardware.threads)
         for record in evaluate_all(*work, tell=lambda p: screen.say(f"{p} ...")):
             screen.show_record(record)
+            now = code.training(record.method) if record.run else {}
+            if record.run and not told and (names := code.differing(record.code["training"], now)):
+                told = f"{record.run} was trained by other code than is here now: {code.files(names)} changed since."
+                screen.say(f"  note: {told} The record has both.", "yellow")
     screen.say("next: ssl-bench report" + at_root(root))

@@ -43,19 +43,33 @@ ON_NAN = click.option(
 )  # fmt: skip
 
 
+def _keep_old(context: click.Context, option: click.Parameter, given: bool) -> list[str]:
+    """`--keep-old` as the setting `run.keep_old`."""
+    return ["run.keep_old=true"] if given else []
+
+
+KEEP_OLD = click.option(
+    "--keep-old", is_flag=True, callback=_keep_old,
+    help="Keep runs and numbers made by other code than is here now, and go on with half-done runs.",
+)  # fmt: skip
+
+
 def SHORT(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--data NAME` and `--budget KIND=AMOUNT` become settings for whatever the command goes on to do."""
+    """`--data NAME`, `--budget KIND=AMOUNT` and `--keep-old` become settings for whatever the command goes on to do."""
 
     @click.option("--data", metavar="NAME", help="Images: folder:PATH, or a name from `list datasets`; data.name=NAME.")
     @click.option(
         "--budget", metavar="KIND=AMOUNT",
         help="Of every run: flops=1e15, hours=0.5, images=1e6, epochs=100 or steps=5000; budget.KIND=AMOUNT.",
     )  # fmt: skip
+    @KEEP_OLD
     @functools.wraps(command)
-    def with_settings(data: str | None, budget: str | None, settings: tuple[str, ...], **given: Any) -> Any:
+    def with_settings(
+        data: str | None, budget: str | None, keep_old: list[str], settings: tuple[str, ...], **given: Any
+    ) -> Any:
         wanted = {"data.name=": data, "budget.": budget}
         short = [key + value for key, value in wanted.items() if value is not None]
-        return command(settings=(*settings, *short), **given)
+        return command(settings=(*settings, *short, *keep_old), **given)
 
     return with_settings
 

@@ -39,12 +39,12 @@ def pretrain(
     Settings are typed KEY=VALUE pairs: see `ssl-bench show METHOD` for all of them.
     Example: ssl-bench pretrain --method mae --data folder:photos --budget epochs=50 optim.lr=1e-3
     """
-    from ssl_bench import find, screen
-    from ssl_bench.config.overrides import resolve
+    from ssl_bench import screen
+    from ssl_bench.training.method import configured
     from ssl_bench.training.pretrain import pretrain as run_pretraining
 
     changes = [*settings, *([] if seed is None else [f"seed={seed}"]), *devices, *on_nan]
-    config = resolve(find.recipe(method, recipe)(), changes)
+    config = configured(method, recipe, changes)
     if dry_run:
         from ssl_bench.experiments import forecast
 

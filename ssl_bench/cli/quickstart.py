@@ -7,16 +7,15 @@ from pathlib import Path
 import click
 
 from ssl_bench import screen
-from ssl_bench.cli.options import (
-    ROOT,
-)
+from ssl_bench.cli.options import KEEP_OLD, ROOT
 
 
 @click.command()
 @click.option("--fast", is_flag=True, help="One seed and a tenth of the budget: two minutes, for a first look.")
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
+@KEEP_OLD
 @ROOT
-def quickstart(fast: bool, jobs: int, root: Path) -> None:
+def quickstart(fast: bool, jobs: int, keep_old: list[str], root: Path) -> None:
     """Compare I-JEPA, MAE and DINO on the embedded photographs.
 
     \b
@@ -27,7 +26,9 @@ def quickstart(fast: bool, jobs: int, root: Path) -> None:
     from ssl_bench.experiments import matrix
 
     seeds, settings = (1, [f"budget.flops={budgets.FAST_FLOPS:g}"]) if fast else (2, [])
-    rows = matrix.plan(["ijepa", "mae", "dino", "supervised"], ["knn", "linear"], seeds, "quick", settings, root)
+    rows = matrix.plan(
+        ["ijepa", "mae", "dino", "supervised"], ["knn", "linear"], seeds, "quick", [*settings, *keep_old], root
+    )
     matrix.run(rows, root, jobs)
     say = screen.say
     say("Next:", "bold")

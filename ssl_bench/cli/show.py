@@ -14,12 +14,12 @@ from rich.text import Text
 from ssl_bench import find, screen
 from ssl_bench.cli.options import ROOT, SETTINGS
 from ssl_bench.config import reasons
-from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import size_text
 from ssl_bench.errors import UserError
 from ssl_bench.experiments.run_summary import changed, cost, scores, size, state
 from ssl_bench.screen import at_root, console, quantity, say, sheet, sparkline
 from ssl_bench.training import run_folder
+from ssl_bench.training.method import configured
 from ssl_bench.training.run_folder import Run
 
 CURVES = {  # key in metrics.jsonl -> what it is called, and its factor
@@ -117,7 +117,7 @@ def show(name: str, recipe: str | None, root: Path, settings: tuple[str, ...]) -
 def explain_recipe(method: str, recipe: str, settings: Sequence[str]) -> None:
     """Every setting, its value, and why."""
     function = find.recipe(method, recipe)
-    config = resolve(function(), settings)
+    config = configured(method, recipe, settings)
     changed = {text.partition("=")[0] for text in settings}
     table = screen.sheet("setting", "value", "meaning and source")
     for key, value, reason in reasons.explain(config, function):

@@ -7,8 +7,8 @@ import torch
 
 from ssl_bench import screen
 from ssl_bench.cli.options import SETTINGS
-from ssl_bench.config.overrides import resolve
 from ssl_bench.errors import UserError
+from ssl_bench.training.method import configured
 from ssl_bench.training.speed import growth, run
 
 
@@ -25,11 +25,9 @@ def speed(method: str, recipe: str, rounds: int, grow: bool, settings: tuple[str
     Random images stand in for the data set; the ceilings are measured between the steps.
     Example: ssl-bench speed mae --recipe small budget.batch_size=64 run.threads=1
     """
-    from ssl_bench import find
-
     if rounds < 1:
         raise UserError(f"--rounds={rounds} must be at least 1.")
-    config = resolve(find.recipe(method, recipe)(), settings)
+    config = configured(method, recipe, settings)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     for line in run(config, rounds):

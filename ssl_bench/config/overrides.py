@@ -49,6 +49,8 @@ def _set(config: Any, key: str, prefix: str, text: str) -> Any:
     name = prefix + head
     if head not in known:
         raise UserError(f"Unknown setting '{prefix}{key}'. {_where(config, head, prefix)}")
+    if head == "method_version":
+        raise UserError("'method_version' is no setting: it is `version` in the method's file.")
     if head in ("method", "recipe"):
         raise UserError(f"'{name}' is chosen by --{head}, not by a setting.")
     value = getattr(config, head)

@@ -188,6 +188,7 @@ class RunConfig:
     bad_limit: float = 0.001  # share of unreadable images above which a data set is refused
     tensorboard: bool = False  # also write TensorBoard event files (needs the extra `tensorboard`)
     wandb: Literal["off", "offline", "online"] = "off"  # Weights & Biases, in the run folder or sent (extra `wandb`)
+    keep_old: bool = later(False)  # keep what other code has made, and go on from it: --keep-old
 
     def check(self) -> None:
         least = dict.fromkeys(
@@ -203,6 +204,7 @@ class Config:
     method: str
     objective: Any
     recipe: str = ""  # where the values started from
+    method_version: int = later(1)  # of the method's code: raised where its numbers can change; the code sets it
     seed: int = 0  # initialisation, order, augmentation, masks and dropout all derive from it
     precision: Literal["bf16", "fp32"] = "bf16"  # autocast of forward passes; fp32 where a device lacks bf16
     monitor_points: int = 10  # collapse and quality checks over the run

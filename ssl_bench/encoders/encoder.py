@@ -61,6 +61,7 @@ class Encoder:
     pretrain_data: dict[str, Any] = field(default_factory=dict)
     compute: dict[str, Any] = field(default_factory=dict)
     collapse: dict[str, Any] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=dict)  # that pretrained it: see training/code.py
 
     @property
     def entry(self) -> dict[str, Any]:

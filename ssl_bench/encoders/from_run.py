@@ -38,9 +38,16 @@ def from_run(run: run_folder.Run) -> Encoder:
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
-        compute=run.compute(),
+        compute=run.compute(), code=_code(facts),
         collapse={"flag": bool(status.get("collapsed")), "reason": status.get("collapse_reason") or "", "rankme": None},
     )  # fmt: skip
+
+
+def _code(facts: dict[str, Any]) -> dict[str, Any]:
+    """Commit, dirty flag, hash and modules of a training; `earlier`: hashes of what it was half trained by."""
+    found = facts.get("code")
+    past = [str(code.get("hash", "")) for code in facts.get("earlier", [])]
+    return {**(found if isinstance(found, dict) else {}), **({"earlier": past} if past else {})}
 
 
 def _meta(run: run_folder.Run) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation import features, protocol
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.parallel import collectives, devices, processes
-from ssl_bench.training import monitor, provenance, run_folder
+from ssl_bench.training import code, monitor, provenance, run_folder
 
 RANKME_IMAGES = 1000  # training images behind the collapse field; RankMe depends on the number, so it is fixed
 
@@ -224,6 +224,7 @@ def _record(
             **({"notes": list(dataset.notes)} if dataset.notes else {}),
         },
         pretrain_data=encoder.pretrain_data, seeds={"pretrain": encoder.seed, "probe": seed, "split": 0},
-        higher_is_better=one.higher_is_better, collapse=collapse, code=provenance.code_state(),
+        higher_is_better=one.higher_is_better, collapse=collapse,
+        code={**provenance.code_state(), **code.evaluation(base, encoder.model), "training": encoder.code},
         versions=provenance.versions(), **result,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from ssl_bench.data.dataset import Split
 from ssl_bench.encoders.encoder import Encoder, architecture
 from ssl_bench.evaluation.protocol import Features, Rows
 from ssl_bench.parallel import collectives
+from ssl_bench.training import code
 
 VERSION = 2  # raised when the same key could hold other numbers; 2: the architecture is in the key
 BATCH = 256
@@ -73,6 +74,7 @@ def cache_key(encoder: Encoder, split: Split, fingerprint: str) -> str:
     entry = {k: v for k, v in encoder.entry.items() if k not in ("source", "evaluated")}
     facts = {"version": VERSION, "entry": entry, "data": fingerprint, "rows": rows, "dtype": "float32"}
     facts |= {"architecture": architecture(encoder.model), "depth": encoder.depth}
+    facts |= {"code": code.features(encoder.model)["hash"]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

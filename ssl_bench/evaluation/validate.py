@@ -22,7 +22,7 @@ from ssl_bench.encoders.from_run import from_run
 from ssl_bench.evaluation import features, protocol
 from ssl_bench.evaluation.protocol import Features, Protocol
 from ssl_bench.parallel import devices
-from ssl_bench.training import run_folder
+from ssl_bench.training import code, run_folder
 
 FILE = "validation.json"
 
@@ -74,7 +74,7 @@ def figures(
             "value": metrics[one.headline], "headline": one.headline, "higher_is_better": one.higher_is_better,
             "metrics": metrics, "version": one.version, "config": to_dict(one.config), "seed": seed,
             "num_val": len(data.val), "fingerprint": data.fingerprint, "weights_sha256": encoder.weights_sha256,
-            "seconds": round(time.perf_counter() - started, 3),
+            "code": code.evaluation(name.partition(":")[0]), "seconds": round(time.perf_counter() - started, 3),
         }  # fmt: skip
         run_folder.write_json(path, kept)
     return kept
@@ -88,7 +88,8 @@ def done(kept: dict[str, Any], name: str, seed: int, fingerprint: str, weights: 
     one, entry = protocol.load(name), kept.get(name, {})
     wanted = {"seed": seed, "version": one.version, "config": to_dict(one.config)}
     wanted |= {"fingerprint": fingerprint, "weights_sha256": weights}
-    return all(entry.get(k) == v for k, v in wanted.items())
+    changed = code.differing(entry.get("code", {}), code.evaluation(name.partition(":")[0]))
+    return all(entry.get(k) == v for k, v in wanted.items()) and not changed
 
 
 def read(run: run_folder.Run) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def show_matrix(rows: Sequence[Row], root: Path, jobs: int) -> None:
         if row.config is not None and method not in known:
             torch.set_num_threads(threads)
             known[method] = estimate(row.config)
-    settle(rows, root)  # the stores are there now, and with them what is recorded on them
+    if anew := settle(rows, root):  # the stores are there now, and with them what is recorded on them
+        say(f"note: {anew}", "yellow")
     above: set[str] = set()  # runs in the table already
     names = [row.run.name for row in rows if row.run]
     several = len(set(names)) < len(names)

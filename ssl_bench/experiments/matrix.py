@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ssl_bench import find
-from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import Config, identity
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import recorded
 from ssl_bench.training import run_folder
+from ssl_bench.training.method import configured
 from ssl_bench.training.train import rehearse
 
 
@@ -78,9 +77,8 @@ def plan(
     rows: list[Row] = []
     for method in methods:
         base, _, own = method.partition(":")
-        function = find.recipe(base, own or recipe_name)
         for seed in range(seeds):
-            config = resolve(function(), [*overrides, f"seed={seed}"])
+            config = configured(base, own or recipe_name, [*overrides, f"seed={seed}"])
             if seed == 0:
                 rehearse(config)
             run = run_folder.Run(root / run_folder.run_name(config))
@@ -91,26 +89,30 @@ def plan(
                             config=config))  # fmt: skip
     if references:
         rows += _references(rows)
+    recorded.refuse_other_code({r.label: r.run for r in rows if r.run and r.config and not r.config.run.keep_old})
     for row in rows:
         row.protocols = list(protocols)
     settle(rows, root)
     return rows
 
 
-def settle(rows: Sequence[Row], root: Path, images: recorded.Images | None = None) -> None:
-    """What is left of every row: the protocols without a number, and whether that is all.
+def settle(rows: Sequence[Row], root: Path, images: recorded.Images | None = None) -> str:
+    """What is left of every row: the protocols without a number, and whether that is all. Returns what to say of
+    numbers that are there and are made anew.
 
     `UserError` where a run was trained on other images than those its set's name means now. Where the store is not
     built nothing is known of a set: the row waits, and is settled again when its images have been opened.
     """
     there = recorded.Numbers(root, images)
+    keep_old = any(row.config is not None and row.config.run.keep_old for row in rows)
     for row in rows:
         known = row.run is None or row.config is None or there.images.known(row.run, row.config.data)
         if row.verb == "eval":
-            row.missing = there.missing(row.protocols, row.cell)
+            row.missing = there.missing(row.protocols, row.cell, keep_old)
         if row.state in ("waiting", "done"):
             finished = row.run is None or row.run.status().get("state") == "finished"
             row.state = "done" if known and finished and not row.missing else "waiting"
+    return there.told()
 
 
 def asked(given: Mapping[str, Any], data: str = "") -> list[Row]:
@@ -263,7 +265,8 @@ def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lam
     from ssl_bench import screen
 
     ready(rows)
-    settle(rows, root)
+    if anew := settle(rows, root):
+        screen.say(f"note: {anew}", "yellow")
     there = sum(row.state == "done" for row in rows)
     screen.say(f"{len(rows)} rows in {root}" + (f"; {there} are there already" if there else ""))
     matrix = Matrix(rows, root, jobs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, to_dict
 from ssl_bench.data import dataset
 from ssl_bench.errors import UserError
-from ssl_bench.training import run_folder
+from ssl_bench.training import code, run_folder
 
 if TYPE_CHECKING:
     from results.records import Record
@@ -89,6 +89,7 @@ class Numbers:
 
         self.root, self.images = root, images or Images()
         folder = root / "records"
+        self.changed: dict[str, list[str]] = {}  # id of a record -> modules that are other ones now
         self._records: dict[tuple[Any, ...], list[Record]] = {}
         for record in read(folder) if folder.is_dir() else ():
             self._records.setdefault(key(record), []).append(record)
@@ -101,10 +102,25 @@ class Numbers:
         found = (self._records.get((cell.encoder, weights, cell.seed, *now, *kind(p)), []) for p in protocols)
         return [record for records in found for record in records]
 
-    def missing(self, protocols: Sequence[str], cell: Cell) -> list[str]:
-        """The protocols without a number for this cell."""
-        there = {kind_of(record) for record in self.of(protocols, cell)}
+    def missing(self, protocols: Sequence[str], cell: Cell, keep_old: bool = False) -> list[str]:
+        """The protocols without a number for this cell; one made by other code is none, unless `keep_old`."""
+        there = {kind_of(record) for record in self.of(protocols, cell) if keep_old or not self._changed(record)}
         return [protocol for protocol in protocols if kind(protocol) not in there]
+
+    def _changed(self, record: Record) -> bool:
+        """Whether the code of its evaluation is another one now; what has changed is added to `changed`."""
+        names = code.differing(record.code, code.evaluation(record.protocol))
+        if names:
+            self.changed[record.id] = names
+        return bool(names)
+
+    def told(self) -> str:
+        """What to say of the numbers that are there and do not count; "" where there are none."""
+        if not (count := len(self.changed)):
+            return ""
+        names = code.files(sorted({name for found in self.changed.values() for name in found}))
+        many = f"{count} numbers were" if count > 1 else "1 number was"
+        return f"{many} made by other code ({names} changed since): measured anew; --keep-old keeps what is there."
 
     def named(self, protocols: Sequence[str], cell: Cell) -> bool:
         """Whether each has a number by the names alone: what a job that has ended did, not what a set means now."""
@@ -114,7 +130,11 @@ class Numbers:
     def done(self, protocols: Sequence[str], cell: Cell) -> bool:
         """`missing` nothing; by the names where the images cannot be looked at from here."""
         try:
-            return not self.missing(protocols, cell) if self.images.now(cell.images) else self.named(protocols, cell)
+            return (
+                not self.missing(protocols, cell, keep_old=True)
+                if self.images.now(cell.images)
+                else self.named(protocols, cell)
+            )
         except UserError:
             return self.named(protocols, cell)
 
@@ -126,3 +146,18 @@ def key(record: Record) -> tuple[Any, ...]:
     weights = record.encoder["weights_sha256"] if record.run else ""
     data = (record.data["fingerprint"], record.data["num_val"])
     return (record.run or record.identity, weights, seed, *data, *kind_of(record))
+
+
+def refuse_other_code(runs: Mapping[str, run_folder.Run]) -> None:
+    """`UserError` where some of these runs, by their labels, were trained or half trained by other code than now."""
+    found = {label: names for label, run in runs.items() if (names := run_folder.other_code(run))}
+    if not found:
+        return
+    files = code.files(sorted({name for changed in found.values() for name in changed}))
+    more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+    folders = " ".join(str(runs[label].folder) for label in list(found)[:6]) + (" ..." if more else "")
+    raise UserError(
+        f"{len(found)} of {len(runs)} runs were trained, or begun, by other code ({files} changed since): "
+        f"{', '.join(list(found)[:6])}{more}. If numbers can be others now, raise `version` of the method (trained "
+        f"anew, the old runs stay), or remove the runs ({folders}). If not, keep them: --keep-old."
+    )

@@ -82,6 +82,6 @@ def changed(config: Config) -> list[str]:
         return []
     before = {key: value for key, value, _ in reasons.explain(plain, None)}
     now = [(key, value) for key, value, _ in reasons.explain(config, None) if not key.startswith("run.")]
-    given = [(k, v) for k, v in now if v != before.get(k) and k not in ("recipe", "seed")]
+    given = [(k, v) for k, v in now if v != before.get(k) and k not in ("recipe", "seed", "method_version")]
     kinds = {f"budget.{kind}" for kind in BUDGETS}  # the kind that is asked for takes the place of the recipe's
     return [f"{k}={v}" for k, v in given if k not in kinds or float(v)]

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from results import trials as lines_of
-from ssl_bench import find
-from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import BUDGETS, Config, identity, to_dict
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import protocol, validate
@@ -23,6 +21,7 @@ from ssl_bench.experiments import matrix, recorded, search_space
 from ssl_bench.experiments.matrix import Row
 from ssl_bench.screen import console, say, sheet
 from ssl_bench.training import provenance, run_folder
+from ssl_bench.training.method import configured
 from ssl_bench.training.train import rehearse
 
 SEARCH_SEED = 0
@@ -54,7 +53,7 @@ class Plan:
     def config(self, method: str, drawn: Sequence[str] = (), seed: int | None = None) -> Config:
         base, _, own = method.partition(":")
         seeds = [] if seed is None else [f"seed={seed}"]
-        return resolve(find.recipe(base, own or self.recipe)(), [*self.base, *drawn, *seeds])
+        return configured(base, own or self.recipe, [*self.base, *drawn, *seeds])
 
     def trial(self, method: str, number: int, seed: int, purpose: str = "trial") -> Trial:
         drawn = search_space.settings(self.space, self.config(method), SEARCH_SEED, number)
@@ -169,6 +168,8 @@ def search(number: int, texts: Sequence[str], confirm: int, given: dict[str, Any
     methods, protocols = given["methods"].split(","), protocol.expand(given["protocols"].split(","))
     shared = plan(methods, given["recipe"], given["settings"], texts, protocols, given["root"])
     todo = [shared.trial(method, i, 0) for i in range(number) for method in methods]
+    if not shared.config(methods[0]).run.keep_old:
+        recorded.refuse_other_code({trial.row.label: trial.row.run for trial in todo if trial.row.run})
     for sentence in search_space.describe(shared.space, {m: shared.config(m) for m in methods}):
         say(f"searched: {sentence}")
     if given["dry_run"]:

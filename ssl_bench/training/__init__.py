@@ -8,7 +8,8 @@
     monitor      collapse and quality signals while training
     journal      what a run writes about itself; trackers: TensorBoard and Weights & Biases
     checkpoint   whole or not there, verified
-    run_folder   config, status, lock, names and identity of a run; provenance: code, versions, machine
+    run_folder   config, status, lock, names and identity of a run; provenance: commit, versions, machine
+    code         a content hash of every module that can change a number: provenance, and a warning
     cost         FLOPs, seconds, memory; rate: how fast a device trains, hours as steps
     speed        where the time of a step goes; measure: timing on a shared machine
     stop         a signal ends the loop with a checkpoint

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ssl_bench import find
+from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import Config
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
@@ -41,8 +44,10 @@ class Method(nn.Module):
 
     Everything that must survive a restart is a parameter or a buffer: `state_dict()` is the whole state.
     `at` is the fraction of training done, 0 to 1; every schedule is a function of it.
+    `version` is part of a run's identity: a new one is trained anew, and never averaged with the old.
     """
 
+    version: ClassVar[int] = 1  # raised whenever a number could change, with the reason under "Changes"
     family: ClassVar[str] = ""  # JEPA, generative, self-distillation, contrastive, redundancy, supervised
     paper: ClassVar[str] = ""  # title, year, arXiv number
     sees: ClassVar[str] = ""  # the views, in a few words
@@ -107,6 +112,16 @@ class Method(nn.Module):
     def flops(self) -> float:
         """Training FLOPs per image and step, forward and backward, teacher included; 2 per multiply-add."""
         raise NotImplementedError
+
+
+def as_now(config: Config) -> Config:
+    """The config with its method's version as the code is now: that of what is trained from here on."""
+    return replace(config, method_version=find.defined(find.module("methods", config.method), Method).version)
+
+
+def configured(method: str, recipe: str, settings: Sequence[str]) -> Config:
+    """What a user asks for: a recipe with settings, checked, of the method as its code is now."""
+    return as_now(resolve(find.recipe(method, recipe)(), settings))
 
 
 def frozen_copy(module: Module) -> Module:

@@ -16,6 +16,7 @@ from ssl_bench.files import sweep, write_atomic
 from ssl_bench.parallel import collectives, devices, processes, sharding
 from ssl_bench.training import checkpoint, cost, provenance, rate, run_folder
 from ssl_bench.training.journal import Journal, Observer
+from ssl_bench.training.method import as_now
 from ssl_bench.training.monitor import collapse_reason, unjudged
 from ssl_bench.training.stop import Stop
 from ssl_bench.training.train import Trainer, refuse_labels, rehearse
@@ -30,7 +31,7 @@ def pretrain(config: Config, root: Path, observe: Observer = ignore) -> run_fold
 
     With run.devices, torchrun or srun, several processes are in here together; process 0 alone writes and observes.
     """
-    config.check()
+    config = as_now(config.check())
     rehearse(config)
     with processes.group(config.run.devices, config.run.device, pretrain, config, root):
         processes.use_threads(config.run.threads)
@@ -50,6 +51,8 @@ def _pretrain(config: Config, root: Path, observe: Observer) -> run_folder.Run:
         if run_folder.trained_on(run):  # the config names the set as it was typed: it may mean another one now
             now = data or open_data(config.data, config.run)
             run_folder.same_images(run, config.data.name, now.fingerprint)
+        if told := run_folder.same_code(run, config.run.keep_old):
+            observe({"remarks": [told]})
         if run.status().get("state") == "finished":
             return run, True
         held.append(run_folder.lock(run))
@@ -85,8 +88,10 @@ def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, obser
     remarks += devices.crowded(device) + devices.without_bf16(config, device) + unjudged(trainer)
     if state is not None:
         trainer.restore(state)
+    before = run.read_json("provenance.json") if state is not None else {}
     facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}
     facts |= {"device": devices.device_label(device), "processes": collectives.world_size(), "resumed_at": trainer.step}
+    facts |= provenance.of_training(config.method, before)
     collectives.first(lambda: run_folder.write_json(run.folder / "provenance.json", provenance.provenance(facts)))
     collectives.first(lambda: run_folder.set_status(run, state="running", reason="", non_finite=None))
     begin = {"step": trainer.step, "steps": trainer.steps, "resumed": trainer.step > 0}

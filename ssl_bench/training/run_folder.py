@@ -18,6 +18,7 @@ from ssl_bench.config.schema import Config, identity, to_dict
 from ssl_bench.data.dataset import other_images
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.files import write_atomic
+from ssl_bench.training import code
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -89,10 +90,43 @@ class Run:
         return values
 
 
+def begun(run: Run) -> bool:
+    """Whether anything trained lies in the folder."""
+    return run.status().get("state") == "finished" or any(run.folder.glob("*.ckpt"))
+
+
 def trained_on(run: Run) -> str:
     """Fingerprint of the images that what lies in the folder was trained on; "" where nothing was trained yet."""
-    begun = run.status().get("state") == "finished" or any(run.folder.glob("*.ckpt"))
-    return str((run.read_json("provenance.json").get("data") or {}).get("fingerprint", "")) if begun else ""
+    return str((run.read_json("provenance.json").get("data") or {}).get("fingerprint", "")) if begun(run) else ""
+
+
+def other_code(run: Run) -> list[str]:
+    """Modules that are not as they were when what lies in the folder was trained; [] also where that is not known."""
+    then = run.read_json("provenance.json").get("code") or {}
+    method = run.read_json("config.json").get("method")
+    if not begun(run) or not then.get("modules") or not isinstance(method, str):
+        return []
+    return code.differing(then, code.training(method))
+
+
+def same_code(run: Run, keep_old: bool) -> str:
+    """What to say of a run that other code has trained, or may have, or "". `UserError` without `keep_old`."""
+    then = run.read_json("provenance.json").get("code") or {}
+    if begun(run) and not then.get("hash"):
+        return f"{run.name} kept no hash of its code: whether the code has changed since is not known."
+    if not (names := other_code(run)):
+        return ""
+    finished, method = run.status().get("state") == "finished", run.read_json("config.json")["method"]
+    what = (
+        f"{run.name} was {'trained' if finished else 'begun'} by other code: since commit {str(then['commit'])[:9]}"
+        f"{' (with changes)' if then.get('dirty') else ''} {code.files(names)} changed"
+    )
+    if keep_old:
+        return f"{what}. It is {'kept' if finished else 'gone on with'}, as asked, and says so."
+    raise UserError(
+        f"{what}. If its numbers can be others now, raise `version` of '{method}' (trained anew, the old run stays), "
+        f"or remove {run.folder}. If not, {'keep it' if finished else 'go on'} as it is: --keep-old."
+    )
 
 
 def weights(run: Run) -> str:
