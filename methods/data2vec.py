@@ -49,7 +49,7 @@ class Data2VecConfig:
     decoder_depth: int = 6  # 3 x 3 convolutions
     decoder_groups: int = 16  # groups of each; must divide decoder_dim and the encoder's width
     noise: float = 0.01  # standard deviation at masked places of the decoder's input
-    cls_weight: float = 0.01  # of the CLS loss, a mean over images (official: a sum over a GPU's images)
+    cls_weight: float = 2.56  # of the mean CLS loss: 0.01 x the 256 rows (16 images x 16 masks of a GPU) summed there
     momentum: float = 0.9998  # EMA at the start
     momentum_end: float = 0.99999  # after `EMA_WARMUP` of training; 1.0: the same as at the start
 

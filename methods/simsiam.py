@@ -26,7 +26,9 @@ from ssl_bench.training.two_views import TwoViews
 from ssl_bench.views.augment import AugmentConfig
 from ssl_bench.views.crops import COLOUR, TwoCrops, small_two_crops
 
-WEAK = replace(COLOUR, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)  # main_simsiam.py: MoCo v2's augmentation
+WEAK = replace(  # main_simsiam.py: MoCo v2's augmentation, bilinear as torchvision's default
+    COLOUR, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5, interpolation="bilinear"
+)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Method(nn.Module):
 
     family: ClassVar[str] = ""  # JEPA, generative, self-distillation, contrastive, redundancy, supervised
     paper: ClassVar[str] = ""  # title, year, arXiv number
+    version: ClassVar[int] = 1  # raised when a number can change, with the reason under "Changes" in the module
     sees: ClassVar[str] = ""  # the views, in a few words
     evaluated: ClassVar[str] = "encoder"  # which network protocols get: "teacher (EMA)", "student", ...
     uses_labels: ClassVar[bool] = False  # only then does the loop put "labels" among the views
@@ -93,7 +94,10 @@ class Method(nn.Module):
                 forget()
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors."""
+        """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors.
+
+        A group with `clip` false is left out of gradient clipping, one with `lr_constant` true has the peak rate always.
+        """
         decay: list[Tensor] = []
         rest: list[Tensor] = []
         for parameter in self.parameters():
