@@ -8,9 +8,8 @@ where a patch lies. The student encodes visible patches; a predictor of cross-at
 another) predicts the assignments of a few masked ones. Gradients: the clustering loss reaches the clustering head
 alone, the prediction loss the student, predictor and prototypes alone, so their sum trains both as two losses would.
 Adapted: absolute positions and LayerNorm (official: RoPE, RMSNorm), EMA of the encoder only (nothing else of it is
-used). Evaluated: the EMA encoder, mean of the patch tokens (official: mean of the predictor's first block).
-
-`paper` trains the prototypes' lengths and drops every block alike, those of the predictor too (model.py).
+used). Evaluated: the EMA encoder, mean of the patch tokens (official: mean of the predictor's first block). `paper`
+trains the prototypes' lengths and drops every block alike, those of the predictor too (model.py).
 """
 
 from __future__ import annotations
@@ -144,11 +143,8 @@ class CAPI(Method):
         return {"loss": prediction + clustering, "prediction": prediction, "clustering": clustering}
 
     def after_step(self, at: float) -> None:
-        ema(
-            self.encoder,
-            self.student,
-            warmup_cosine(at, self.objective.momentum_warmup, 1.0, self.objective.momentum, 1.0),
-        )
+        o = self.objective
+        ema(self.encoder, self.student, warmup_cosine(at, o.momentum_warmup, 1.0, o.momentum, 1.0))
 
     def param_groups(self) -> list[dict[str, Any]]:
         o, clusters = self.objective, list(self.clusters.parameters())
@@ -176,12 +172,9 @@ def paper(backbone: str = "vit_large_patch14", **changes: Any) -> Config:
     ssl-bench pretrain --method capi --recipe paper data.name=folder:/data/imagenet
     """
     optim = OptimConfig(
-        lr=1e-3,
+        lr=1e-3, warmup=0.1, weight_decay=0.1, beta2=0.95,
         lr_end=9.5e-5,  # official: a cosine cut at 0.8 of its half period, which ends at 9.5 % of the peak
-        warmup=0.1,
-        weight_decay=0.1,
-        beta2=0.95,
-    )
+    )  # fmt: skip
     config = budgets.imagenet("capi", CAPIConfig(train_gain=True), optim, backbone, 16384, 6400, **changes)
     vit = replace(config.backbone, class_token=False, reg_tokens=16, drop_path=0.2, drop_path_uniform=True)
     return replace(config, backbone=vit)

@@ -191,7 +191,10 @@ def v1(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
 def small(**changes: Any) -> Config:
     """28-64 px. ssl-bench pretrain --method data2vec"""
     sizes = Data2VecConfig(masks=4, mask_ratio=0.7, block=2, layers=4, decoder_dim=64, decoder_depth=2)
-    objective = replace(sizes, decoder_groups=1, momentum=0.99, momentum_end=0.999)
+    objective = replace(
+        sizes, decoder_groups=1, momentum=0.99, momentum_end=0.999,
+        cls_weight=0.01,  # at the official 2.56 the patches' loss is drowned in a few hundred steps
+    )  # fmt: skip
     return budgets.small("data2vec", objective, OPTIM, **changes)
 
 

@@ -125,8 +125,8 @@ def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
 
     ssl-bench pretrain --method swav --recipe paper data.name=folder:/data/imagenet
     """
-    views = ("global_1", "global_2", "local")
-    bilinear = {view: replace(getattr(SwAVConfig, view), interpolation="bilinear") for view in views}  # multicropdataset
+    views = ("global_1", "global_2", "local")  # multicropdataset.py leaves torchvision's default
+    bilinear = {view: replace(getattr(SwAVConfig, view), interpolation="bilinear") for view in views}
     objective = SwAVConfig(freeze_prototypes=1 / 300, **bilinear)  # one epoch
     return budgets.imagenet("swav", objective, vit_optim(300), backbone, 4096, 300, **changes)
 

@@ -220,7 +220,7 @@ class Config:
             if hasattr(part, "check"):
                 part.check()
         if self.backbone.drop_path_uniform and not self.backbone.drop_path:
-            raise UserError("backbone.drop_path_uniform has no effect while backbone.drop_path is 0: set both, or none.")
+            raise UserError("backbone.drop_path_uniform has no effect while backbone.drop_path is 0: set both or none.")
         if any(side % self.backbone.patch_size for side in self.data.size):
             raise UserError(
                 f"data.image_size={size_text(self.data.image_size)} is not divisible by "

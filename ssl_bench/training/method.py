@@ -96,7 +96,7 @@ class Method(nn.Module):
     def param_groups(self) -> list[dict[str, Any]]:
         """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors.
 
-        A group with `clip` false is left out of gradient clipping, one with `lr_constant` true has the peak rate always.
+        A group with `clip` false is left out of clipping, one with `lr_constant` true has the peak rate always.
         """
         decay: list[Tensor] = []
         rest: list[Tensor] = []
