@@ -95,13 +95,12 @@ class CAPI(Method):
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         self.objective = o = config.objective
-        dim, heads = config.backbone.embed_dim, config.backbone.num_heads
+        dim, heads, drop = (getattr(config.backbone, name) for name in ("embed_dim", "num_heads", "drop_path"))
         self.student, self.encoder = self.make_vit(), frozen_copy(self.make_vit(drop_path=0.0))
         self.encoder.load_state_dict(self.student.state_dict())
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.pos_embed = nn.Parameter(sincos(dim, self.student.grid).unsqueeze(0), requires_grad=False)
-        drop_path = config.backbone.drop_path
-        self.predictor = nn.ModuleList([CrossBlock(dim, heads, drop_path) for _ in range(o.predictor_depth)])
+        self.predictor = nn.ModuleList([CrossBlock(dim, heads, drop) for _ in range(o.predictor_depth)])
         self.norm = LayerNorm(dim)
         init_weights(self.predictor)
         self.prototypes = nn.Parameter(torch.randn(o.clusters, dim) * 0.02)
@@ -158,12 +157,17 @@ class CAPI(Method):
 
     def flops(self) -> float:
         o, dim, patches = self.objective, self.config.backbone.embed_dim, self.student.num_patches
-        hidden = int(patches * o.mask_ratio)
+        hidden, head = int(patches * o.mask_ratio), 2.0 * dim * o.clusters
         queries, context = max(1, int(hidden * o.predict)), patches - hidden + self.student.num_prefix
         block = 2.0 * dim * (queries * 10 * dim + context * 2 * dim + 2 * queries * context)
-        head = 2.0 * dim * o.clusters
         student = self.student.flops(patches - hidden) + o.predictor_depth * block + queries * head
         return self.student.flops() + 2 * patches * head + 3 * student  # no gradient to the clustering head's input
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "absolute positions, LayerNorm",
+    "small, quick": "absolute positions, LayerNorm, 64 prototypes of fixed length, half of the hidden predicted",
+}
 
 
 def paper(backbone: str = "vit_large_patch14", **changes: Any) -> Config:
@@ -171,10 +175,8 @@ def paper(backbone: str = "vit_large_patch14", **changes: Any) -> Config:
 
     ssl-bench pretrain --method capi --recipe paper data.name=folder:/data/imagenet
     """
-    optim = OptimConfig(
-        lr=1e-3, warmup=0.1, weight_decay=0.1, beta2=0.95,
-        lr_end=9.5e-5,  # official: a cosine cut at 0.8 of its half period, which ends at 9.5 % of the peak
-    )  # fmt: skip
+    # official: a cosine cut at 0.8 of its half period, which ends at 9.5 % of the peak
+    optim = OptimConfig(lr=1e-3, lr_end=9.5e-5, warmup=0.1, weight_decay=0.1, beta2=0.95)
     config = budgets.imagenet("capi", CAPIConfig(train_gain=True), optim, backbone, 16384, 6400, **changes)
     vit = replace(config.backbone, class_token=False, reg_tokens=16, drop_path=0.2, drop_path_uniform=True)
     return replace(config, backbone=vit)
@@ -191,8 +193,7 @@ def quick(**changes: Any) -> Config:
 
 
 def _small() -> CAPIConfig:
-    crop = AugmentConfig(crop_scale=(0.6, 1.0), flip=0.5)
-    return CAPIConfig(crop, predict=0.5, clusters=64, predictor_depth=2, momentum=0.99)
+    return CAPIConfig(AugmentConfig(crop_scale=(0.6, 1.0)), predict=0.5, clusters=64, predictor_depth=2, momentum=0.99)
 
 
 def _optim() -> OptimConfig:

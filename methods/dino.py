@@ -121,6 +121,12 @@ class DINO(Method):
         return teacher + 3 * (2 * (crop + head) + o.local_crops * (local + head))
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation",
+    "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 300 epochs, "boosted": k-NN 73.3, linear 76.0 (official README).
 

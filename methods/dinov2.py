@@ -132,6 +132,14 @@ class DINOv2(IBOT):
         return super().flops() - (self.patch_head or self.head).flops() * skipped
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "KoLeo over all processes, one clipping norm",
+    "long": "as paper, and both heads of one bottleneck",
+    "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes "
+    "of fixed length, no layer decay",
+}
+
+
 def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:
     """ViT-L/16 short, ImageNet-1k, 100 "epochs" of 1250 steps: k-NN 81.6, linear 82.9 (official README).
 

@@ -140,6 +140,12 @@ class IBOT(DINO):
         return super().flops() + head * (patches + 3 * masked)
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation",
+    "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 800 epochs: linear 77.9 (official README).
 

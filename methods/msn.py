@@ -145,6 +145,12 @@ class MSN(Method):
         return crop_flops(self.anchor, o.global_size) + head + 3 * (masked + o.local_crops * focal)
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation and positions, masks per image",
+    "small, quick": "no focal crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 800 epochs, 64 images on each of 16 GPUs. Published, 1 %: ViT-B/4 75.7 (I-JEPA's Table 2).
 

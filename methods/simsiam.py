@@ -81,6 +81,12 @@ class SimSiam(TwoViews):
         return 3 * 2 * (self.crop_flops + self.projector.flops() + self.predictor.flops())
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "a ViT with AdamW (official: ResNet with SGD)",
+    "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 100 epochs: no published number (ResNet-50: linear 68.1).
 

@@ -120,6 +120,12 @@ class SwAV(Method):
         return 3 * (encoder + (2 + o.local_crops) * head)
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "a ViT with AdamW (official: ResNet with LARS)",
+    "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 128 prototypes",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 300 epochs; MoCo v3's paper reports linear 67.1 for its SwAV (two crops) with this ViT.
 

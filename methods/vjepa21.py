@@ -160,6 +160,12 @@ class VJEPA21(Method):
         return self.student.flops() + 3 * (self.student.flops(keep) + fuse + predictor)
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "images alone, absolute positions, one mask of an exact size",
+    "small, quick": "images alone, absolute positions, 2 levels (official: 4), 60 % hidden",
+}
+
+
 def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
     """V-JEPA 2.1's optimizer and predictor on ImageNet-1k: expect no published number, the originals train on video.
 

@@ -420,6 +420,19 @@ def test_lejepa_directions_are_new_every_step_and_equal_on_every_process():
     assert torch.allclose(half.norm(dim=0), torch.ones(half.shape[1]))
 
 
+def test_ijepa_official_masks_are_its_samplers_and_restart():
+    """14 x 14: no target or context in the last row and column, and the same masks from the same step's numbers."""
+    config = ijepa.paper()
+    method, _ = build(ijepa)
+    method.objective, method.grid = replace(config.objective, masking="official"), (14, 14)
+    context, targets = method.masks(Rng(3, 8))
+    for positions in (context, targets):
+        assert int((positions % 14).max()) < 13 and int(positions.max()) < 13 * 14
+    assert all(torch.equal(a, b) for a, b in zip(method.masks(Rng(3, 8)), (context, targets), strict=True))
+    half = method.masks(Rng(3, 8, slice(4, 8)))  # another process: its rows of the same batch
+    assert torch.equal(half[0], context[4:]) and torch.equal(half[1], targets[4:])
+
+
 def test_multiblock_for_the_sheets_grids():
     """The I-JEPA defaults must not hang on an 8 x 8 grid, as the official sampler does."""
     context, targets = masks.multiblock(Rng(0, 64), (8, 8))
