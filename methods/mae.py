@@ -126,6 +126,12 @@ class MAE(Method):
         return 3 * (self.encoder.flops(visible) + self.decoder.flops(visible + self.encoder.num_prefix))
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation",
+    "small, quick": "decoder of one block",
+}
+
+
 def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
     """ViT-B/16, ImageNet-1k, 800 epochs: linear 67.8, fine-tuned 83.6 (official FINETUNE.md).
 

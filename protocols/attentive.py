@@ -11,7 +11,8 @@ register tokens are not read.
 Variants name the published head (they differ in more than the name): `vjepa2`, `capi`, `aim`, `ep`.
 
 Changes: 1 first version. 2 the rates of `capi` follow the batch (per 256 images), as published. 3 `ep` reads the tokens
-as they are and ends in BatchNorm, as published (it had standardised tokens and LayerNorm); all others as before.
+as they are and ends in BatchNorm, as published (it had standardised tokens and LayerNorm); all others as before. 4
+`vjepa2` decays biases and norms too, as published; all others as before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
+from ssl_bench.config.schema import later
 from ssl_bench.evaluation.attentive_heads import Head
 from ssl_bench.evaluation.linear_heads import StackedAdamW
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
@@ -46,15 +48,21 @@ class AttentiveConfig:
     num_heads: int = 0  # of the attention; 0: one per 64 dimensions, at least one
     queries: int = 32  # of `ep`
     lr_per_256: bool = False  # learning rates are for 256 images and grow with the batch
+    decay_all: bool = later(False)  # weight decay on biases and norms too
 
     def check(self) -> None:
         refuse_idle(self, f"with head={self.head}", "num_heads" if self.head == "ep" else "queries")
 
 
 def vjepa2() -> AttentiveConfig:
-    """V-JEPA 2 (vjepa2/configs/eval/vitl/in1k.yaml): 3 self-attention blocks on the tokens, then a query; 20 heads."""
+    """V-JEPA 2 (vjepa2/configs/eval/vitl/in1k.yaml): 3 self-attention blocks on the tokens, then a query; 20 heads.
+
+    Left out: a 21st head with decaying weight decay, and the warm-up's start at 2e-4 (here 0).
+    """
     lrs = (5e-4, 1e-3, 1.5e-3, 2e-3)
-    return AttentiveConfig("vjepa2", lrs, (8e-3, 4e-3, 2e-3, 1e-3, 5e-4), epochs=20, warmup=0.25, clip=0.0)
+    return AttentiveConfig(
+        "vjepa2", lrs, (8e-3, 4e-3, 2e-3, 1e-3, 5e-4), epochs=20, warmup=0.25, clip=0.0, decay_all=True
+    )
 
 
 def capi() -> AttentiveConfig:
@@ -112,7 +120,7 @@ class Probes(Predictor):
         c, generator = self.config, torch.Generator().manual_seed(seed)
         size = min(c.batch_size, len(x))
         total, step = c.epochs * (len(x) // size), 0
-        adam = StackedAdamW(self.parameters, grid, c.beta2, c.clip)
+        adam = StackedAdamW(self.parameters, grid, c.beta2, c.clip, c.decay_all)
         for _ in range(c.epochs):
             for rows in torch.randperm(len(x), generator=generator)[: len(x) // size * size].split(size):
                 at, step = step / total, step + 1
@@ -150,7 +158,7 @@ class Probes(Predictor):
 
 
 class Attentive(Protocol):
-    version = 3
+    version = 4
     input = "tokens"
     config: AttentiveConfig
 

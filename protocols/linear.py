@@ -14,7 +14,8 @@ differences: a head is chosen on the validation part, not on the test set, and i
 are bicubic (MAE's; DINO's are bilinear). Where there is one candidate, it is fitted once, on both parts. A batch is the
 whole training split where the published one is larger; learning rates follow the batch by the published rule.
 
-Changes: 1 first version.
+Changes: 1 first version. 2 `dinov2` reads CLS of four layers and the mean of the last one, as published (it had read
+the means of all four); all others as before.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Scored = tuple[str, Tensor]  # a candidate's name and its logits [N, K]
 class LinearConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     layers: tuple[Literal["last", "last4"], ...] = ("last", "last4")
-    pooling: tuple[Literal["cls", "mean", "both"], ...] = ("cls", "mean", "both")  # those the encoder has
+    pooling: tuple[Literal["cls", "mean", "both", "cls_mean"], ...] = ("cls", "mean", "both")  # those the encoder has
     epochs: int = 20
     batch_size: int = 256
     logistic: bool = True  # also L2 logistic regression
@@ -61,7 +62,8 @@ class LinearConfig:
 
     def keys(self, x: Features) -> list[Key]:
         """The features to probe, of those the encoder has."""
-        keys: list[Key] = [k for k in x.keys if k[0] in self.layers and k[1] in self.pooling]
+        known = [*x.keys, *((depth, "cls_mean") for depth, pooling in x.keys if pooling == "both")]
+        keys: list[Key] = [k for k in known if k[0] in self.layers and k[1] in self.pooling]
         if not keys:
             raise UserError(f"This probe reads {self.layers} x {self.pooling}; the encoder has only {x.keys}.")
         return keys
@@ -84,11 +86,14 @@ def dino() -> LinearConfig:
 
 
 def dinov2() -> LinearConfig:
-    """DINOv2 (eval/linear.py, arXiv 2304.07193): 13 rates x layers {1, 4} x {CLS, CLS and mean}: 52 heads, SGD."""
+    """DINOv2 (eval/linear.py, arXiv 2304.07193): 13 rates x layers {1, 4} x {CLS, CLS and mean}: 52 heads, SGD.
+
+    "CLS and mean" is CLS of these layers and the mean of the last layer alone: 5 D with four layers.
+    """
     lrs = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
     heads = HeadsConfig(lrs, (0.0,), norm="none", init_std=0.01)
     return LinearConfig(
-        heads, pooling=("cls", "both"), epochs=10, batch_size=1024, logistic=False, augment=True, lr_per_256=True
+        heads, pooling=("cls", "cls_mean"), epochs=10, batch_size=1024, logistic=False, augment=True, lr_per_256=True
     )
 
 
@@ -101,7 +106,7 @@ def ijepa() -> LinearConfig:
 
 
 class Linear(Protocol):
-    version = 1
+    version = 2
     config: LinearConfig
     last: ClassVar[tuple[Any, list[Any], Heads] | None] = None
 

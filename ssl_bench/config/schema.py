@@ -38,6 +38,11 @@ def refuse_outside(group: str, values: Any, least: dict[str, float], below: dict
             raise UserError(f"{group}{name}={value} must be {reach}.")
 
 
+def later(value: Any) -> Any:
+    """A field that came after the first records: at this default it is left out of what is written and hashed."""
+    return field(default=value, metadata={"later": True})
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """The shared backbone."""
@@ -52,6 +57,7 @@ class ViTConfig:
     pos_embed: Literal["sincos", "learned"] = "sincos"  # fixed 2-D sin-cos, or learned from trunc-normal 0.02
     drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0
     layer_scale: float = 0.0  # initial LayerScale; 0 means none
+    drop_path_uniform: bool = later(False)  # the same stochastic depth in every block (DINOv2, CAPI)
 
     def check(self) -> None:
         least = {"embed_dim": 1, "depth": 1, "num_heads": 1, "patch_size": 1, "reg_tokens": 0, "layer_scale": 0}
@@ -69,11 +75,6 @@ Size = int | tuple[int, int]  # pixels: a square's side, or height and width
 def sides(size: Size) -> tuple[int, int]:
     """Height and width in pixels."""
     return size if isinstance(size, tuple) else (size, size)
-
-
-def later(value: Any) -> Any:
-    """A field that came after the first records: at this default it is left out of what is written and hashed."""
-    return field(default=value, metadata={"later": True})
 
 
 def vit(name: str, **changes: Any) -> ViTConfig:
@@ -220,6 +221,8 @@ class Config:
         for part in (self.backbone, self.data, self.optim, self.budget, self.run, self.objective):
             if hasattr(part, "check"):
                 part.check()
+        if self.backbone.drop_path_uniform and not self.backbone.drop_path:
+            raise UserError("backbone.drop_path_uniform has no effect while backbone.drop_path is 0: set both or none.")
         if any(side % self.backbone.patch_size for side in self.data.size):
             raise UserError(
                 f"data.image_size={size_text(self.data.image_size)} is not divisible by "

@@ -158,7 +158,10 @@ def cached_batches(x: Features, size: int, epochs: int, generator: torch.Generat
 class StackedAdamW:
     """AdamW on parameters [H, ...] of H heads, each with its own learning rate, weight decay and gradient norm."""
 
-    def __init__(self, parameters: dict[str, Tensor], grid: Tensor, beta2: float, clip: float) -> None:
+    def __init__(
+        self, parameters: dict[str, Tensor], grid: Tensor, beta2: float, clip: float, decay_all: bool = False
+    ) -> None:
+        self.decay_all = decay_all
         self.parameters, self.grid, self.beta2, self.clip = list(parameters.values()), grid, beta2, clip
         self.moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in self.parameters]
         self.count = 0
@@ -176,5 +179,5 @@ class StackedAdamW:
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 1 - self.beta2)
             move = first / (1 - 0.9**self.count) / ((second / (1 - self.beta2**self.count)).sqrt() + 1e-8)
-            value.mul_(1 - factor * lr * wd * (value.ndim > 2))  # no decay on biases and norms
+            value.mul_(1 - factor * lr * wd * (self.decay_all or value.ndim > 2))  # 2: biases and norms
             value.sub_(factor * lr * move)

@@ -61,8 +61,10 @@ class Rows:
 
 
 def combine(pooled: dict[str, Tensor], key: Key) -> Tensor:
-    """One feature vector per image [N, D'] from `pooled` [N, L, D]."""
+    """One feature vector per image [N, D'] from `pooled` [N, L, D]; "cls_mean": CLS of the layers, mean of the last."""
     layers, pooling = key
+    if pooling == "cls_mean":
+        return torch.cat([combine(pooled, (layers, "cls")), pooled["mean"][:, -1]], 1)
     parts = [pooled[p] for p in (("cls", "mean") if pooling == "both" else (pooling,))]
     return torch.cat([p[:, -1] if layers == "last" else p.flatten(1) for p in parts], 1)
 

@@ -49,10 +49,11 @@ class DropPath(nn.Module):
 
 
 def blocks(
-    dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, **kwargs: Any
-) -> nn.ModuleList:
-    """`depth` of timm's pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path`."""
-    rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+    dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, uniform: bool = False,
+    **kwargs: Any,
+) -> nn.ModuleList:  # fmt: skip
+    """`depth` of timm's pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path`, or is `uniform`."""
+    rates = [drop_path if uniform else drop_path * i / max(depth - 1, 1) for i in range(depth)]
     make = partial(Block, dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, **kwargs)
     made = nn.ModuleList([make() for _ in rates])
     for block, rate in zip(made, rates, strict=True):
@@ -108,7 +109,7 @@ class ViT(nn.Module):
         else:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = blocks(
-            dim, config.depth, config.num_heads, config.mlp_ratio, config.drop_path,
+            dim, config.depth, config.num_heads, config.mlp_ratio, config.drop_path, config.drop_path_uniform,
             init_values=config.layer_scale or None,
         )  # fmt: skip
         self.norm = LayerNorm(dim)

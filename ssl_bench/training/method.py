@@ -98,7 +98,10 @@ class Method(nn.Module):
                 forget()
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors."""
+        """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors.
+
+        A group with `clip` false is left out of clipping, one with `lr_constant` true has the peak rate always.
+        """
         decay: list[Tensor] = []
         rest: list[Tensor] = []
         for parameter in self.parameters():

@@ -103,7 +103,9 @@ class Trainer:
         self.drop_paths = [m for m in self.method.modules() if isinstance(m, DropPath)]
         self.steps = cost.steps(config.budget, len(data.train), self.flops_per_image)
         self.optimizer = make_optimizer(self.method, config)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        groups = self.optimizer.param_groups
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.clipped = [p for group in groups for p in group["params"] if group.get("clip", True)]
         self.order = Order(config.seed, len(data.train), config.budget.batch_size)
         self.step, self.seconds = 0, 0.0
         self.window: dict[str, float] = {}
@@ -183,7 +185,7 @@ class Trainer:
             raise FloatingPointError(trouble)
         method.before_step(at)
         if config.optim.clip:
-            clip_gradients(self.parameters, config.optim.clip, config.optim.clip_mode)
+            clip_gradients(self.clipped, config.optim.clip, config.optim.clip_mode)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():

@@ -126,6 +126,35 @@ def test_class_attributes_say_what_it_is(method: str) -> None:
     assert all((cls.family, cls.paper, cls.sees, cls.evaluated)) and cls.pooling in ("cls", "mean")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recipe_says_what_leaves_the_paper(method: str) -> None:
+    """Also in which views: where there are no local crops, the recipe's line says so, and `sees` names the paper's."""
+    module = find.module("methods", method)
+    recipes, sees = find.recipes(module), find.defined(module, Method).sees
+    said = [name for names in module.DEPARTS for name in names.split(", ")]
+    assert sorted(said) == sorted(recipes), "one line for every recipe, and none for others"
+    for name, function in recipes.items():
+        line, objective = find.departs(method, name), function().objective
+        assert line and line.strip(" .") == line
+        if (local := getattr(objective, "local_crops", None)) is not None:
+            assert ("no local" in line or "no focal" in line) == (local == 0)
+            assert local == 0 or f"paper: and {local} " in sees
+        assert ("instance norm" in line) == getattr(objective, "instance_norm", False)
+
+
+def test_a_row_is_named_by_its_objective() -> None:
+    for method in ("ijepa", "cjepa", "iwm"):
+        recipes = find.recipes(find.module("methods", method))
+        for name, function in recipes.items():
+            plain = name in ("paper", "quick_paper")
+            row = find.row_name(method, to_dict(function().objective))
+            assert row == (method if plain else f"{method} + instance norm")
+    quick, paper = (find.recipe("ijepa", name)() for name in ("quick", "quick_paper"))
+    assert replace(quick, objective=replace(quick.objective, instance_norm=False), recipe="quick_paper") == paper
+    assert find.row_name("mae", {"instance_norm": True}) == "mae"
+    assert find.departs("random", "quick") == "" == find.departs("no_such.module", "quick")
+
+
 def ten_losses(method: str, photos: Path) -> list[float]:
     t = trainer(method, photos, precision="fp32", budget=BudgetConfig(batch_size=12, steps=10))
     return [float(t.train_step()["loss"]) for _ in range(10)]

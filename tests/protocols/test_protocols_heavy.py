@@ -78,6 +78,26 @@ def test_published_numbers_of_heads():
     assert len(linear.dinov2().heads.lrs) * 2 * 2 == 52
 
 
+def test_dinov2_reads_the_mean_of_the_last_layer_alone(parts):
+    """eval/linear.py, create_linear_input: CLS of 1 or L layers, then the last one's mean: D, 2 D, L D, (L + 1) D."""
+    x = parts[0]
+    keys = linear.dinov2().keys(x)
+    cls, mean = x.pooled["cls"], x.pooled["mean"]
+    depth, d = cls.shape[1:]
+    assert sorted(x[key].shape[1] for key in keys) == sorted([d, 2 * d, depth * d, (depth + 1) * d])
+    assert torch.equal(x["last4", "cls_mean"], torch.cat([*cls.unbind(1), mean[:, -1]], 1))
+    assert torch.equal(x["last", "cls_mean"], x["last", "both"])
+
+
+def test_vjepa2_decays_biases_too():
+    assert attentive.vjepa2().decay_all and not any(f().decay_all for f in (attentive.capi, attentive.aim))
+    for decay_all, bias in ((True, 0.9), (False, 1.0)):
+        values = {"bias": torch.ones(1, 3), "weight": torch.ones(1, 3, 3)}
+        adam = linear_heads.StackedAdamW(values, torch.tensor([[1.0, 0.1]]), 0.999, 0.0, decay_all)
+        adam.step([torch.zeros(1, 3), torch.zeros(1, 3, 3)], 1.0)
+        assert values["bias"].allclose(torch.tensor(bias)) and values["weight"].allclose(torch.tensor(0.9))
+
+
 def test_attention_with_folded_maps_equals_attention_on_every_token():
     torch.manual_seed(0)
     head = Head("vjepa", 16, 2, 1, 4)

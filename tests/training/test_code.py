@@ -1,16 +1,11 @@
-"""A number is tied to the code that made it: what changes the hash, and what every command says where it has changed."""
+"""A change of code that can change a number is said: by hashes, versions, commits."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_photos
 
 from ssl_bench.training import code
 
