@@ -4,6 +4,7 @@
     plain     the view of evaluation: resized, centre cut, normalised
     crops     the pairs and multi-crops that most methods share
     masks     which patches a student sees, loses, or has to predict
+    official_masks  I-JEPA's sampler as published, bit for bit
     corrupt   the fifteen common corruptions
 
 Uses models and below.
