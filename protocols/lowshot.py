@@ -41,6 +41,7 @@ from ssl_bench.data.imagenet_subsets import OFFICIAL, read, rows
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.logistic import rotate, solve
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, given, members
+from ssl_bench.screen import paced
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class FewShot(Predictor):
         solve = predict_ridge if self.config.solver == "ridge" else predict_logistic
         return torch.stack([
             torch.stack([solve(self.x[s], self.labels[s], x.own, self.num_classes, self.config.penalty) for s in sets])
-            for sets in self.sets
+            for sets in paced("low-shot draws", self.sets, len(self.sets))
         ])  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from protocols.linear import Linear, LinearConfig
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
+from ssl_bench.screen import paced
 from ssl_bench.views.corrupt import CORRUPTIONS, SEVERITIES, corrupt
 
 
@@ -50,7 +51,7 @@ class Corrupted(Predictor):
     def predict(self, x: Features) -> Tensor:
         """Classes [1 + corruptions x severities, N]; the first row is of the clean images."""
         found = [self.head.predict(x).argmax(1)]
-        for name in self.config.corruptions:
+        for name in paced("corrupting the images", self.config.corruptions, len(self.config.corruptions)):
             found += [self.classify(x, name, s) for s in range(1, self.config.severities + 1)]
         return torch.stack(found)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssl_bench.evaluation.logistic import COMPARED, Axes, Solution, rotate, solve
 from ssl_bench.evaluation.protocol import Features, Key, Predictor
+from ssl_bench.screen import paced
 
 
 def judged(logits: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -59,7 +60,8 @@ class Regression(Predictor):
             return self.losses[key, place][0]
 
         best, worse = 0, 0
-        for place in range(0, len(self.strengths), 4):
+        coarse = range(0, len(self.strengths), 4)
+        for place in paced(f"trying strengths on {'/'.join(key)}", coarse, len(coarse)):
             best, worse = (place, 0) if loss(place) <= loss(best) else (best, worse + 1)
             if worse == 2:
                 break
