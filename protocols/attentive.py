@@ -4,15 +4,17 @@ Definition (default, after V-JEPA v1: Bardes et al. 2024, arXiv 2404.08471; jepa
 LayerNorm on tokens, one learned query, cross-attention with query, key and value maps, a residual MLP of width 4 D,
 a linear classifier (the repository's output map of the attention is never applied there, and is left out). AdamW,
 cosine to 0, gradients clipped to 1 per head. Learning rate x weight decay heads train in one pass (they share no
-parameter); the head with the highest accuracy on the validation part wins; all are trained again on both parts. Tokens
-are those of the images without augmentation, so that they are computed once; the official recipes augment. CLS and
-register tokens are not read.
+parameter); the head with the highest accuracy on the validation part wins, and is trained again on both parts. The
+others are run on the test images as trained without the validation part, only to show what choosing there would have
+printed. Tokens are those of the images without augmentation, so that they are computed once; the official recipes
+augment. CLS and register tokens are not read.
 
 Variants name the published head (they differ in more than the name): `vjepa2`, `capi`, `aim`, `ep`.
 
 Changes: 1 first version. 2 the rates of `capi` follow the batch (per 256 images), as published. 3 `ep` reads the tokens
-as they are and ends in BatchNorm, as published (it had standardised tokens and LayerNorm); all others as before. 4
-`vjepa2` decays biases and norms too, as published; all others as before.
+as they are and ends in BatchNorm, as published (it had standardised tokens and LayerNorm); all others as before.
+4 `vjepa2` decays biases and norms too, as published; the winner alone is trained again: all others as before but for
+rounding.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from ssl_bench.evaluation.linear_heads import StackedAdamW
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
 from ssl_bench.models.vit import explicit_attention
 from ssl_bench.rng import mix
+from ssl_bench.screen import paced
 from ssl_bench.training.method import warmup_cosine
 
 
@@ -85,15 +88,17 @@ def ep() -> AttentiveConfig:
 
 
 class Probes(Predictor):
-    """All heads, their parameters stacked [H, ...], trained on `x`."""
+    """Heads, their parameters stacked [H, ...], trained on `x`: all, or the one of index `only`."""
 
-    def __init__(self, config: AttentiveConfig, x: Features, seed: int) -> None:
+    def __init__(self, config: AttentiveConfig, x: Features, seed: int, only: int | None = None) -> None:
         super().__init__()
         assert x.tokens is not None
         unit = min(config.batch_size, len(x)) / 256 if config.lr_per_256 else 1.0
         self.config, grid = config, [(lr * unit, wd) for lr in config.lrs for wd in config.weight_decays]
         self.names = [f"lr={lr:g}/wd={wd:g}" for lr in config.lrs for wd in config.weight_decays]
-        self.chosen = 0
+        if only is not None:
+            grid, self.names = [grid[only]], [self.names[only]]
+        self.tried = self  # the heads that `candidates` shows
         first = x.tokens.batch(torch.arange(min(256, len(x))).numpy()).to(x.device)
         self.statistics = first.mean((0, 1)), first.std((0, 1)) + 1e-6
         dim, torch_seed = first.shape[2], mix("attentive", seed)
@@ -121,7 +126,7 @@ class Probes(Predictor):
         size = min(c.batch_size, len(x))
         total, step = c.epochs * (len(x) // size), 0
         adam = StackedAdamW(self.parameters, grid, c.beta2, c.clip, c.decay_all)
-        for _ in range(c.epochs):
+        for _ in paced(f"training {len(grid)} attentive head{'s' * (len(grid) > 1)}", range(c.epochs), c.epochs):
             for rows in torch.randperm(len(x), generator=generator)[: len(x) // size * size].split(size):
                 at, step = step / total, step + 1
                 factor = warmup_cosine(at, c.warmup, 0.0, 1.0, 0.0)
@@ -151,10 +156,10 @@ class Probes(Predictor):
         return torch.cat(parts, 1).nan_to_num(-1e9)
 
     def predict(self, x: Features) -> Tensor:
-        return self.all(x)[self.chosen]
+        return self.all(x)[0]
 
     def candidates(self, x: Features) -> Iterator[tuple[str, Tensor]]:
-        yield from ((n, z.argmax(1)) for n, z in zip(self.names, self.all(x), strict=True))
+        yield from ((n, z.argmax(1)) for n, z in zip(self.tried.names, self.tried.all(x), strict=True))
 
 
 class Attentive(Protocol):
@@ -170,7 +175,7 @@ class Attentive(Protocol):
             for i, z in enumerate(logits)
         ]
         accuracy, _, best = max(ranked)
-        final = Probes(self.config, train + val, seed)
-        final.chosen = best
-        final.selected = {"head": final.names[best], "val_top1": 100 * accuracy, "candidates": len(ranked)}
+        final = Probes(self.config, train + val, seed, best)
+        final.tried = probe
+        final.selected = {"head": probe.names[best], "val_top1": 100 * accuracy, "candidates": len(ranked)}
         return final

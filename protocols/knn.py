@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, classification, given, members
-from ssl_bench.training.monitor import knn_votes
+from ssl_bench.training.neighbours import nearest, votes
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,17 @@ class Neighbours(Predictor):
         super().__init__()
         self.banks, self.config = [(b.own, b.labels) for b in banks], config
         self.num_classes = banks[0].num_classes
+        self.found: tuple[Features, list[tuple[Tensor, Tensor]]] | None = None
         self.selected = {"k": config.k, "bank": len(banks[0])}
 
     def votes(self, x: Features, k: list[int]) -> Tensor:
-        """[banks, len(k), N, C]"""
-        t = self.config.temperature
-        return torch.stack([knn_votes(*bank, x.own, k, t, self.num_classes) for bank in self.banks])
+        """[banks, len(k), N, C]; the neighbours are looked for once, as many as any k asks for."""
+        if self.found is None or self.found[0] is not x:
+            most = max(self.config.k, *self.config.also)
+            self.found = x, [nearest(bank.to(x.device), x.own.to(x.device), most) for bank, _ in self.banks]
+        pairs = zip(self.found[1], self.banks, strict=True)
+        t, classes = self.config.temperature, self.num_classes
+        return torch.stack([votes(s.cpu(), labels[i.cpu()], k, t, classes) for (s, i), (_, labels) in pairs])
 
     def predict(self, x: Features) -> Tensor:
         """[banks, N, C]"""

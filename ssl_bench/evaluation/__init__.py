@@ -6,7 +6,8 @@
     features          each image encoded once, kept under a key of all that decides the features
     linear_heads      many linear heads trained in one pass
     attentive_heads   the heads of attentive probes
-    logistic          L2 logistic regression at many strengths at once
+    logistic          L2 logistic regression on principal axes
+    regression        the same at the strength that held-out images prefer
 
 Uses encoders, training and below, and `results.records`.
 """

@@ -24,6 +24,7 @@ from ssl_bench.data.dataset import Split
 from ssl_bench.encoders.encoder import Encoder, architecture
 from ssl_bench.evaluation.protocol import Features, Rows
 from ssl_bench.parallel import collectives
+from ssl_bench.screen import paced
 from ssl_bench.training import code
 
 VERSION = 2  # raised when the same key could hold other numbers; 2: the architecture is in the key
@@ -130,7 +131,8 @@ def encode(encoder: Encoder, split: Split, tokens: bool) -> dict[str, dict[str, 
     out: dict[str, Tensor] = {}
     begin, end = shares(len(split))[collectives.rank()]
     count = end - begin if collectives.rank() else len(split)
-    for start in range(begin, end, BATCH):
+    starts = range(begin, end, BATCH)
+    for start in paced("encoding the images", starts, len(starts)):
         rows = np.arange(start, min(start + BATCH, end))
         images = split.batch(rows)
         split.ahead(rows[-1] + 1 + np.arange(min(BATCH, end - rows[-1] - 1)))

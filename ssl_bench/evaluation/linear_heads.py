@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ssl_bench.evaluation.protocol import Features, Key, combine
 from ssl_bench.rng import Rng, mix
+from ssl_bench.screen import paced
 from ssl_bench.views.augment import AugmentConfig, augment
 
 Batches = Iterable[tuple[Callable[[Key], Tensor], Tensor]]  # feature by key [B, D], labels [B]
@@ -110,7 +111,7 @@ def schedule(config: HeadsConfig, at: float) -> float:
 
 def train(groups: list[Group], batches: Batches, steps: int) -> None:
     """Run every group over the same batches."""
-    for i, (feature, y) in enumerate(batches):
+    for i, (feature, y) in enumerate(paced("training the heads", batches, steps)):
         for group in groups:
             group.step(feature(group.key), y, schedule(group.config, i / steps))
 

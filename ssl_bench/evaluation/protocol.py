@@ -93,6 +93,10 @@ class Features:
     def __getitem__(self, key: Key) -> Tensor:
         return combine(self.pooled, key)
 
+    def block(self, key: Key, rows: slice) -> Tensor:
+        """`x[key][rows]`, without making the rest."""
+        return combine({name: value[rows] for name, value in self.pooled.items()}, key)
+
     @property
     def own(self) -> Tensor:
         """[N, D]: the last layer in the encoder's own pooling."""
@@ -255,7 +259,7 @@ def expand(names: Iterable[str]) -> list[str]:
 
 
 def assign(names: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
-    """The overrides of each protocol: `epochs=5` is for all, `linear.epochs=5` for `linear` and its variants."""
+    """The overrides of each protocol: `epochs=5` is for all, `linear.strengths=9` for `linear` and its variants."""
     out: dict[str, list[str]] = {name: [] for name in names}
     for text in overrides:
         titles = [(name, title) for name in names for title in (name, name.partition(":")[0])]

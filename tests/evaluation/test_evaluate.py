@@ -87,7 +87,7 @@ def test_test_features_carry_no_labels_and_labelled_ones_are_refused(encoder, tm
 
 @pytest.mark.parametrize("name", ["knn", "linear"])
 def test_noise_gives_chance_and_the_usual_practice_gives_more(encoder, tmp_path, name):
-    small = ["epochs=3", "strengths=9"] if name == "linear" else []
+    small = ["strengths=9"] if name == "linear" else []
     result = evaluate.run(protocol.load(name, small), *parts(encoder, tmp_path), 0)
     optimism = result["optimism"]
     assert optimism["usual"] >= optimism["honest"] == result["metrics"]["top1"]
@@ -184,7 +184,7 @@ def test_all_is_every_frozen_protocol_and_settings_find_theirs():
     assert (own["knn"], own["knn:fewshot"], own["linear"], own["robust"]) == (
         ["k=7"], ["k=7"], ["heads.momentum=0.5"], [],
     )  # fmt: skip
-    assert protocol.assign(["robust"], ["linear.epochs=3"]) == {"robust": ["linear.epochs=3"]}
+    assert protocol.assign(["robust"], ["linear.strengths=9"]) == {"robust": ["linear.strengths=9"]}
     assert protocol.assign(["lab.idea", "knn"], ["lab.idea.a.b=1"]) == {"lab.idea": ["a.b=1"], "knn": []}
 
 

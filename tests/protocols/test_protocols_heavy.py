@@ -204,7 +204,7 @@ def test_corruptions_change_images_more_when_severe_and_repeat(name):
 
 
 def test_robustness_uses_the_clean_head_unchanged(parts):
-    config = RobustConfig(("contrast", "brightness"), 2, linear=linear.LinearConfig(epochs=2, strengths=5))
+    config = RobustConfig(("contrast", "brightness"), 2, linear=linear.LinearConfig(strengths=5))
     probe = Robust(config)
     predictor = probe.fit(parts[0], parts[1], 0)
     output = predictor.predict(parts[2])
@@ -247,7 +247,8 @@ def test_capis_rates_follow_the_batch():
     ("attentive:ep", "num_heads=2", "num_heads=2 has no effect with head=ep"),
     ("linear", "crop_scale=0.5,1", "no effect with augment=false"),
     ("linear:mae", "strengths=3", "no effect with logistic=false"),
-    ("linear", "layers=last,lst4", "mean 'last4'"),
+    ("linear", "epochs=3", "no effect with logistic=true"),
+    ("linear:dino", "layers=last,lst4", "mean 'last4'"),
     ("robust", "linear.crop_scale=0.5,1", "no effect with augment=false"),
     ("finetune", "pooling=max", "not a choice"),
     ("finetune", "epochs=2", "fewer warmup_epochs"),
