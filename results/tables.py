@@ -44,6 +44,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
         rows.append(largest)
     rows = sorted(rows, key=_place)
     said = [*notes.budgets(rows), *notes.runs(rows, kept), *said, *notes.optimism(rows, columns), *notes.repeats(found)]
+    said += notes.own_scorers(columns, kept)
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 
 

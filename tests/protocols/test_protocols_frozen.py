@@ -17,7 +17,7 @@ from protocols.linear import Linear, LinearConfig
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import linear_heads
 from ssl_bench.evaluation.logistic import logistic
-from ssl_bench.evaluation.protocol import classification
+from ssl_bench.evaluation.scorers import classification
 from ssl_bench.training.monitor import knn_votes
 
 
