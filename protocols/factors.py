@@ -21,8 +21,10 @@ from torch import Tensor
 
 from ssl_bench.data.factors import FACTORS
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation import scorers
 from ssl_bench.evaluation.logistic import COMPARED, Solution, rotate, solve
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.scorers import explained
 from ssl_bench.rng import mix
 
 WIDE, KEPT = 1024, 512
@@ -43,12 +45,6 @@ def ridge(x: Tensor, y: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
     shrunk = z.T @ (y - middle) / (z.square().sum(0) + len(x) * penalties[:, None])[..., None]
     weight = away.matrix @ shrunk
     return weight, middle - centre @ weight
-
-
-def explained(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Percent of variance explained [..., K] of [..., N, K]: 100 R2."""
-    rest = (predicted - truth).square().sum(-2)
-    return 100 * (1 - rest / (truth - truth.mean(-2, keepdim=True)).square().sum(-2))
 
 
 class Readouts(Predictor):
@@ -112,6 +108,7 @@ class Factors(Protocol):
     version = 2
     headline = "mean"
     scores = "targets"
+    scorer = scorers.Factors()
     config: FactorsConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Readouts:
@@ -128,16 +125,3 @@ class Factors(Protocol):
 
     def classes(self, output: Tensor) -> None:
         return None
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        """`labels` are the targets [N, F]."""
-        metrics, level = {}, []
-        for f in FACTORS:
-            mine, truth = output[:, f.columns], labels[:, f.columns]
-            if f.levels:
-                metrics[f.name] = float(100 * (mine == truth).double().mean())
-                level.append((metrics[f.name] - 100 / f.levels) / (1 - 1 / f.levels))
-            else:
-                metrics[f.name] = float(explained(mine.double(), truth.double()).mean())
-                level.append(metrics[f.name])
-        return {"mean": sum(max(0.0, v) for v in level) / len(level), **metrics}

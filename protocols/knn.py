@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, classification, given, members
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, given, members
+from ssl_bench.evaluation.scorers import Votes
 from ssl_bench.training.neighbours import nearest, votes
 
 
@@ -77,6 +78,7 @@ class Neighbours(Predictor):
 class KNN(Protocol):
     version = 3
     record_candidates = True
+    scorer = Votes()
     config: KNNConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Neighbours:
@@ -91,11 +93,3 @@ class KNN(Protocol):
 
     def classes(self, output: Tensor) -> Tensor | None:
         return output[0].argmax(1) if len(output) == 1 else None  # several draws: no single bit per image
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        guesses = output.masked_fill(output == 0, -torch.inf)
-        found = [classification(votes, labels, num_classes) for votes in guesses]
-        metrics = {name: sum(f[name] for f in found) / len(found) for name in found[0]}
-        if len(found) > 1:
-            metrics["top1_std"] = float(torch.tensor([f["top1"] for f in found], dtype=torch.float64).std())
-        return metrics

@@ -41,6 +41,7 @@ from ssl_bench.data.imagenet_subsets import OFFICIAL, read, rows
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.logistic import rotate, solve
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, given, members
+from ssl_bench.evaluation.scorers import Settings
 from ssl_bench.screen import paced
 
 
@@ -176,6 +177,7 @@ class LowShot(Protocol):
             self.config = replace(config, lists=" ".join(OFFICIAL[p][1] for p in config.percents))
         self.headline = "shots10" if 10 in config.shots else config.names()[0]
         self.input = "images" if config.solver == "finetune" else "features"
+        self.scorer = Settings(tuple(config.names()))
 
     def fit(self, train: Features, val: Features, seed: int) -> FewShot:
         both, c = train + val, self.config
@@ -187,12 +189,3 @@ class LowShot(Protocol):
 
     def classes(self, output: Tensor) -> None:
         return None  # several draws and sizes: no single correctness bit per image
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        accuracy = 100 * (output == labels).double().mean(2)  # [draws, settings]
-        metrics: dict[str, float] = {}
-        for name, column in zip(self.config.names(), accuracy.T, strict=True):
-            metrics[name] = float(column.mean())
-            if len(column) > 1:
-                metrics[f"{name}_std"] = float(column.std())
-        return metrics

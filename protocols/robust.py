@@ -21,6 +21,7 @@ from torch import Tensor
 from protocols.linear import Linear, LinearConfig
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.scorers import Errors
 from ssl_bench.rng import mix
 from ssl_bench.screen import paced
 from ssl_bench.views.corrupt import CORRUPTIONS, SEVERITIES, corrupt
@@ -74,19 +75,12 @@ class Robust(Protocol):
     higher_is_better = False
     config: RobustConfig
 
+    def __init__(self, config: RobustConfig) -> None:
+        super().__init__(config)
+        self.scorer = Errors(config.corruptions, config.severities)
+
     def fit(self, train: Features, val: Features, seed: int) -> Corrupted:
         return Corrupted(Linear(self.config.linear).fit(train, val, seed), self.config, seed)
 
     def classes(self, output: Tensor) -> None:
         return None
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        clean, *rest = (100 * (output != labels).double().mean(1)).tolist()
-        table = np.array(rest).reshape(len(self.config.corruptions), self.config.severities)
-        metrics = {
-            "error": float(table.mean()),
-            "clean_top1": 100 - clean,
-            "relative_error": float(table.mean() - clean),
-        }
-        metrics |= {f"error@{n}": float(row.mean()) for n, row in zip(self.config.corruptions, table, strict=True)}
-        return metrics | {f"error@severity{i + 1}": float(c.mean()) for i, c in enumerate(table.T)}

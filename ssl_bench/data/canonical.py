@@ -25,7 +25,8 @@ def canonical(
     """Arrays to save, and meta: classes, fingerprint, mean, std, notes, bad images.
 
     `train_rows` and `test_rows` are int64 rows of the file of `home[split]`, in canonical order (by content hash), with
-    `*_labels` beside them. `*_table` [M, 3] is (chunk, offset, length) of the packed images of a file. `train_files` is
+    `*_labels` and `*_pixels`, 16 bytes that tell an image's pixels, beside them. `*_table` [M, 3] is (chunk, offset,
+    length) of the packed images of a file. `train_files` is
     bytes [N], the name each image's file has in the source; none is kept of test images: it may tell the class.
     `train_groups` is int64 [N] where the source tells groups.
     """
@@ -70,6 +71,7 @@ def canonical(
         arrays |= {f"{part}_table": where[split == part]}
         if "targets" in tables[0]:
             arrays[f"{part}_targets"] = np.concatenate([t["targets"] for t in tables])[order[chosen == part]]
+        arrays[f"{part}_pixels"] = pixels[order[chosen == part]]
         arrays |= {f"{part}_rows": rows[order[chosen == part]], f"{part}_labels": labels[order[chosen == part]]}
     files = np.concatenate([t["name"] for t in tables])[train]
     arrays |= {"train_groups": group[train]} if grouped else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ssl_bench.data import catalogue, folder
 from ssl_bench.data.catalogue import EMBEDDED
-from ssl_bench.data.source import WILD, Source
+from ssl_bench.data.source import WILD, Source, is_pattern
 from ssl_bench.data.splits import choice
 from ssl_bench.errors import UserError, nearest
 
@@ -39,6 +39,14 @@ def find(name: str) -> Source:
         kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(name).suffix, "folder")
         raise UserError(f"'{name}' is a path: write {kind}:{name}.")
     raise UserError(f"Unknown data '{name}'. {nearest(name, known())} See 'ssl-bench list datasets'.")
+
+
+def location(rest: str) -> Path:
+    """The folder or file that a name `KIND:PATH` means; of a pattern, the folder above its first wildcard."""
+    path = Path(choice(rest)[0]).expanduser()
+    while is_pattern(path):
+        path = path.parent
+    return path
 
 
 def known() -> list[str]:

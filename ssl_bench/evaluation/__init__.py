@@ -1,7 +1,10 @@
 """How an encoder is judged; `evaluate` alone opens the test split.
 
     protocol          what a protocol is: it fits on parts of the training split and returns a predictor
-    evaluate          the sealed test split, the score, the record
+    evaluate          the sealed test split, the record
+    answers           what a protocol predicts before the labels are read, and its score after
+    seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's
+    scorers           the harness's scorers
     validate          a protocol on the validation part alone
     features          each image encoded once, kept under a key of all that decides the features
     linear_heads      many linear heads trained in one pass

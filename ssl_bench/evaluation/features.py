@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,8 @@ def extract(
         for name, path in files.items() if collectives.rank() == 0 else ():
             _write(path, found[name])
     bare = split.bare()
-    rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
+    blind = replace(encoder, config={}, source="", run="", pretrain_data={})  # a protocol gets these tokens
+    rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(blind, bare)) if tokens else None
     images, pooled = Rows.of(bare), found["pooled"]
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files,

@@ -19,7 +19,9 @@ from torch import Tensor
 from ssl_bench import find
 from ssl_bench.config.overrides import override
 from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.places import cache_folder
 from ssl_bench.errors import UserError, nearest
+from ssl_bench.evaluation import scorers, seal
 from ssl_bench.rng import mix
 
 Key = tuple[str, str]  # (layers, pooling): ("last" | "last4", "cls" | "mean" | "both")
@@ -122,7 +124,7 @@ class Features:
 
     def bare(self) -> Features:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels[:0], targets=None, files=None)
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)  # [:0] would hold them all
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
@@ -149,7 +151,7 @@ class Predictor:
         self.selected, self.measured, self.true_names = {}, {}, {}
 
     def predict(self, x: Features) -> Tensor:
-        """Whatever the protocol's `score` reads; by default scores [N, C]."""
+        """Whatever the protocol's scorer reads; by default scores [N, C]."""
         raise NotImplementedError
 
     def candidates(self, x: Features) -> Iterator[tuple[str, Tensor]]:
@@ -164,7 +166,8 @@ class Protocol:
     input: Literal["features", "tokens", "images"] = "features"
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
-    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what `score` gets of the test images
+    scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
+    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what the scorer gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
 
@@ -184,8 +187,13 @@ class Protocol:
         return output.argmax(1)
 
     def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        """Metrics, accuracies in percent, of the predictor's output; here of class scores [N, C]."""
-        return classification(output, labels, num_classes)
+        """Metrics, accuracies in percent, of the predictor's output. Who writes another has an own scorer."""
+        return self.scorer(output, labels, num_classes)
+
+    @property
+    def own_scorer(self) -> bool:
+        """Whether the numbers come from the protocol's own code: the record and the table say so."""
+        return type(self).score is not Protocol.score or type(self.scorer) not in scorers.HARNESS
 
 
 def refuse_idle(config: Any, why: str, *names: str) -> None:
@@ -193,22 +201,6 @@ def refuse_idle(config: Any, why: str, *names: str) -> None:
     for name in names:
         if (value := getattr(config, name)) != getattr(type(config)(), name):
             raise UserError(f"{name}={value} has no effect {why}.")
-
-
-def classification(scores: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-    """Top-1, top-5 and balanced accuracy (mean recall over the classes that occur), in percent.
-
-    A class scored -inf is no guess: it is never among the five.
-    """
-    best = scores.topk(min(5, scores.shape[1]), dim=1)
-    hits = (best.indices == labels[:, None]) & (best.values > -torch.inf)
-    right = (scores.argmax(1) == labels).double()
-    recall = [right[labels == c].mean() for c in labels.unique()]
-    return {
-        "top1": float(100 * right.mean()),
-        "top5": float(100 * hits.any(1).double().mean()),
-        "balanced": float(100 * torch.stack(recall).mean()),
-    }
 
 
 def members(labels: Tensor, num_classes: int, draw: int) -> list[Tensor]:
@@ -272,11 +264,12 @@ def assign(names: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str
 def load(name: str, overrides: Sequence[str] = ()) -> Protocol:
     """`linear`, or a variant such as `linear:mae`, with `key=value` overrides of its settings."""
     base, _, variant = name.partition(":")
-    module = find.module("protocols", base)
-    cls = find.defined(module, Protocol)
-    known = variants(module)
-    if variant and variant not in known:
-        hint = nearest(variant, known) if known else "It has none."
-        raise UserError(f"Protocol '{base}' has no variant '{variant}'. {hint}")
-    config = known[variant]() if variant else typing.get_type_hints(cls)["config"]()
-    return cls(override(config, overrides))
+    with seal.shut(cache_folder() / "stores"):  # its file is run here for the first time
+        module = find.module("protocols", base)
+        cls = find.defined(module, Protocol)
+        known = variants(module)
+        if variant and variant not in known:
+            hint = nearest(variant, known) if known else "It has none."
+            raise UserError(f"Protocol '{base}' has no variant '{variant}'. {hint}")
+        config = known[variant]() if variant else typing.get_type_hints(cls)["config"]()
+        return cls(override(config, overrides))

@@ -19,7 +19,8 @@ from ssl_bench.encoders import references
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import evaluate, protocol
 from ssl_bench.evaluation.logistic import logistic
-from ssl_bench.evaluation.protocol import classification, given
+from ssl_bench.evaluation.protocol import given
+from ssl_bench.evaluation.scorers import classification
 
 
 def paint(root: Path, counts: dict[str, int], grey: bool = False) -> DataConfig:

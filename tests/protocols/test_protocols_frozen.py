@@ -18,7 +18,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation import linear_heads
 from ssl_bench.evaluation import logistic as solver
 from ssl_bench.evaluation.logistic import rotate, solve
-from ssl_bench.evaluation.protocol import classification
+from ssl_bench.evaluation.scorers import classification
 from ssl_bench.training.neighbours import knn_votes, nearest
 
 

@@ -23,7 +23,8 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation import features, linear_heads
 from ssl_bench.evaluation.attentive_heads import Head
 from ssl_bench.evaluation.features import Held
-from ssl_bench.evaluation.protocol import Features, Rows, classification, load
+from ssl_bench.evaluation.protocol import Features, Rows, load
+from ssl_bench.evaluation.scorers import classification
 from ssl_bench.views.corrupt import CORRUPTIONS, corrupt
 
 

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from fake_features import part
 from sklearn.metrics import average_precision_score
 
-from protocols import clustering, retrieval
-from protocols.clustering import Clustering, ClusteringConfig, kmeans, matched_accuracy
+from protocols import clustering
+from protocols.clustering import Clustering, ClusteringConfig, kmeans
 from protocols.labelfree import alpha_req, correlation, lidar, two_nn, uniformity
 from protocols.lowshot import LowShot, LowShotConfig, draw, msn_features, ridge, ridge_regression
 from protocols.retrieval import Retrieval, RetrievalConfig
+from ssl_bench.evaluation import scorers
 from ssl_bench.evaluation.logistic import rotate, solve
+from ssl_bench.evaluation.scorers import matched_accuracy
 from ssl_bench.training.monitor import feature_std, rankme
 
 
@@ -115,7 +117,7 @@ def test_intrinsic_dimension_and_correlation():
 
 def test_retrieval_equals_a_plain_loop_with_scikit_learn(monkeypatch):
     x = part(80)
-    monkeypatch.setattr(retrieval, "QUERIES", 30)  # in three pieces
+    monkeypatch.setattr(scorers, "QUERIES", 30)  # in three pieces
     metrics = Retrieval(RetrievalConfig()).score(F.normalize(x.own, dim=1), x.labels, 4)
     sims = (F.normalize(x.own, dim=1) @ F.normalize(x.own, dim=1).T).numpy()
     same = (x.labels[:, None] == x.labels[None]).numpy()
