@@ -42,8 +42,9 @@ def ridge(x: Tensor, y: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
     centre, middle = x.mean(0), y.mean(0)
     z, away = rotate((x - centre).__getitem__, len(x), intercept=False)
     # on principal axes every penalty is a division
-    shrunk = z.T @ (y - middle) / (z.square().sum(0) + len(x) * penalties[:, None])[..., None]
-    weight = away.matrix @ shrunk
+    z, matrix = z.double(), away.matrix.double()
+    shrunk = z.T @ (y - middle).double() / (z.square().sum(0) + len(x) * penalties[:, None])[..., None]
+    weight = (matrix @ shrunk).to(x)
     return weight, middle - centre @ weight
 
 

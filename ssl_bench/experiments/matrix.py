@@ -223,15 +223,14 @@ class Matrix:
 
     def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ssl_bench", *arguments, "--root", str(self.root)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        threads = {"OMP_NUM_THREADS": str(self.threads)}
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | threads)
 
     def seconds_left(self) -> float | None:
         """From the mean time of finished rows and of running ones by their own estimate."""
         done = [row.seconds for row in self.rows if row.state == "done" and row.seconds and row.run]
         running = [row.run.status().get("seconds_left") for row in self.rows if row.run and row.state == "pretraining"]
-        known = [s for s in running if s is not None]
-        if not done and not known:
+        if not (known := [s for s in running if s is not None]) and not done:
             return None
         each = sum(done) / len(done) if done else max(known)
         ahead = [each if s is None else s for s in running]
@@ -292,10 +291,9 @@ def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lam
 
 def refuse_failed(rows: list[Row]) -> None:
     """Names the rows that failed, after the others are done."""
-    failed = [row.label for row in rows if row.state == "failed"]
-    if failed:
-        names = ", ".join(failed)
-        raise UserError(f"{len(failed)} of {len(rows)} rows failed: {names}. The same command tries them again.")
+    if failed := [row.label for row in rows if row.state == "failed"]:
+        more = f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}"
+        raise UserError(f"{more}. The same command tries them again.")
 
 
 def _last_line(path: Path | None) -> str:
