@@ -1,14 +1,15 @@
 """`factors`: which factors of an image can be read from frozen features, on a set where all of them are known.
 
-Definition: for `data.name=factors` (ssl_bench/data/factors.py). Features of the last layer in the encoder's own
-pooling, standardised. Choices (shape, colour, texture) by L2 logistic regression, in percent correct; numbers
-(position, scale, rotation, noise) by ridge regression, as percent of variance explained on the test images (100 R2,
-position is the mean of x and y; below 0 is worse than the mean). Each factor's strength is chosen by its loss on the
-validation part, then both parts are fitted again. The headline `mean` is over factors, each from 0 (chance, or R2 <=
-0) to 100. At most 2,000 training images, and of features wider than 1,024 (raw pixels) their first 512 principal
-axes: enough for these probes, and affordable.
+Definition: for `data.name=factors` (ssl_bench/data/factors.py; its factors are named below), and for the clips of
+`movingphotos` (ssl_bench/data/movingphotos.py), whose factors put motion and speed beside what is shown. Features of
+the last layer in the encoder's own pooling, standardised. Choices (shape, colour, texture) by L2 logistic regression,
+in percent correct; numbers (position, scale, rotation, noise) by ridge regression, as percent of variance explained on
+the test images (100 R2, position is the mean of x and y; below 0 is worse than the mean). Each factor's strength is
+chosen by its loss on the validation part, then both parts are fitted again. The headline `mean` is over factors, each
+from 0 (chance, or R2 <= 0) to 100. At most 2,000 training images, and of features wider than 1,024 (raw pixels) their
+first 512 principal axes: enough for these probes, and affordable.
 
-Changes: 1 first version.
+Changes: 1 first version (sets with other factors came later; no number of `factors` changed).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench.data.factors import FACTORS
+from ssl_bench.data.factors import Factor
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.logistic import logistic, rotate
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
@@ -56,7 +57,7 @@ class Readouts(Predictor):
     def __init__(self, config: FactorsConfig, x: Features) -> None:
         super().__init__()
         assert x.targets is not None
-        self.config, self.mean = config, x.own.mean(0)
+        self.config, self.mean, self.factors = config, x.own.mean(0), x.factors
         self.std = x.own.std(0, unbiased=False).clamp(min=1e-6)
         self.axes: Tensor | None = None
         if x.own.shape[1] > WIDE:
@@ -65,10 +66,10 @@ class Readouts(Predictor):
         z = self.scaled(x)
         self.choices = {
             f.name: logistic(z, x.targets[:, f.columns[0]].long(), f.levels, powers, config.tol)
-            for f in FACTORS
+            for f in self.factors
             if f.levels
         }
-        numbers = [c for f in FACTORS if not f.levels for c in f.columns]
+        numbers = [c for f in self.factors if not f.levels for c in f.columns]
         self.numbers = ridge(z, x.targets[:, numbers], 1 / powers)
         self.chosen: dict[str, int] = {}
 
@@ -80,14 +81,14 @@ class Readouts(Predictor):
         """Per factor, logits [P, N, K] or numbers [P, N, columns]."""
         z = self.scaled(x)
         found = torch.einsum("nd,pdk->pnk", z, self.numbers[0]) + self.numbers[1][:, None]
-        widths = [len(f.columns) for f in FACTORS if not f.levels]
+        widths = [len(f.columns) for f in self.factors if not f.levels]
         parts = iter(found.split(widths, 2))
-        return {f.name: self.choices[f.name].logits(z) if f.levels else next(parts) for f in FACTORS}
+        return {f.name: self.choices[f.name].logits(z) if f.levels else next(parts) for f in self.factors}
 
     def choose(self, val: Features) -> None:
         """The strength of every factor with the lowest loss on `val`."""
         assert val.targets is not None
-        for f, found in zip(FACTORS, self.outputs(val).values(), strict=True):
+        for f, found in zip(self.factors, self.outputs(val).values(), strict=True):
             truth = val.targets[:, f.columns]
             if f.levels:
                 losses = torch.stack([F.cross_entropy(z, truth[:, 0].long()) for z in found])
@@ -98,7 +99,7 @@ class Readouts(Predictor):
     def predict(self, x: Features) -> Tensor:
         """[N, targets]: the chosen class of a choice, or the number."""
         found = {name: z[self.chosen[name]] for name, z in self.outputs(x).items()}
-        columns = [found[f.name].argmax(1, keepdim=True).float() if f.levels else found[f.name] for f in FACTORS]
+        columns = [found[f.name].argmax(1, keepdim=True).float() if f.levels else found[f.name] for f in self.factors]
         return torch.cat(columns, 1)
 
 
@@ -107,10 +108,12 @@ class Factors(Protocol):
     headline = "mean"
     scores = "targets"
     config: FactorsConfig
+    factors: tuple[Factor, ...] = ()  # of the set it was fitted on
 
     def fit(self, train: Features, val: Features, seed: int) -> Readouts:
         if train.targets is None or val.targets is None:
             raise UserError("Protocol 'factors' probes known factors, which these images lack: use --data factors.")
+        self.factors = train.factors
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix("factors", seed)))
         train = train.take(order[: self.config.images])
         probe = Readouts(self.config, train)
@@ -126,7 +129,7 @@ class Factors(Protocol):
     def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
         """`labels` are the targets [N, F]."""
         metrics, level = {}, []
-        for f in FACTORS:
+        for f in self.factors:
             mine, truth = output[:, f.columns], labels[:, f.columns]
             if f.levels:
                 metrics[f.name] = float(100 * (mine == truth).double().mean())

@@ -67,7 +67,8 @@ def photos(split: str, side: int) -> Photos:
     half = (side // 2, side // 2)
     small = [Image.fromarray(np.ascontiguousarray(p)).resize(half, Image.Resampling.BICUBIC) for p in wide]
     classes = np.array([names.index(item.label) for item in items])
-    return Photos(wide.astype(np.float32), np.stack(small).astype(np.float32), classes)
+    shown = [np.asarray(picture) for picture in small]
+    return Photos(wide.astype(np.float32), np.stack(shown).astype(np.float32), classes)
 
 
 def draws(split: str, i: int, count: int) -> dict[str, Any]:
@@ -133,7 +134,8 @@ def block(split: str, level: int, number: int, frames: int, side: int) -> np.nda
     shift = scale * (np.stack([d["shift"] for d in drawn])[:, None] + moved)
     shift = shift if level == 2 else np.floor(shift)
     x, y = shift[:, :, 0, None, None] + np.arange(side), shift[:, :, 1, None, None] + np.arange(side)[:, None]
-    scene = sampled(known.wide[chosen[:, 1]], *np.broadcast_arrays(x, y), wrap=True)
+    x, y = np.broadcast_arrays(x, y)
+    scene = sampled(known.wide[chosen[:, 1]], x, y, wrap=True)
     if level:
         still = scale * (places[:, None, 1] - moved) % side
         scene = with_disc(scene, known.small[chosen[:, 2]], still, scale * radii[:, 1])

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config.schema import Config
+from ssl_bench.data import registry
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
+from ssl_bench.views.augment import AugmentConfig
 
 Views = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,6 +62,7 @@ class Method(nn.Module):
             raise UserError(
                 f"'{config.method}' takes {' and '.join(self.kinds)} items, and these are {info.item.noun}."
             )
+        _refuse_flips(config)
         self.config = config
         self.info = info
         self.mean: Tensor
@@ -107,6 +110,17 @@ class Method(nn.Module):
     def flops(self) -> float:
         """Training FLOPs per image and step, forward and backward, teacher included; 2 per multiply-add."""
         raise NotImplementedError
+
+
+def _refuse_flips(config: Config) -> None:
+    """`UserError` where a view is mirrored and the set's labels say left and right."""
+    if registry.directed(config.data.name):
+        settings = getattr(config.objective, "__dict__", {}).items()
+        mirrored = [f"objective.{k}.flip=0" for k, v in settings if isinstance(v, AugmentConfig) and v.flip]
+        if mirrored:
+            raise UserError(
+                f"'{config.data.name}' names directions, which a mirrored clip turns round: set {' '.join(mirrored)}"
+            )
 
 
 def frozen_copy(module: Module) -> Module:

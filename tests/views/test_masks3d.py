@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ssl_bench.rng import Rng
 from ssl_bench.views.masks3d import (
-    LONG, SHORT, Blocks, block_size, covered, cut_lists, multiblock3d, running_cells, through_time, tubes,
+    LONG,
+    SHORT,
+    Blocks,
+    block_size,
+    covered,
+    cut_lists,
+    multiblock3d,
+    running_cells,
+    through_time,
+    tubes,
 )  # fmt: skip
 
 
