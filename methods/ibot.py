@@ -68,6 +68,7 @@ class IBOT(DINO):
 
     family, paper = "self-distillation", "iBOT, Zhou et al. 2022, arXiv 2111.07832"
     sees = "2 global crops, masked for the student, + L local crops"
+    kinds = ("image",)
     objective: IBOTConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

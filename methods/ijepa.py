@@ -11,7 +11,7 @@ Evaluated: the target encoder, mean of the patch tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,12 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.predictor import Predictor
-from ssl_bench.models.tokenizer import gather, patchify
+from ssl_bench.models.tokenizer import gather
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, linear
 from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.masks3d import through_time
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class IJEPAConfig:
         out = set() if self.masking == "multiblock" else {"targets", "target_scale", "target_aspect", "context_scale"}
         if self.target == "pixels":
             out |= {"teacher", "target_view", "momentum"}
-        if self.teacher != "ema":
-            out |= {"momentum"}
+        out |= {"momentum"} if self.teacher != "ema" else set()
         if self.target == "pixels" or self.target_view == "cut":
             out |= {"instance_norm"}
         return out if self.predictor_depth else out | {"predictor_dim", "predictor_heads"}
@@ -77,6 +77,7 @@ class IJEPA(Method):
 
     family, paper = "JEPA", "I-JEPA, Assran et al. 2023, arXiv 2301.08243"
     sees, evaluated, pooling = "1 crop, context + 4 target blocks", "target encoder (EMA)", "mean"
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip")
     objective: IJEPAConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -88,18 +89,18 @@ class IJEPA(Method):
             self.predictor = Predictor(self.student, o.predictor_dim, o.predictor_depth, o.predictor_heads, out)
         elif o.target == "pixels":
             raise UserError("objective.predictor_depth=0 needs objective.target=latent: a mean token cannot be pixels.")
-        if o.target == "pixels":
-            self.encoder = self.student
-        else:
-            self.encoder = frozen_copy(self.student).requires_grad_(o.teacher == "trained")
+        alone = o.target == "pixels"
+        self.encoder = self.student if alone else frozen_copy(self.student).requires_grad_(o.teacher == "trained")
         self.grid = self.student.grid
 
     def masks(self, rng: Rng) -> tuple[Tensor, Tensor]:
         """Context positions [B, n] and target positions [B, T, m], disjoint."""
-        o = self.objective
+        o, frame = self.objective, self.grid[-2:]  # in clips, the same places at all times
         if o.masking == "multiblock":
-            return masks.multiblock(rng, self.grid, o.targets, o.target_scale, o.target_aspect, o.context_scale)
-        return {"block": masks.block, "raster": masks.raster, "random": masks.random}[o.masking](rng, self.grid)
+            found = masks.multiblock(rng, frame, o.targets, o.target_scale, o.target_aspect, o.context_scale)
+        else:
+            found = {"block": masks.block, "raster": masks.raster, "random": masks.random}[o.masking](rng, frame)
+        return through_time(found[0], self.grid), through_time(found[1], self.grid)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         context, targets = self.masks(rng)
@@ -110,7 +111,7 @@ class IJEPA(Method):
         """Target tokens [B, T, m, D] (or pixels) at positions [B, T, m]."""
         o, flat = self.objective, positions.flatten(1)
         if o.target == "pixels":
-            return gather(patchify(images, self.student.config.patch_size), flat).unflatten(1, positions.shape[1:])
+            return gather(self.student.patch_embed.patches(images), flat).unflatten(1, positions.shape[1:])
         with torch.set_grad_enabled(o.teacher == "trained"):
             if o.target_view == "cut":  # every block is encoded by itself
                 whole = [self.encoder(images, keep)[:, self.encoder.num_prefix :] for keep in positions.unbind(1)]
@@ -124,10 +125,8 @@ class IJEPA(Method):
         images, keep, positions = views["images"], views["context"], views["targets"]
         target = self.targets(images, positions)
         context = self.student(views.get("source", images), keep)[:, self.student.num_prefix :]
-        if self.objective.predictor_depth:
-            predicted = self.predict(context, views)
-        else:
-            predicted = context.mean(1)[:, None, None].expand_as(target)
+        deep = self.objective.predictor_depth
+        predicted = self.predict(context, views) if deep else context.mean(1)[:, None, None].expand_as(target)
         spread = target.detach().float().flatten(0, -2).std(0).mean()
         return {**self.losses(predicted.float(), target.float()), "target_std": spread}
 
@@ -165,12 +164,8 @@ def paper(backbone: str = "vit_huge_patch14", **changes: Any) -> Config:
     """
     optim = OptimConfig(
         lr=1e-3,  # absolute at batch 2048: I-JEPA has no batch rule
-        lr_start=2e-4,
-        lr_end=1e-6,
-        warmup=40 / 300,
-        weight_decay=0.04,
-        weight_decay_end=0.4,
-    )
+        lr_start=2e-4, lr_end=1e-6, warmup=40 / 300, weight_decay=0.04, weight_decay_end=0.4,
+    )  # fmt: skip
     objective = IJEPAConfig(predictor_depth=12, predictor_heads=16)
     config = budgets.imagenet("ijepa", objective, optim, backbone, 2048, 300, **changes)
     return replace(config, backbone=replace(config.backbone, class_token=False))
@@ -184,6 +179,11 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method ijepa --recipe quick"""
     return budgets.quick("ijepa", small_objective(IJEPAConfig), small_optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, blocks that last the whole clip: ssl-bench pretrain --method ijepa --recipe clips"""
+    return budgets.quick_clips("ijepa", small_objective(IJEPAConfig), small_optim(), **changes)
 
 
 def small_objective(settings: type[IJEPAConfig], **changes: Any) -> Any:

@@ -161,6 +161,9 @@ def quick(**changes: Any) -> Config:
     return budgets.quick_clips("videomae", _small(), _optim(), **changes)
 
 
+clips = quick  # its name in the methods of images
+
+
 def _small() -> VideoMAEConfig:
     return VideoMAEConfig(decoder_dim=64, decoder_depth=1, decoder_heads=2)
 

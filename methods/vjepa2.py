@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from methods.vjepa import VJEPA, VJEPAConfig, small_objective, small_optim, unmirrored
+from methods.vjepa import VJEPA, VJEPAConfig, small_objective, small_optim
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.views.crops import unmirrored
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """A first look at motion: ssl-bench pretrain --method vjepa2 --recipe quick"""
     return _rotary(budgets.quick_clips("vjepa2", _small(), small_optim(), **changes))
+
+
+clips = quick  # its name in the methods of images
 
 
 def _rotary(config: Config) -> Config:

@@ -16,7 +16,7 @@ from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
-from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import mirrored
 
 Views = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -114,13 +114,9 @@ class Method(nn.Module):
 
 def _refuse_flips(config: Config) -> None:
     """`UserError` where a view is mirrored and the set's labels say left and right."""
-    if registry.directed(config.data.name):
-        settings = getattr(config.objective, "__dict__", {}).items()
-        mirrored = [f"objective.{k}.flip=0" for k, v in settings if isinstance(v, AugmentConfig) and v.flip]
-        if mirrored:
-            raise UserError(
-                f"'{config.data.name}' names directions, which a mirrored clip turns round: set {' '.join(mirrored)}"
-            )
+    if registry.directed(config.data.name) and (views := mirrored(config.objective)):
+        mend = " ".join(f"objective.{name}.flip=0" for name in views)
+        raise UserError(f"'{config.data.name}' names directions, which a mirrored clip turns round: set {mend}")
 
 
 def frozen_copy(module: Module) -> Module:
