@@ -74,6 +74,7 @@ class Encoder:
             "image_size": size, "resize": self.resize or size,
             "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
+            **({"raw": self.method} if self.method == DIFFERENCE else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:

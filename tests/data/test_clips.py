@@ -16,7 +16,9 @@ from ssl_bench.data.dataset import open_data
 from ssl_bench.data.images import Item
 from ssl_bench.data.movingphotos import MOTIONS, block, draws, path, targets
 from ssl_bench.data.pixels import Unreadable
+from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation.features import cache_key
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
 from ssl_bench.views.corrupt import corrupt
@@ -148,3 +150,17 @@ def test_all_frames_get_one_crop_one_colour_and_one_corruption():
     )
     seen = plain(clips, 16, 0, "bicubic", [0.5] * 3, [0.25] * 3)
     assert torch.allclose(seen[:, 2], plain(frame[:, 0], 16, 0, "bicubic", [0.5] * 3, [0.25] * 3), atol=1e-5)
+
+
+def test_raw_rows_of_clips_are_told_apart_and_images_have_no_difference(tmp_path):
+    data = open_data(SMALL)
+    raw, moved = (resolve(name, tmp_path, data=data) for name in ("pixels", "difference"))
+    assert cache_key(raw, data.val, "x") != cache_key(moved, data.val, "x")
+    clips = data.val.batch(np.arange(3))
+    x = raw.prepare(clips)
+    assert raw.encode(clips)["mean"].shape == (3, 1, 8 * 3 * 24 * 24)
+    assert torch.allclose(moved.encode(clips)["mean"][:, 0], x.diff(dim=1).abs().mean(1).flatten(1))
+    with pytest.raises(UserError, match="images have one"):
+        resolve("difference", tmp_path)
+    with pytest.raises(UserError, match="takes clips of 8 frames, and these are images"):
+        raw.encode(clips[:, 0])
