@@ -41,6 +41,7 @@ class CJEPA(IJEPA):
 
     paper = "C-JEPA, Mo and Tong 2024, arXiv 2410.19560"
     fewest = 2  # variance over images
+    kinds = ("image",)
     objective: CJEPAConfig
 
     def losses(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:

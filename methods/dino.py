@@ -13,7 +13,7 @@ Changes: 1 first version. 2 prototypes start at nn.Linear's default, as in the o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from ssl_bench.models.assignment import Center
 from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
-from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
+from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop, unmirrored
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class DINO(Method):
 
     family, paper = "self-distillation", "DINO, Caron et al. 2021, arXiv 2104.14294"
     sees, evaluated, pooling = "2 global crops; paper: and 8 local ones", "teacher (EMA)", "cls"
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip")
     version = 2
     objective: DINOConfig
 
@@ -158,6 +159,13 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method dino --recipe quick"""
     return budgets.quick("dino", small_objective(DINOConfig()), small_optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method dino --recipe clips"""
+    objective = replace(unmirrored(small_objective(DINOConfig())), global_size=24)
+    config = budgets.quick_clips("dino", objective, small_optim(), **changes)
+    return replace(config, backbone=replace(config.backbone, class_token=True))
 
 
 def small_objective(objective: Any) -> Any:

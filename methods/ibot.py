@@ -69,6 +69,7 @@ class IBOT(DINO):
 
     family, paper = "self-distillation", "iBOT, Zhou et al. 2022, arXiv 2111.07832"
     sees = "2 global crops, masked for the student; paper: and 10 local ones"
+    kinds = ("image",)
     version = 2
     objective: IBOTConfig
 

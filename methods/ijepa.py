@@ -15,7 +15,7 @@ always ends. `small` and `quick` add data2vec's instance norm to the targets; `q
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,12 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.predictor import Predictor
-from ssl_bench.models.tokenizer import gather, patchify
+from ssl_bench.models.tokenizer import gather
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, linear
 from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.masks3d import through_time
 from ssl_bench.views.official_masks import official
 
 
@@ -79,6 +80,7 @@ class IJEPA(Method):
 
     family, paper = "JEPA", "I-JEPA, Assran et al. 2023, arXiv 2301.08243"
     sees, evaluated, pooling = "1 crop, context + 4 target blocks", "target encoder (EMA)", "mean"
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip")
     objective: IJEPAConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -96,11 +98,13 @@ class IJEPA(Method):
 
     def masks(self, rng: Rng) -> tuple[Tensor, Tensor]:
         """Context positions [B, n] and target positions [B, T, m], disjoint."""
-        o = self.objective
+        o, frame = self.objective, self.grid[-2:]  # in clips, the same places at all times
         if o.masking in ("multiblock", "official"):
             draw = masks.multiblock if o.masking == "multiblock" else official
-            return draw(rng, self.grid, o.targets, o.target_scale, o.target_aspect, o.context_scale)
-        return {"block": masks.block, "raster": masks.raster, "random": masks.random}[o.masking](rng, self.grid)
+            found = draw(rng, frame, o.targets, o.target_scale, o.target_aspect, o.context_scale)
+        else:
+            found = {"block": masks.block, "raster": masks.raster, "random": masks.random}[o.masking](rng, frame)
+        return through_time(found[0], self.grid), through_time(found[1], self.grid)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         context, targets = self.masks(rng)
@@ -111,7 +115,7 @@ class IJEPA(Method):
         """Target tokens [B, T, m, D] (or pixels) at positions [B, T, m]."""
         o, flat = self.objective, positions.flatten(1)
         if o.target == "pixels":
-            return gather(patchify(images, self.student.config.patch_size), flat).unflatten(1, positions.shape[1:])
+            return gather(self.student.patch_embed.patches(images), flat).unflatten(1, positions.shape[1:])
         with torch.set_grad_enabled(o.teacher == "trained"):
             if o.target_view == "cut":  # every block is encoded by itself
                 whole = [self.encoder(images, keep)[:, self.encoder.num_prefix :] for keep in positions.unbind(1)]
@@ -184,6 +188,11 @@ def quick(**changes: Any) -> Config:
 def quick_paper(**changes: Any) -> Config:
     """`quick` with the paper's targets: ssl-bench pretrain --method ijepa --recipe quick_paper"""
     return replace(quick(**changes), recipe="quick_paper", objective=small_objective(IJEPAConfig, norm=False))
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, blocks that last the whole clip: ssl-bench pretrain --method ijepa --recipe clips"""
+    return budgets.quick_clips("ijepa", small_objective(IJEPAConfig), small_optim(), **changes)
 
 
 def small_objective(settings: type[IJEPAConfig], norm: bool = True, **changes: Any) -> Any:

@@ -67,6 +67,7 @@ class IWM(IJEPA):
 
     paper = "IWM, Garrido et al. 2024, arXiv 2403.00504 (adapted: no official code)"
     sees = "1 crop, its colours changed for the context"
+    kinds = ("image",)
     objective: IWMConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

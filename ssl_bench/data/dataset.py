@@ -22,6 +22,7 @@ from ssl_bench import screen
 from ssl_bench.config.schema import DataConfig, RunConfig
 from ssl_bench.data import groups, registry, store, summary
 from ssl_bench.data.encoded_store import Encoded, mapped
+from ssl_bench.data.factors import Factor
 from ssl_bench.data.items import Kind, written
 from ssl_bench.data.places import cache_folder
 from ssl_bench.errors import UserError
@@ -38,6 +39,7 @@ class Split:
     labels: Tensor  # int64 [N]
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
     files: np.ndarray | None = None  # bytes [N], the file names of training images whose source has them
+    factors: tuple[Factor, ...] = ()  # what the targets are
 
     def __len__(self) -> int:
         return len(self.index)
@@ -46,7 +48,7 @@ class Split:
         """The images where `mask` [N] is set."""
         targets = None if self.targets is None else self.targets[mask]
         files = None if self.files is None else self.files[mask]
-        return Split(self.store, self.index[mask], self.labels[mask], targets, files)
+        return replace(self, index=self.index[mask], labels=self.labels[mask], targets=targets, files=files)
 
     def bare(self) -> Split:
         """The images without anything that is known of them."""
@@ -191,4 +193,5 @@ def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Spli
     names = ("rows", "labels", "targets", "files")
     found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
-    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"))
+    factors = registry.factors(meta["name"]) if targets is not None else ()
+    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors)

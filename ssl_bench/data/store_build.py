@@ -123,7 +123,7 @@ class Build:
                     unusual[odd] = unusual.get(odd, 0) + 1
                 raw = pixels.tobytes()
                 out.write(data if packed else raw or bytes(math.prod(self.items.shape)))
-                _add(rows, item, pixels, raw, len(data))
+                _add(rows, item, self.items.by_channel(pixels), raw, len(data))
             out.flush()
             os.fsync(out.fileno())
         if len(rows["ok"]) != chunk.count:
@@ -160,8 +160,8 @@ class Build:
         screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
 
 
-def _add(rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes, length: int) -> None:
-    wide = pixels.reshape(len(pixels), -1).astype(np.int64)
+def _add(rows: dict[str, list[Any]], item: Item, by_channel: np.ndarray, raw: bytes, length: int) -> None:
+    wide = by_channel.astype(np.int64)
     new: dict[str, Any] = {
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
@@ -217,7 +217,7 @@ def finish(build: Build) -> None:
     from ssl_bench.data import canonical
 
     arrays, meta = canonical.canonical(
-        build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape[1:])
+        build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape) // build.items.channels
     )
     meta |= {
         "kind": build.kind,

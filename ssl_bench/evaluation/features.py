@@ -105,7 +105,7 @@ def extract(
     images, pooled = Rows.of(bare), found["pooled"]
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files,
-        encoder.device,
+        encoder.device, split.factors,
     )  # fmt: skip
 
 

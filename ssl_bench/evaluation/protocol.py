@@ -19,6 +19,7 @@ from torch import Tensor
 from ssl_bench import find
 from ssl_bench.config.overrides import override
 from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.factors import Factor
 from ssl_bench.data.places import cache_folder
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.evaluation import scorers, seal
@@ -88,6 +89,7 @@ class Features:
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors; None on the test part
     files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
     device: torch.device = torch.device("cpu")  # where heads are trained: the encoder's; features lie in memory
+    factors: tuple[Factor, ...] = ()  # what the targets are
 
     def __len__(self) -> int:
         return len(self.images)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_bench.data.factors import FACTORS
+from ssl_bench.data.factors import Factor
 from ssl_bench.errors import UserError
 
 QUERIES = 512  # ranked at a time: all of ImageNet's at once would take 40 GB
@@ -164,11 +164,13 @@ def explained(predicted: Tensor, truth: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Factors:
-    """Of the factors [N, F] of ssl_bench/data/factors.py: percent correct of choices, 100 R2 of numbers."""
+    """Of the known factors [N, F] of a set: percent correct of choices, 100 R2 of numbers."""
+
+    factors: tuple[Factor, ...] = ()
 
     def __call__(self, output: Tensor, targets: Tensor, num_classes: int) -> dict[str, float]:
         metrics, level = {}, []
-        for f in FACTORS:
+        for f in self.factors:
             mine, truth = output[:, f.columns], targets[:, f.columns]
             if f.levels:
                 metrics[f.name] = float(100 * (mine == truth).double().mean())

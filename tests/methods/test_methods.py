@@ -13,6 +13,7 @@ from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods.ijepa import IJEPA
+from methods.vjepa import VJEPA
 from ssl_bench import find
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import BudgetConfig, identity, to_dict
@@ -22,6 +23,7 @@ from ssl_bench.training import checkpoint
 from ssl_bench.training.method import Method
 from ssl_bench.training.run_folder import objective_type
 from ssl_bench.training.train import Trainer
+from ssl_bench.views.masks3d import Masks
 
 METHODS = find.names("methods")
 LOSSES = Path(__file__).parents[1] / "golden_losses.json"
@@ -112,6 +114,9 @@ def test_flops_agree_with_torch(method: str, photos: Path) -> None:
         views["labels"] = labels
     if isinstance(t.method, IJEPA):  # its context and target sizes vary: count the ones that are seen here
         t.method.masks = lambda rng: (views["context"], views["targets"])  # type: ignore[method-assign]
+    if isinstance(t.method, VJEPA):
+        parts = Masks.__dataclass_fields__
+        t.method.masks = lambda rng: [Masks(*(views[f"{part}_{i}"] for part in parts)) for i in (0, 1)]  # type: ignore[method-assign]
     with FlopCounterMode(display=False) as counter:
         t.method(views, 0.5)["loss"].backward()
     counted = counter.get_total_flops() / len(images)
