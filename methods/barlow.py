@@ -69,6 +69,12 @@ class Barlow(TwoViews):
         return 3 * (2 * (self.crop_flops + self.projector.flops()) + correlation)
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "a ViT with AdamW (official: ResNet with LARS)",
+    "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 300 epochs: no published number (ResNet-50, 1000 epochs: linear 73.2).
 

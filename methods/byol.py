@@ -74,6 +74,12 @@ class BYOL(TwoViews):
         return 2 * (target + 3 * (target + self.predictor.flops()))
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "a ViT with AdamW (official: ResNet with LARS)",
+    "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 300 epochs; MoCo v3's paper reports linear 71.0 for its BYOL with this ViT.
 

@@ -8,7 +8,8 @@ where a patch lies. The student encodes visible patches; a predictor of cross-at
 another) predicts the assignments of a few masked ones. Gradients: the clustering loss reaches the clustering head
 alone, the prediction loss the student, predictor and prototypes alone, so their sum trains both as two losses would.
 Adapted: absolute positions and LayerNorm (official: RoPE, RMSNorm), EMA of the encoder only (nothing else of it is
-used). Evaluated: the EMA encoder, mean of the patch tokens (official: mean of the predictor's first block).
+used). Evaluated: the EMA encoder, mean of the patch tokens (official: mean of the predictor's first block). `paper`
+trains the prototypes' lengths and drops every block alike, those of the predictor too (model.py).
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.config.schema import Config, OptimConfig, later
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import sinkhorn
 from ssl_bench.models.positions import sincos
 from ssl_bench.models.tokenizer import gather
-from ssl_bench.models.vit import LayerNorm, init_weights
+from ssl_bench.models.vit import DropPath, LayerNorm, init_weights
 from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, warmup_cosine
@@ -51,6 +52,7 @@ class CAPIConfig:
     patch_lr: float = 0.2  # learning rate of the patch embedding, as a factor
     momentum: float = 0.999  # EMA after the warm-up; it falls from 1 to here, then rises to 1 (cosine)
     momentum_warmup: float = 0.1  # share of training: 50k of 500k
+    train_gain: bool = later(False)  # train the prototypes' lengths, which start at 1 (model.py, L2NormLinear)
 
     def check(self) -> None:
         self.augment.check()
@@ -67,18 +69,19 @@ def cluster_loss(assignments: Tensor, logits: Tensor, temperature: float) -> Ten
 class CrossBlock(nn.Module):
     """Pre-norm cross-attention from queries [B, m, D] to context [B, n, D], then an MLP; no self-attention."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
         self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop1, self.drop2 = (DropPath(drop_path) if drop_path else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         q = self.q(self.norm1(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop1(self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))
+        return x + self.drop2(self.mlp(self.norm2(x)))
 
 
 class CAPI(Method):
@@ -92,15 +95,16 @@ class CAPI(Method):
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         self.objective = o = config.objective
-        dim, heads = config.backbone.embed_dim, config.backbone.num_heads
+        dim, heads, drop = (getattr(config.backbone, name) for name in ("embed_dim", "num_heads", "drop_path"))
         self.student, self.encoder = self.make_vit(), frozen_copy(self.make_vit(drop_path=0.0))
         self.encoder.load_state_dict(self.student.state_dict())
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.pos_embed = nn.Parameter(sincos(dim, self.student.grid).unsqueeze(0), requires_grad=False)
-        self.predictor = nn.ModuleList([CrossBlock(dim, heads) for _ in range(o.predictor_depth)])
+        self.predictor = nn.ModuleList([CrossBlock(dim, heads, drop) for _ in range(o.predictor_depth)])
         self.norm = LayerNorm(dim)
         init_weights(self.predictor)
         self.prototypes = nn.Parameter(torch.randn(o.clusters, dim) * 0.02)
+        self.gain = nn.Parameter(torch.ones(o.clusters, 1)) if o.train_gain else 1.0
         self.clusters = nn.Linear(dim, o.clusters)  # the clustering head
         nn.init.normal_(self.clusters.weight)
         nn.init.zeros_(self.clusters.bias)
@@ -129,7 +133,7 @@ class CAPI(Method):
         x = self.mask_token + gather(self.pos_embed.expand(len(keep), -1, -1), positions)
         for block in self.predictor:
             x = block(x, context)
-        return F.linear(F.normalize(self.norm(x), dim=-1), F.normalize(self.prototypes, dim=-1))
+        return F.linear(F.normalize(self.norm(x), dim=-1), F.normalize(self.prototypes, dim=-1) * self.gain)
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         assignments, clustering = self.assign(views["images"])
@@ -138,11 +142,8 @@ class CAPI(Method):
         return {"loss": prediction + clustering, "prediction": prediction, "clustering": clustering}
 
     def after_step(self, at: float) -> None:
-        ema(
-            self.encoder,
-            self.student,
-            warmup_cosine(at, self.objective.momentum_warmup, 1.0, self.objective.momentum, 1.0),
-        )
+        o = self.objective
+        ema(self.encoder, self.student, warmup_cosine(at, o.momentum_warmup, 1.0, o.momentum, 1.0))
 
     def param_groups(self) -> list[dict[str, Any]]:
         o, clusters = self.objective, list(self.clusters.parameters())
@@ -156,12 +157,17 @@ class CAPI(Method):
 
     def flops(self) -> float:
         o, dim, patches = self.objective, self.config.backbone.embed_dim, self.student.num_patches
-        hidden = int(patches * o.mask_ratio)
+        hidden, head = int(patches * o.mask_ratio), 2.0 * dim * o.clusters
         queries, context = max(1, int(hidden * o.predict)), patches - hidden + self.student.num_prefix
         block = 2.0 * dim * (queries * 10 * dim + context * 2 * dim + 2 * queries * context)
-        head = 2.0 * dim * o.clusters
         student = self.student.flops(patches - hidden) + o.predictor_depth * block + queries * head
         return self.student.flops() + 2 * patches * head + 3 * student  # no gradient to the clustering head's input
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "absolute positions, LayerNorm",
+    "small, quick": "absolute positions, LayerNorm, 64 prototypes of fixed length, half of the hidden predicted",
+}
 
 
 def paper(backbone: str = "vit_large_patch14", **changes: Any) -> Config:
@@ -169,15 +175,11 @@ def paper(backbone: str = "vit_large_patch14", **changes: Any) -> Config:
 
     ssl-bench pretrain --method capi --recipe paper data.name=folder:/data/imagenet
     """
-    optim = OptimConfig(
-        lr=1e-3,
-        lr_end=9.5e-5,  # official: a cosine cut at 0.8 of its half period, which ends at 9.5 % of the peak
-        warmup=0.1,
-        weight_decay=0.1,
-        beta2=0.95,
-    )
-    config = budgets.imagenet("capi", CAPIConfig(), optim, backbone, 16384, 6400, **changes)
-    return replace(config, backbone=replace(config.backbone, class_token=False, reg_tokens=16, drop_path=0.2))
+    # official: a cosine cut at 0.8 of its half period, which ends at 9.5 % of the peak
+    optim = OptimConfig(lr=1e-3, lr_end=9.5e-5, warmup=0.1, weight_decay=0.1, beta2=0.95)
+    config = budgets.imagenet("capi", CAPIConfig(train_gain=True), optim, backbone, 16384, 6400, **changes)
+    vit = replace(config.backbone, class_token=False, reg_tokens=16, drop_path=0.2, drop_path_uniform=True)
+    return replace(config, backbone=vit)
 
 
 def small(**changes: Any) -> Config:
@@ -191,8 +193,7 @@ def quick(**changes: Any) -> Config:
 
 
 def _small() -> CAPIConfig:
-    crop = AugmentConfig(crop_scale=(0.6, 1.0), flip=0.5)
-    return CAPIConfig(crop, predict=0.5, clusters=64, predictor_depth=2, momentum=0.99)
+    return CAPIConfig(AugmentConfig(crop_scale=(0.6, 1.0)), predict=0.5, clusters=64, predictor_depth=2, momentum=0.99)
 
 
 def _optim() -> OptimConfig:

@@ -23,6 +23,8 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.parallel import collectives
 
+OFF_PAPER = {"instance_norm": "instance norm"}  # inherited from I-JEPA, and not of this paper
+
 
 @dataclass(frozen=True)
 class CJEPAConfig(IJEPAConfig):
@@ -39,6 +41,7 @@ class CJEPA(IJEPA):
 
     paper = "C-JEPA, Mo and Tong 2024, arXiv 2410.19560"
     fewest = 2  # variance over images
+    kinds = ("image",)
     objective: CJEPAConfig
 
     def losses(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -55,6 +58,12 @@ class CJEPA(IJEPA):
 
     def flops(self) -> float:
         return super().flops() + 4 * 2.0 * self.config.backbone.embed_dim**2  # covariances; the targets' forward only
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "mask sampler, weight of the VICReg terms",
+    "small, quick": "instance norm on targets, EMA from 0.98, predictor of 2 blocks, constant decay",
+}
 
 
 def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:

@@ -8,6 +8,13 @@ Defaults are the official short config (one head, centring); `long` is the other
 Adapted: KoLeo looks for neighbours in the batch of all processes (official: of one GPU), so that a run does not depend
 on their number; both heads of `long` have one bottleneck. The released ViT-S, B and L are distilled from ViT-g: do not
 compare them with this. Evaluated: the teacher's CLS.
+The code that trained DINOv2's and DINOv3's released weights hands 1 - p to RandomApply (data/transforms.py), so their
+global crops were blurred with probability 0 and 0.9, not 1 and 0.1; local ones with 0.5 either way. `paper` and `long`
+have what was meant; for what was run: `objective.global_1.blur_p=0 objective.global_2.blur_p=0.9`.
+
+Changes: 1 first version. 2 prototypes start at nn.Linear's default, as in the official code (0.02 before); the mask
+token learns at the rate of layer 0 (it had that of the head); `paper` and `long` train the prototypes' lengths and drop
+every block alike (param_groups.py, ssl_default_config.yaml).
 """
 
 from __future__ import annotations
@@ -66,6 +73,8 @@ class DINOv2(IBOT):
     """iBOT with KoLeo, other masks and a choice of target assignment."""
 
     family, paper = "self-distillation", "DINOv2, Oquab et al. 2024, arXiv 2304.07193"
+    sees = "2 global crops, masked for the student; paper: and 8 local ones"
+    version = 2
     fewest = 2  # KoLeo needs a neighbour
     objective: DINOv2Config
 
@@ -103,7 +112,7 @@ class DINOv2(IBOT):
 
     def param_groups(self) -> list[dict[str, Any]]:
         o, depth = self.objective, self.config.backbone.depth
-        scales = {}
+        scales = {self.mask_token: o.layer_decay ** (depth + 1)}
         for name, parameter in self.student.named_parameters():
             part, *rest = name.split(".")
             layer = int(rest[0]) + 1 if part == "blocks" else depth + 1 if part == "norm" else 0
@@ -123,12 +132,20 @@ class DINOv2(IBOT):
         return super().flops() - (self.patch_head or self.head).flops() * skipped
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "KoLeo over all processes, one clipping norm",
+    "long": "as paper, and both heads of one bottleneck",
+    "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes "
+    "of fixed length, no layer decay",
+}
+
+
 def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:
     """ViT-L/16 short, ImageNet-1k, 100 "epochs" of 1250 steps: k-NN 81.6, linear 82.9 (official README).
 
     ssl-bench pretrain --method dinov2 --recipe paper data.name=folder:/data/imagenet
     """
-    objective = DINOv2Config(temperature_warmup=30 / 100, freeze_last=1 / 100)
+    objective = DINOv2Config(temperature_warmup=30 / 100, freeze_last=1 / 100, train_gain=True)
     optim = OptimConfig(
         lr=4e-3 * (2048 / 1024) ** 0.5,  # 4e-3 by the root of batch / 1024
         lr_end=1e-6,
@@ -139,7 +156,8 @@ def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:
     )
     budget = {"budget": BudgetConfig(batch_size=2048, steps=100 * 1250)}
     config = budgets.imagenet("dinov2", objective, optim, backbone, 2048, 100, **(budget | changes))
-    return replace(config, backbone=replace(config.backbone, pos_embed="learned", drop_path=0.3, layer_scale=1e-5))
+    vit = replace(config.backbone, pos_embed="learned", drop_path=0.3, drop_path_uniform=True, layer_scale=1e-5)
+    return replace(config, backbone=vit)
 
 
 def long(backbone: str = "vit_large_patch14", **changes: Any) -> Config:

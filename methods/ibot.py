@@ -5,6 +5,8 @@ Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR 2022, a
 The student sees its global crops with block-wise masks (on half of them), local crops unmasked; the teacher sees the
 global crops whole. Masked patches must match the teacher's distribution at the same place. CLS and patches have their
 own centres; the patch centre averages all patches, not only masked ones. Evaluated: the teacher's CLS.
+
+Changes: 1 first version. 2 prototypes start at nn.Linear's default, as in the official code (0.02 before).
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center
-from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Views, cosine, ema, frozen_copy
 from ssl_bench.views import masks
@@ -67,7 +68,9 @@ class IBOT(DINO):
     """DINO with a mask token, a patch head (or the shared one) and a second centre."""
 
     family, paper = "self-distillation", "iBOT, Zhou et al. 2022, arXiv 2111.07832"
-    sees = "2 global crops, masked for the student, + L local crops"
+    sees = "2 global crops, masked for the student; paper: and 10 local ones"
+    kinds = ("image",)
+    version = 2
     objective: IBOTConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -76,7 +79,7 @@ class IBOT(DINO):
         self.mask_token = nn.Parameter(torch.zeros(1, dim))  # official `masked_embed` starts at 0
         self.patch_head = self.teacher_patch_head = None
         if not o.shared_head:
-            self.patch_head = DINOHead(dim, o.head_hidden, o.head_bottleneck, o.prototypes, norm=o.head_norm)
+            self.patch_head = self.make_head()
             self.teacher_patch_head = frozen_copy(self.patch_head)
         self.patch_center = Center(o.prototypes, o.center_momentum)
         self.grid = (o.global_size // config.backbone.patch_size,) * 2
@@ -123,7 +126,7 @@ class IBOT(DINO):
     def before_step(self, at: float) -> None:
         super().before_step(at)
         if self.patch_head is not None and at < self.objective.freeze_last:
-            self.patch_head.prototypes.grad = None
+            self.patch_head.freeze_last()
 
     def after_step(self, at: float) -> None:
         super().after_step(at)
@@ -138,12 +141,18 @@ class IBOT(DINO):
         return super().flops() + head * (patches + 3 * masked)
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation",
+    "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 800 epochs: linear 77.9 (official README).
 
     ssl-bench pretrain --method ibot --recipe paper data.name=folder:/data/imagenet
     """
-    objective = IBOTConfig(temperature_warmup=30 / 800, freeze_last=1 / 800)
+    objective = IBOTConfig(temperature_warmup=30 / 800, freeze_last=1 / 800, train_gain=True)
     config = budgets.imagenet("ibot", objective, published_optim(800), backbone, 1024, 800, **changes)
     return replace(config, backbone=replace(config.backbone, pos_embed="learned", drop_path=0.1))
 

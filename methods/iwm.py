@@ -28,6 +28,7 @@ from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.views.augment import AugmentConfig, Draws, draw, render
 
+OFF_PAPER = {"instance_norm": "instance norm"}  # inherited from I-JEPA, and not of this paper
 ACTIONS = 7  # brightness, contrast, saturation, hue, gray, blur, solarize
 PHOTOMETRIC = AugmentConfig(
     crop_scale=(0.3, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2,
@@ -66,6 +67,7 @@ class IWM(IJEPA):
 
     paper = "IWM, Garrido et al. 2024, arXiv 2403.00504 (adapted: no official code)"
     sees = "1 crop, its colours changed for the context"
+    kinds = ("image",)
     objective: IWMConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -109,6 +111,12 @@ class IWM(IJEPA):
 
     def flops(self) -> float:
         return super().flops() + 6.0 * sum(p.numel() for p in self.action.parameters() if p.ndim > 1)
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "built from the abstract",
+    "small, quick": "instance norm on targets, EMA from 0.98, predictor of 2 blocks, constant decay, no blur",
+}
 
 
 def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:

@@ -133,6 +133,12 @@ class LeJEPA(Method):
         return 3 * (encoder + views * (self.projector.flops() + 2.0 * o.out * o.directions))
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "CLS of the last block alone is evaluated",
+    "small, quick": "2 local crops (official: 6), crops without blur and solarize, 128 directions",
+}
+
+
 def paper(backbone: str = "vit_large_patch14", **changes: Any) -> Config:
     """ViT-L/14, ImageNet-1k, batch 512 and 100 epochs (length not published): online linear 77.1 (paper).
 

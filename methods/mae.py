@@ -19,12 +19,12 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.positions import sincos
-from ssl_bench.models.tokenizer import patchify
 from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.crops import unmirrored
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class MAE(Method):
 
     family, paper = "generative", "MAE, He et al. 2022, arXiv 2111.06377"
     sees, evaluated, pooling = "1 crop, 25 % of its patches", "encoder", "mean"
+    kinds = ("image", "clip")
     objective: MAEConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -118,12 +119,18 @@ class MAE(Method):
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         predicted = self.reconstruct(views["images"], views["keep"]).float()
-        patches = patchify(views["images"], self.encoder.config.patch_size)
+        patches = self.encoder.patch_embed.patches(views["images"])
         return {"loss": mae_loss(predicted, patches, views["mask"].float(), self.objective.norm_pix)}
 
     def flops(self) -> float:
         visible = int(self.encoder.num_patches * (1 - self.objective.mask_ratio))
         return 3 * (self.encoder.flops(visible) + self.decoder.flops(visible + self.encoder.num_prefix))
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation",
+    "small, quick": "decoder of one block",
+}
 
 
 def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
@@ -148,6 +155,11 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method mae --recipe quick"""
     return budgets.quick("mae", _small(), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, any of them hidden by itself: ssl-bench pretrain --method mae --recipe clips"""
+    return budgets.quick_clips("mae", unmirrored(_small()), _optim(), **changes)
 
 
 def _small() -> MAEConfig:

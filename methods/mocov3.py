@@ -95,6 +95,12 @@ class MoCoV3(TwoViews):
         return 2 * (keys + 3 * (keys + self.predictor.flops()))
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation and order of positions",
+    "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads, no decay of biases",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16 with 12 heads, ImageNet-1k, 300 epochs: linear 73.2 (official README).
 

@@ -7,6 +7,9 @@ encodes one whole crop, sharpened. The entropy of the mean anchor prediction is 
 used. Nothing is reconstructed. Evaluated: the target encoder's CLS.
 Checked against facebookresearch/msn db0d572 (configs/pretrain/msn_vits16.yaml, src/).
 Adapted: the shared ViT's initialisation and position embedding; every image loses its own patches, not the batch's.
+
+Changes: 1 first version. 2 no weight decay on the prototypes, and clipping measures and scales encoder and projector
+alone; crops are bilinear, torchvision's default (bicubic before). All as in msn_train.py and transforms.py.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig
 from ssl_bench.views.crops import COLOUR, MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop
 
-HALF = replace(COLOUR, saturation=0.4, blur_p=0.5)  # SimCLR's colours at strength 0.5
+HALF = replace(COLOUR, saturation=0.4, blur_p=0.5, interpolation="bilinear")  # SimCLR's colours at strength 0.5
 STRETCH = 0.8  # the official schedules are 1.25 times as long as the training, which ends at this part of them
 
 
@@ -73,7 +76,9 @@ class MSN(Method):
     """Anchor and target network (encoder and projector each), common prototypes."""
 
     family, paper = "self-distillation", "MSN, Assran et al. 2022, arXiv 2204.07141"
-    sees, evaluated, pooling = "1 whole crop, 1 masked crop, L focal crops", "target encoder (EMA)", "cls"
+    sees = "1 whole crop, 1 masked crop; paper: and 10 focal ones"
+    evaluated, pooling = "target encoder (EMA)", "cls"
+    version = 2
     fewest = 2  # BatchNorm over the masked crops
     objective: MSNConfig
 
@@ -121,6 +126,12 @@ class MSN(Method):
         match, missing = msn_terms(anchors, self.targets(whole), self.objective.temperature)
         return {"loss": match + self.objective.entropy_weight * missing, "match": match, "missing_entropy": missing}
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        groups = super().param_groups()
+        rest = [p for p in groups[0]["params"] if p is not self.prototypes]
+        mine = {"params": [self.prototypes], "lr_scale": 1.0, "weight_decay_scale": 0.0, "clip": False}
+        return [{**groups[0], "params": rest}, *groups[1:], mine]
+
     def after_step(self, at: float) -> None:
         momentum = linear(STRETCH * at, self.objective.momentum, 1.0)
         ema(self.encoder, self.anchor, momentum)
@@ -132,6 +143,12 @@ class MSN(Method):
         masked = self.anchor.flops(int(self.num_patches * (1 - o.mask_ratio))) + head
         focal = crop_flops(self.anchor, o.local_size) + head
         return crop_flops(self.anchor, o.global_size) + head + 3 * (masked + o.local_crops * focal)
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation and positions, masks per image",
+    "small, quick": "no focal crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes",
+}
 
 
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:

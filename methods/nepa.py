@@ -87,6 +87,12 @@ class NEPA(Method):
         return 3 * self.student.flops() + embedding
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "absolute positions, no QK-norm",
+    "small, quick": "absolute positions, no QK-norm, no LayerScale, crops of 30 to 100 %, EMA 0.99",
+}
+
+
 def paper(backbone: str = "vit_base_patch14", **changes: Any) -> Config:
     """ViT-B/14, ImageNet-1k, 1600 epochs: fine-tuned 83.8 (paper).
 

@@ -86,6 +86,13 @@ class SimCLR(TwoViews):
         return 3 * 2 * (self.crop_flops + self.projector.flops())
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "a ViT with AdamW (official: ResNet with LARS)",
+    "small, quick": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
+    "trained patch projection, small heads",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 300 epochs; MoCo v3's paper reports linear 69.0 for its SimCLR with this ViT.
 

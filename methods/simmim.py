@@ -84,6 +84,12 @@ class SimMIM(Method):
         return 3 * (self.encoder.flops() + 2.0 * self.encoder.num_patches * self.head.weight.numel())
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "absolute positions, rate falls by a cosine",
+    "small, quick": "absolute positions, hidden squares of one patch",
+}
+
+
 def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
     """ViT-B/16, ImageNet-1k, 800 epochs: fine-tuned 83.8 (official README).
 

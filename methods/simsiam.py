@@ -26,7 +26,9 @@ from ssl_bench.training.two_views import TwoViews
 from ssl_bench.views.augment import AugmentConfig
 from ssl_bench.views.crops import COLOUR, TwoCrops, small_two_crops
 
-WEAK = replace(COLOUR, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)  # main_simsiam.py: MoCo v2's augmentation
+WEAK = replace(  # main_simsiam.py: MoCo v2's augmentation, bilinear as torchvision's default
+    COLOUR, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5, interpolation="bilinear"
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ class SimSiam(TwoViews):
 
     def flops(self) -> float:
         return 3 * 2 * (self.crop_flops + self.projector.flops() + self.predictor.flops())
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "a ViT with AdamW (official: ResNet with SGD)",
+    "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+}
 
 
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:

@@ -62,6 +62,12 @@ class Supervised(Method):
         return 3 * (self.encoder.flops() + 2.0 * self.head.weight.numel())
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "no RandAugment, mixup or erasing",
+    "small, quick": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """DeiT-S without distillation, RandAugment, mixup and erasing: expect less than its 79.8.
 

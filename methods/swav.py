@@ -37,7 +37,7 @@ from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop
 
 @dataclass(frozen=True)
 class SwAVConfig(MultiCrop):
-    """Defaults are those of main_swav.py."""
+    """Defaults are those of main_swav.py but for the crops' filter, which `paper` sets: it is in small runs' names."""
 
     global_1: AugmentConfig = replace(STRONG, crop_scale=(0.14, 1.0))  # first global crop: SimCLR's colours
     global_2: AugmentConfig = replace(STRONG, crop_scale=(0.14, 1.0))  # second global crop
@@ -65,7 +65,7 @@ class SwAV(Method):
     """Encoder, projector and prototypes of unit length."""
 
     family, paper = "contrastive", "SwAV, Caron et al. 2020, arXiv 2006.09882"
-    sees, evaluated, pooling = "2 global + L local crops", "encoder", "cls"
+    sees, evaluated, pooling = "2 global crops; paper: and 6 local ones", "encoder", "cls"
     fewest = 2  # Sinkhorn-Knopp gives a single image to all prototypes alike
     objective: SwAVConfig
     queue: Tensor
@@ -120,12 +120,20 @@ class SwAV(Method):
         return 3 * (encoder + (2 + o.local_crops) * head)
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "a ViT with AdamW (official: ResNet with LARS)",
+    "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 128 prototypes",
+}
+
+
 def paper(backbone: str = "vit_small_patch16", **changes: Any) -> Config:
     """ViT-S/16, ImageNet-1k, 300 epochs; MoCo v3's paper reports linear 67.1 for its SwAV (two crops) with this ViT.
 
     ssl-bench pretrain --method swav --recipe paper data.name=folder:/data/imagenet
     """
-    objective = SwAVConfig(freeze_prototypes=1 / 300)  # one epoch
+    views = ("global_1", "global_2", "local")  # multicropdataset.py leaves torchvision's default
+    bilinear = {view: replace(getattr(SwAVConfig, view), interpolation="bilinear") for view in views}
+    objective = SwAVConfig(freeze_prototypes=1 / 300, **bilinear)  # one epoch
     return budgets.imagenet("swav", objective, vit_optim(300), backbone, 4096, 300, **changes)
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation import scorers
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
 
@@ -74,15 +72,6 @@ def piece(centres: Tensor) -> int:
     return max(1, CELLS // (centres.shape[0] * centres.shape[1]))
 
 
-def matched_accuracy(clusters: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose cluster is matched to their class, under the best one-to-one matching."""
-    size = max(clusters.max(), labels.max()) + 1
-    table = np.zeros((size, size), np.int64)
-    np.add.at(table, (clusters, labels), 1)
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return float(table[rows, columns].sum() / len(labels))
-
-
 class Clusters(Predictor):
     def __init__(self, x: Tensor, k: int, config: ClusteringConfig, seed: int) -> None:
         super().__init__()
@@ -98,6 +87,7 @@ class Clusters(Predictor):
 class Clustering(Protocol):
     version = 1
     headline = "nmi"
+    scorer = scorers.Clusters()
     config: ClusteringConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Clusters:
@@ -106,17 +96,3 @@ class Clustering(Protocol):
 
     def classes(self, output: Tensor) -> None:
         return None
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        truth, metrics = labels.numpy(), {}
-        measures = {
-            "acc": matched_accuracy,
-            "nmi": lambda c, t: normalized_mutual_info_score(t, c),
-            "ari": lambda c, t: adjusted_rand_score(t, c),
-        }
-        for name, measure in measures.items():
-            found = [100 * float(measure(clusters.numpy(), truth)) for clusters in output]
-            metrics[name] = float(np.mean(found))
-            if len(found) > 1:
-                metrics[f"{name}_std"] = float(np.std(found, ddof=1))
-        return metrics

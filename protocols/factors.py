@@ -1,14 +1,16 @@
 """`factors`: which factors of an image can be read from frozen features, on a set where all of them are known.
 
-Definition: for `data.name=factors` (ssl_bench/data/factors.py). Features of the last layer in the encoder's own
-pooling, standardised. Choices (shape, colour, texture) by L2 logistic regression, in percent correct; numbers
-(position, scale, rotation, noise) by ridge regression, as percent of variance explained on the test images (100 R2,
-position is the mean of x and y; below 0 is worse than the mean). Each factor's strength is chosen by its loss on the
-validation part, then both parts are fitted again. The headline `mean` is over factors, each from 0 (chance, or R2 <=
-0) to 100. At most 2,000 training images, and of features wider than 1,024 (raw pixels) their first 512 principal
-axes: enough for these probes, and affordable.
+Definition: for `data.name=factors` (ssl_bench/data/factors.py; its factors are named below), and for the clips of
+`movingphotos` (ssl_bench/data/movingphotos.py), whose factors put motion and speed beside what is shown. Features of
+the last layer in the encoder's own pooling, standardised. Choices (shape, colour, texture) by L2 logistic regression,
+in percent correct; numbers (position, scale, rotation, noise) by ridge regression, as percent of variance explained on
+the test images (100 R2, position is the mean of x and y; below 0 is worse than the mean). Each factor's strength is
+chosen by its loss on the validation part, then both parts are fitted again. The headline `mean` is over factors, each
+from 0 (chance, or R2 <= 0) to 100. At most 2,000 training images, and of features wider than 1,024 (raw pixels) their
+first 512 principal axes: enough for these probes, and affordable.
 
-Changes: 1 first version.
+Changes: 1 first version. 2 L-BFGS ends by what is left to gain, each strength from the weights of the one before. (Sets
+with other factors came later; no number of `factors` changed by that.)
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench.data.factors import FACTORS
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation.logistic import logistic, rotate
+from ssl_bench.evaluation import scorers
+from ssl_bench.evaluation.logistic import COMPARED, Solution, rotate, solve
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.scorers import explained
 from ssl_bench.rng import mix
 
 WIDE, KEPT = 1024, 512
@@ -32,22 +35,18 @@ WIDE, KEPT = 1024, 512
 class FactorsConfig:
     images: int = 2000  # training images at most, drawn by the seed
     strengths: int = 9  # values of C between 10^-5 and 10^3, and of the ridge's penalty between 10^3 and 10^-5
-    tol: float = 1e-3  # largest entry of the gradient at which L-BFGS stops
+    tol: float = COMPARED  # share of the objective left to gain at which L-BFGS stops
 
 
 def ridge(x: Tensor, y: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
     """Weights [P, D, K] and biases [P, K] of min |y - x w - b|^2 / N + penalty |w|^2, for x [N, D], y [N, K]."""
     centre, middle = x.mean(0), y.mean(0)
-    z, axes = rotate(x - centre)  # principal axes: every penalty is then a division
-    shrunk = z.T @ (y - middle) / (z.square().sum(0) + len(x) * penalties[:, None])[..., None]
-    weight = axes @ shrunk
+    z, away = rotate((x - centre).__getitem__, len(x), intercept=False)
+    # on principal axes every penalty is a division
+    z, matrix = z.double(), away.matrix.double()
+    shrunk = z.T @ (y - middle).double() / (z.square().sum(0) + len(x) * penalties[:, None])[..., None]
+    weight = (matrix @ shrunk).to(x)
     return weight, middle - centre @ weight
-
-
-def explained(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Percent of variance explained [..., K] of [..., N, K]: 100 R2."""
-    rest = (predicted - truth).square().sum(-2)
-    return 100 * (1 - rest / (truth - truth.mean(-2, keepdim=True)).square().sum(-2))
 
 
 class Readouts(Predictor):
@@ -56,19 +55,22 @@ class Readouts(Predictor):
     def __init__(self, config: FactorsConfig, x: Features) -> None:
         super().__init__()
         assert x.targets is not None
-        self.config, self.mean = config, x.own.mean(0)
+        self.config, self.mean, self.factors = config, x.own.mean(0), x.factors
         self.std = x.own.std(0, unbiased=False).clamp(min=1e-6)
         self.axes: Tensor | None = None
         if x.own.shape[1] > WIDE:
-            self.axes = rotate(self.scaled(x))[1][:, -KEPT:]  # in ascending order of variance
+            self.axes = rotate(self.scaled(x).__getitem__, len(x))[1].matrix[:, -KEPT:]  # ascending in variance
         powers = torch.logspace(-5, 3, config.strengths)
         z = self.scaled(x)
-        self.choices = {
-            f.name: logistic(z, x.targets[:, f.columns[0]].long(), f.levels, powers, config.tol)
-            for f in FACTORS
-            if f.levels
-        }
-        numbers = [c for f in FACTORS if not f.levels for c in f.columns]
+        scores, self.rotation = rotate(z.__getitem__, len(z))
+        self.choices: dict[str, list[Solution]] = {f.name: [] for f in self.factors if f.levels}
+        for f in self.factors:
+            start = None
+            for c in powers.tolist() if f.levels else ():
+                found = solve(scores, x.targets[:, f.columns[0]].long(), f.levels, c, start=start, tol=config.tol)
+                self.choices[f.name].append(found)
+                start = found.weight
+        numbers = [c for f in self.factors if not f.levels for c in f.columns]
         self.numbers = ridge(z, x.targets[:, numbers], 1 / powers)
         self.chosen: dict[str, int] = {}
 
@@ -80,14 +82,16 @@ class Readouts(Predictor):
         """Per factor, logits [P, N, K] or numbers [P, N, columns]."""
         z = self.scaled(x)
         found = torch.einsum("nd,pdk->pnk", z, self.numbers[0]) + self.numbers[1][:, None]
-        widths = [len(f.columns) for f in FACTORS if not f.levels]
+        widths = [len(f.columns) for f in self.factors if not f.levels]
         parts = iter(found.split(widths, 2))
-        return {f.name: self.choices[f.name].logits(z) if f.levels else next(parts) for f in FACTORS}
+        scores = self.rotation(z)
+        chosen = {name: torch.stack([s.logits(scores) for s in found]) for name, found in self.choices.items()}
+        return {f.name: chosen[f.name] if f.levels else next(parts) for f in self.factors}
 
     def choose(self, val: Features) -> None:
         """The strength of every factor with the lowest loss on `val`."""
         assert val.targets is not None
-        for f, found in zip(FACTORS, self.outputs(val).values(), strict=True):
+        for f, found in zip(self.factors, self.outputs(val).values(), strict=True):
             truth = val.targets[:, f.columns]
             if f.levels:
                 losses = torch.stack([F.cross_entropy(z, truth[:, 0].long()) for z in found])
@@ -98,19 +102,21 @@ class Readouts(Predictor):
     def predict(self, x: Features) -> Tensor:
         """[N, targets]: the chosen class of a choice, or the number."""
         found = {name: z[self.chosen[name]] for name, z in self.outputs(x).items()}
-        columns = [found[f.name].argmax(1, keepdim=True).float() if f.levels else found[f.name] for f in FACTORS]
+        columns = [found[f.name].argmax(1, keepdim=True).float() if f.levels else found[f.name] for f in self.factors]
         return torch.cat(columns, 1)
 
 
 class Factors(Protocol):
-    version = 1
+    version = 2
     headline = "mean"
+    scorer = scorers.Factors()  # of the set it is fitted on
     scores = "targets"
     config: FactorsConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Readouts:
         if train.targets is None or val.targets is None:
             raise UserError("Protocol 'factors' probes known factors, which these images lack: use --data factors.")
+        self.scorer = scorers.Factors(train.factors)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix("factors", seed)))
         train = train.take(order[: self.config.images])
         probe = Readouts(self.config, train)
@@ -122,16 +128,3 @@ class Factors(Protocol):
 
     def classes(self, output: Tensor) -> None:
         return None
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        """`labels` are the targets [N, F]."""
-        metrics, level = {}, []
-        for f in FACTORS:
-            mine, truth = output[:, f.columns], labels[:, f.columns]
-            if f.levels:
-                metrics[f.name] = float(100 * (mine == truth).double().mean())
-                level.append((metrics[f.name] - 100 / f.levels) / (1 - 1 / f.levels))
-            else:
-                metrics[f.name] = float(explained(mine.double(), truth.double()).mean())
-                level.append(metrics[f.name])
-        return {"mean": sum(max(0.0, v) for v in level) / len(level), **metrics}

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, classification, given, members
-from ssl_bench.training.monitor import knn_votes
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, given, members
+from ssl_bench.evaluation.scorers import Votes
+from ssl_bench.training.neighbours import nearest, votes
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,17 @@ class Neighbours(Predictor):
         super().__init__()
         self.banks, self.config = [(b.own, b.labels) for b in banks], config
         self.num_classes = banks[0].num_classes
+        self.found: tuple[Features, list[tuple[Tensor, Tensor]]] | None = None
         self.selected = {"k": config.k, "bank": len(banks[0])}
 
     def votes(self, x: Features, k: list[int]) -> Tensor:
-        """[banks, len(k), N, C]"""
-        t = self.config.temperature
-        return torch.stack([knn_votes(*bank, x.own, k, t, self.num_classes) for bank in self.banks])
+        """[banks, len(k), N, C]; the neighbours are looked for once, as many as any k asks for."""
+        if self.found is None or self.found[0] is not x:
+            most = max(self.config.k, *self.config.also)
+            self.found = x, [nearest(bank.to(x.device), x.own.to(x.device), most) for bank, _ in self.banks]
+        pairs = zip(self.found[1], self.banks, strict=True)
+        t, classes = self.config.temperature, self.num_classes
+        return torch.stack([votes(s.cpu(), labels[i.cpu()], k, t, classes) for (s, i), (_, labels) in pairs])
 
     def predict(self, x: Features) -> Tensor:
         """[banks, N, C]"""
@@ -72,6 +78,7 @@ class Neighbours(Predictor):
 class KNN(Protocol):
     version = 3
     record_candidates = True
+    scorer = Votes()
     config: KNNConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Neighbours:
@@ -86,11 +93,3 @@ class KNN(Protocol):
 
     def classes(self, output: Tensor) -> Tensor | None:
         return output[0].argmax(1) if len(output) == 1 else None  # several draws: no single bit per image
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        guesses = output.masked_fill(output == 0, -torch.inf)
-        found = [classification(votes, labels, num_classes) for votes in guesses]
-        metrics = {name: sum(f[name] for f in found) / len(found) for name in found[0]}
-        if len(found) > 1:
-            metrics["top1_std"] = float(torch.tensor([f["top1"] for f in found], dtype=torch.float64).std())
-        return metrics

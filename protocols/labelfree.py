@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
+from ssl_bench.evaluation.scorers import Nothing
 from ssl_bench.rng import Rng, mix
 from ssl_bench.training.monitor import feature_std, mean_cosine, rankme
 from ssl_bench.views.augment import AugmentConfig, augment
@@ -112,6 +113,7 @@ class LabelFree(Protocol):
     version = 1
     input = "images"  # for the views of LiDAR
     headline = "rankme"
+    scorer = Nothing()
     config: LabelFreeConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Measured:
@@ -147,6 +149,3 @@ class LabelFree(Protocol):
 
     def classes(self, output: Tensor) -> None:
         return None
-
-    def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        return {}

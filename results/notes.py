@@ -106,6 +106,16 @@ def code(records: Sequence[Record], rows: Mapping[str, str]) -> list[str]:
     return out
 
 
+def own_scorers(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
+    """Columns whose numbers come from a protocol's own code, which saw the test labels."""
+    own = {grouping.column_key(r) for r in records if grouping.own_scorer(r)}
+    return [
+        f"{c.label} brings its own scorer, which sees the test labels: its numbers are as honest as that code."
+        for c in columns
+        if c.key in own
+    ]
+
+
 def repeats(records: Sequence[Record]) -> list[str]:
     """How far accuracies lie from those of the same runs trained before, on other hardware or by older code."""
     both = [(old.value, new.value) for old, new in grouping.repeats(records) if new.headline in ACCURACIES]

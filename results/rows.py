@@ -82,7 +82,13 @@ def columns(records: Sequence[Record]) -> list[Column]:
 
 
 def _name(r: Record, many: bool) -> str:
-    return r.protocol + (f" {r.variant}" if r.variant else "") + (f" · {r.data['name']}" if many else "")
+    own = " (own scorer)" if own_scorer(r) else ""
+    return r.protocol + (f" {r.variant}" if r.variant else "") + own + (f" · {r.data['name']}" if many else "")
+
+
+def own_scorer(r: Record) -> bool:
+    """Whether a protocol's own code, and not the harness's, turned predictions and labels into this number."""
+    return r.compute["eval"].get("scorer") == "own"
 
 
 def _shortest(parts: dict[str, list[str]]) -> dict[str, str]:

@@ -46,6 +46,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
     named = {i: row.label for row in rows for c in row.cells if c is not None for i in c.records}
     said = [*notes.budgets(rows), *notes.runs(rows, kept), *notes.code(kept, named), *said]
     said += [*notes.optimism(rows, columns), *notes.repeats(found)]
+    said += notes.own_scorers(columns, kept)
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -95,6 +96,31 @@ def recipes(module: ModuleType) -> dict[str, Callable[..., Any]]:
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
         if inspect.get_annotations(value).get("return") in ("Config", getattr(module, "Config", "Config"))
     }
+
+
+def departs(method: str, name: str) -> str:
+    """What a recipe changes of its paper, from `DEPARTS` of the method's file; "" where it is not said."""
+    return next((text for names, text in stated(method, "DEPARTS").items() if name in names.split(", ")), "")
+
+
+def row_name(method: str, objective: Mapping[str, Any]) -> str:
+    """What a row is: the method where its objective is the paper's, else with what makes it another: `OFF_PAPER`."""
+    return " + ".join([method, *(text for key, text in stated(method, "OFF_PAPER").items() if objective.get(key))])
+
+
+def stated(method: str, name: str) -> dict[str, str]:
+    """A table of texts that a method's file states as a literal, read without running it; {} where there is none."""
+    try:
+        spec = find_spec(method if "." in method else f"methods.{method}")
+    except ImportError:
+        return {}
+    if spec is None or spec.origin is None:
+        return {}
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [name]:
+            table: dict[str, str] = ast.literal_eval(node.value)
+            return table
+    return {}
 
 
 def recipe(method: str, name: str) -> Callable[..., Any]:

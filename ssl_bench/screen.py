@@ -8,10 +8,10 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_bench.errors import printable
+
+T = TypeVar("T")
 
 
 def speaks() -> bool:
@@ -160,6 +162,20 @@ def counted(doing: str, names: Sequence[str]) -> Iterator[str]:
         progress.update(task, description="", completed=len(names))
 
 
+PATIENCE = 10.0  # seconds without a word
+
+
+def paced(doing: str, items: Iterable[T], total: int) -> Iterator[T]:
+    """Every item in turn; what takes longer than PATIENCE says how far it is and how long it will take, as often."""
+    began = said = time.monotonic()
+    for i, item in enumerate(items):
+        now = time.monotonic()
+        if i and now - said > PATIENCE:
+            said = now
+            say(f"{doing}: {i / total:.0%}, {clock((now - began) / i * max(total - i, 0))} left")
+        yield item
+
+
 def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None, height: int = 0) -> Group:
     """The live table of `compare`: a line per run, collapses in words, and the whole below; `height`: lines there are.
 
@@ -177,6 +193,7 @@ def matrix(rows: list[dict[str, Any]], elapsed: float, left: float | None, heigh
         style = {"done": "green", "waiting": "dim", "failed": "bold red"}.get(state, "")
         if row["label"] in fallen:
             state, style = f"{state} ⚠", "bold red"
+        state = printable(f"{state} {row['doing']}" if row.get("doing") else state)
         cells = (
             f"{status['images_per_second']:,.0f}" if works and "images_per_second" in status else "",
             f"{status['loss']:.3f}" if "loss" in status else "",

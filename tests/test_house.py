@@ -151,8 +151,9 @@ def test_the_check_of_circles_sees(tmp_path, back):
     assert circles(graph(tmp_path)) == [{f"ssl_bench.data.{n}" for n in ("one", "two", "three")}]
 
 
-def test_only_evaluate_opens_the_test_split():
-    users = {title(path) for path in FILES if "open_test" in words(path)}
+@pytest.mark.parametrize("name", ["open_test", "open_truth"])
+def test_only_evaluate_opens_the_test_split(name):
+    users = {title(path) for path in FILES if name in words(path)}
     assert users <= {"ssl_bench/data/dataset.py", "ssl_bench/evaluation/evaluate.py"}
 
 

@@ -77,8 +77,10 @@ def measured(readme: str) -> str:
     return before + MARK + "\n\n".join([*parts, ""]) + after[after.index("## ") :]
 
 
-def catalogue(folder: str, columns: tuple[str, ...], rows: dict[str, tuple[str, ...]]) -> str:
-    """README of a folder: one table, then every file's own docstring."""
+def catalogue(
+    folder: str, columns: tuple[str, ...], rows: dict[str, tuple[str, ...]], departs: dict[str, list[str]] | None = None
+) -> str:
+    """README of a folder: one table, then every file's own docstring and what its recipes change of the paper."""
     out = [f"# {folder.capitalize()}", ""]
     out += [
         f"Written from the files by `python tests/write_tree.py`; on the command line: `ssl-bench list {folder}`.",
@@ -89,6 +91,8 @@ def catalogue(folder: str, columns: tuple[str, ...], rows: dict[str, tuple[str, 
     for name in rows:
         text = ast.get_docstring(ast.parse((HOME / folder / f"{name}.py").read_text())) or ""
         out += ["", f"## {name}", "", text.strip()]
+        if departs:
+            out += ["", "What leaves the paper:", "", *departs[name]]
     return "\n".join(out) + "\n"
 
 
@@ -98,16 +102,19 @@ def catalogues() -> dict[Path, str]:
     from ssl_bench.evaluation.protocol import Protocol, variants
     from ssl_bench.training.method import Method
 
-    methods, protocols = {}, {}
+    methods, protocols, lines = {}, {}, {}
     for name in find.names("methods"):
         m = find.defined(find.module("methods", name), Method)
+        lines[name] = [f"* `{recipes}`: {text}" for recipes, text in find.stated(name, "DEPARTS").items()]
         methods[name] = (m.family, m.sees, f"{m.evaluated}, {m.pooling}", m.paper)
     for name in find.names("protocols"):
         module = find.module("protocols", name)
         p = find.defined(module, Protocol)
         protocols[name] = (str(p.version), p.input, ", ".join(f"`{name}:{v}`" for v in variants(module)) or "none")
     return {
-        HOME / "methods/README.md": catalogue("methods", ("method", "family", "sees", "evaluated", "paper"), methods),
+        HOME / "methods/README.md": catalogue(
+            "methods", ("method", "family", "sees", "evaluated", "paper"), methods, lines
+        ),
         HOME / "protocols/README.md": catalogue("protocols", ("protocol", "version", "input", "variants"), protocols),
     }
 

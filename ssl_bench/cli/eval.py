@@ -24,7 +24,7 @@ from ssl_bench.screen import at_root
 @click.option("--data", default=None, help="Data to evaluate on; default: what the run was pretrained on.")
 @click.option("--image-size", default=None, metavar="N|HxW", help="Pixels of the evaluated images: a side, or 32x96.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probe (and of `random`).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Repeatable; for one: linear.epochs=5.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Repeatable; for one: linear.strengths=9.")
 @HARDWARE
 @ROOT
 def eval(

@@ -82,6 +82,7 @@ def datasets() -> Table:
         table.add_row(name, _about(", ".join(fact for fact in facts if fact), words))
     own = {
         "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
+        "movingphotos": "clips made from the embedded photographs, of ten motions; movingphotos:LEVEL:N, level 0 to 2",
         "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",
         "parquet:PATH": "a file, a folder, a glob; columns image (bytes) and label; the split from the files' names",
         "webdataset:PATH": "tar shards of key.jpg and key.cls or key.json; the split from the files' names",

@@ -14,7 +14,7 @@ from rich.text import Text
 from ssl_bench import find, screen
 from ssl_bench.cli.options import ROOT, SETTINGS
 from ssl_bench.config import reasons
-from ssl_bench.config.schema import size_text
+from ssl_bench.config.schema import size_text, to_dict
 from ssl_bench.errors import UserError
 from ssl_bench.experiments.run_summary import changed, cost, scores, size, state
 from ssl_bench.screen import at_root, console, quantity, say, sheet, sparkline
@@ -125,5 +125,7 @@ def explain_recipe(method: str, recipe: str, settings: Sequence[str]) -> None:
             key, value, f"{reason} (set by you)" if key in changed else reason, style="bold" if key in changed else ""
         )
     screen.say(inspect.getdoc(function) or "")
+    name, departs = find.row_name(method, to_dict(config.objective)), find.departs(method, recipe)
+    screen.say(f"Its rows are called: {name}" + (f". Departs from the paper: {departs}." if departs else "."))
     screen.console.print(table)
     screen.say(f"run name: {run_folder.run_name(config)}")

@@ -12,6 +12,7 @@ from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfi
 
 QUICK_FLOPS = 2.2e12  # a minute or so on one slow core (AMD EPYC without AMX)
 FAST_FLOPS = 0.25e12
+QUICK_CLIP_FLOPS = 3e12  # three to five minutes on one slow core
 
 
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
@@ -42,6 +43,40 @@ def imagenet(
         "backbone": vit(backbone),
         "data": DataConfig("folder:imagenet", image_size=224, val_fraction=0.01),
         "budget": BudgetConfig(batch_size=batch_size, epochs=epochs),
+        "monitor_points": 100,
+    }
+    return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))
+
+
+def quick_clips(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """A first look at motion: 8 frames of 32 px of the clips made here, the same ViT and FLOPs for every method."""
+    base: dict[str, Any] = {
+        "backbone": vit("micro_patch4", class_token=False),
+        "data": DataConfig("movingphotos", image_size=32),
+        "budget": BudgetConfig(batch_size=32, flops=QUICK_CLIP_FLOPS),
+    }
+    return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
+
+
+def small_clips(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """8 frames of 32 px: half a ViT-Tiny on 256 tubelets, 50 epochs."""
+    base: dict[str, Any] = {
+        "backbone": vit("mini_patch4", class_token=False),
+        "data": DataConfig("movingphotos", image_size=32),
+        "budget": BudgetConfig(batch_size=128, epochs=50),
+    }
+    return Config(method=method, objective=objective, recipe="small", optim=optim, **(base | changes))
+
+
+def films(
+    method: str, objective: Any, optim: OptimConfig, backbone: str, batch_size: int, steps: int, size: int = 224,
+    **changes: Any,
+) -> Config:  # fmt: skip
+    """16 frames of films, as in the published runs on GPUs. No reader of films is here yet: clips made here."""
+    base: dict[str, Any] = {
+        "backbone": vit(backbone, class_token=False),
+        "data": DataConfig("movingphotos:2", image_size=size, frames=16, val_fraction=0.01),
+        "budget": BudgetConfig(batch_size=batch_size, steps=steps),
         "monitor_points": 100,
     }
     return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))

@@ -38,6 +38,16 @@ def refuse_outside(group: str, values: Any, least: dict[str, float], below: dict
             raise UserError(f"{group}{name}={value} must be {reach}.")
 
 
+def later(value: Any) -> Any:
+    """A field that came after the first records: at this default it is left out of what is written and hashed."""
+    return field(default=value, metadata={"later": True})
+
+
+# Of clips, sincos is V-JEPA's with even channels for time, row and column, sincos_half gives half of them to the time;
+# sincos_1d is VideoMAE's table over the flattened index (models/positions.py, models/rotary.py).
+Positions = Literal["sincos", "learned", "sincos_half", "sincos_1d", "rope", "rope_tiled"]
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """The shared backbone."""
@@ -49,12 +59,18 @@ class ViTConfig:
     patch_size: int = 16  # pixels per patch side; must divide data.image_size
     class_token: bool = True  # prepend a learned CLS token
     reg_tokens: int = 0  # learned register tokens after CLS (Darcet et al. 2024)
-    pos_embed: Literal["sincos", "learned"] = "sincos"  # fixed 2-D sin-cos, or learned from trunc-normal 0.02
+    pos_embed: Positions = "sincos"  # fixed sin-cos, learned, or rotary: rope (V-JEPA 2.1's), rope_tiled (V-JEPA 2's)
     drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0
     layer_scale: float = 0.0  # initial LayerScale; 0 means none
+    drop_path_uniform: bool = later(False)  # the same stochastic depth in every block (DINOv2, CAPI)
+    tubelet: int = later(2)  # frames per token of a clip
+    rope_grid: int = later(0)  # rotary positions are spread as on so many patches a side (V-JEPA 2.1: 16); 0: as is
 
     def check(self) -> None:
         least = {"embed_dim": 1, "depth": 1, "num_heads": 1, "patch_size": 1, "reg_tokens": 0, "layer_scale": 0}
+        least |= {"tubelet": 1, "rope_grid": 0}
+        if self.rope_grid and not self.pos_embed.startswith("rope"):
+            raise UserError(f"backbone.rope_grid has no effect with backbone.pos_embed={self.pos_embed}: leave it out.")
         refuse_outside("backbone.", self, {**least, "mlp_ratio": 0, "drop_path": 0}, {"drop_path": 1})
         if self.embed_dim % self.num_heads or self.embed_dim % 4:
             raise UserError(
@@ -69,11 +85,6 @@ Size = int | tuple[int, int]  # pixels: a square's side, or height and width
 def sides(size: Size) -> tuple[int, int]:
     """Height and width in pixels."""
     return size if isinstance(size, tuple) else (size, size)
-
-
-def later(value: Any) -> Any:
-    """A field that came after the first records: at this default it is left out of what is written and hashed."""
-    return field(default=value, metadata={"later": True})
 
 
 def vit(name: str, **changes: Any) -> ViTConfig:
@@ -96,6 +107,7 @@ class DataConfig:
     val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
     channels: int = later(3)  # 1: grey, 3: colour, 4: colour with alpha, or four bands as they are
     background: tuple[int, int, int] = later((255, 255, 255))  # red, green, blue behind transparent pixels
+    frames: int = later(8)  # of a stored clip
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,6 +117,8 @@ class DataConfig:
     def check(self) -> None:
         if not all(0 < side <= 4096 for side in self.size):
             raise UserError(f"data.image_size={size_text(self.image_size)} must lie between 1 and 4096.")
+        if not 0 < self.frames <= 1024:
+            raise UserError(f"data.frames={self.frames} must lie between 1 and 1024.")
         if self.channels not in (1, 3, 4):
             raise UserError(f"data.channels={self.channels} must be 1 (grey), 3 (colour) or 4 (as they are).")
         if not all(0 <= value <= 255 for value in self.background):
@@ -220,6 +234,8 @@ class Config:
         for part in (self.backbone, self.data, self.optim, self.budget, self.run, self.objective):
             if hasattr(part, "check"):
                 part.check()
+        if self.backbone.drop_path_uniform and not self.backbone.drop_path:
+            raise UserError("backbone.drop_path_uniform has no effect while backbone.drop_path is 0: set both or none.")
         if any(side % self.backbone.patch_size for side in self.data.size):
             raise UserError(
                 f"data.image_size={size_text(self.data.image_size)} is not divisible by "

@@ -2,12 +2,14 @@
 
     registry     a data set's name -> its source
     catalogue    sets known by name (catalogue.toml); embedded/: those in the package
-    folder, parquet, webdataset, huggingface, factors   the kinds of source; source: what they have in common
+    folder, parquet, webdataset, huggingface   the kinds of source; source: what they have in common
+    factors, movingphotos   sets made here, whose every factor is known: images, clips
     splits       which file or folder is which split
     labels       what may be a label
     items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
-                 pixels: the rules for modes and ranges beyond 8 bits
+                 clips: the kind `clip`; pixels: the rules for modes and ranges beyond 8 bits
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
+    groups       images that belong together, which no cut of a split may part
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
     summary      what was understood of a set, in words; a sheet of its images

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_bench.data import groups
 from ssl_bench.data.source import Content
 from ssl_bench.errors import UserError
 
@@ -24,15 +25,17 @@ def canonical(
     """Arrays to save, and meta: classes, fingerprint, mean, std, notes, bad images.
 
     `train_rows` and `test_rows` are int64 rows of the file of `home[split]`, in canonical order (by content hash), with
-    `*_labels` beside them. `*_table` [M, 3] is (chunk, offset, length) of the packed images of a file. `train_files` is
+    `*_labels` and `*_pixels`, 16 bytes that tell an image's pixels, beside them. `*_table` [M, 3] is (chunk, offset,
+    length) of the packed images of a file. `train_files` is
     bytes [N], the name each image's file has in the source; none is kept of test images: it may tell the class.
+    `train_groups` is int64 [N] where the source tells groups.
     """
     classes = sorted({n for t in tables for n in t["names"]} - ({""} if content.labelled else set()))
     place = {n: i for i, n in enumerate(classes)}
     labels = np.concatenate([np.array([place.get(n, -1) for n in t["names"]], np.int64)[t["label"]] for t in tables])
     split = np.repeat([c.split for c in content.chunks], [c.count for c in content.chunks])
-    digest, ok, sums, squares, pixels = (
-        np.concatenate([t[k] for t in tables]) for k in ("digest", "ok", "sums", "squares", "pixels")
+    digest, ok, sums, squares, pixels, group = (
+        np.concatenate([t[k] for t in tables]) for k in ("digest", "ok", "sums", "squares", "pixels", "group")
     )
     rows = np.empty(len(ok), np.int64)
     for part in ("train", "test"):
@@ -44,7 +47,7 @@ def canonical(
         raise UserError(f"No image of '{name}' can be read: {_shown(tables)}.")
     home = {"train": "train", "test": "test"}
     if content.labelled:
-        chosen, own = _with_test(split[order], labels[order], notes)
+        chosen, own = _with_test(split[order], labels[order], group[order], notes)
         home["test"] = "test" if own else "train"
         notes += _apart(classes, labels[order], chosen, name)
     else:
@@ -53,6 +56,9 @@ def canonical(
         if held := int((split[order] == "test").sum()):
             notes.append(f"Without labels {held:,} images of its test split are for pretraining too.")
     text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
+    grouped, more = groups.facts(group[order], chosen)
+    notes += more
+    text += group[order].astype("<i8").tobytes().hex() if grouped else ""  # they decide what is held out
     plain = (squares[order] * places == sums[order] ** 2).all(1)  # no channel varies
     if plain.mean() > PLAIN:
         notes.append(f"{plain.sum():,} of {len(order):,} images are of one single colour: are they read rightly?")
@@ -65,8 +71,10 @@ def canonical(
         arrays |= {f"{part}_table": where[split == part]}
         if "targets" in tables[0]:
             arrays[f"{part}_targets"] = np.concatenate([t["targets"] for t in tables])[order[chosen == part]]
+        arrays[f"{part}_pixels"] = pixels[order[chosen == part]]
         arrays |= {f"{part}_rows": rows[order[chosen == part]], f"{part}_labels": labels[order[chosen == part]]}
     files = np.concatenate([t["name"] for t in tables])[train]
+    arrays |= {"train_groups": group[train]} if grouped else {}
     arrays |= {"train_files": files} if (files != b"").any() else {}
     tally = partial(np.bincount, minlength=len(classes))
     counts = {p: tally(labels[order[chosen == p]]).tolist() for p in ("train", "test")} if content.labelled else {}
@@ -77,6 +85,7 @@ def canonical(
         "rows": {part: int((split == part).sum()) for part in ("train", "test")},
         "read": content.read if content.labelled else [line.replace("test: ", "train: ", 1) for line in content.read],
         "counts": counts,
+        "groups": grouped,
         "plain": int(plain.sum()),
         "bad": [pair for t in tables for pair in t["bad"]],
     }  # fmt: skip
@@ -101,16 +110,23 @@ def _shown(tables: Sequence[dict[str, Any]], most: int = 5) -> str:
     return "; ".join(lines[:most]) + (f"; and {len(lines) - most} more" if len(lines) > most else "")
 
 
-def _with_test(split: np.ndarray, labels: np.ndarray, notes: list[str]) -> tuple[np.ndarray, bool]:
-    """The split of each image, and whether the source has one: else every fifth image of each class, by content."""
+def _with_test(split: np.ndarray, labels: np.ndarray, group: np.ndarray, notes: list[str]) -> tuple[np.ndarray, bool]:
+    """The split of each image, and whether the source has one: else every fifth image of each class, by content.
+
+    Where the source tells groups: whole groups, a fifth of each class as nearly as they allow.
+    """
     if (split == "test").any():
         if not (split == "train").any():
             raise UserError("The data has a test split but no training split.")
         return split, True
     out = split.copy()
-    for label in np.unique(labels):
-        out[np.flatnonzero(labels == label)[4::5]] = "test"
-    notes.append("The source has no test split: every fifth image of each class, by content hash, was set apart.")
+    if group.any():
+        out[groups.hold_out(labels, group, 0.2)] = "test"
+        notes.append("The source has no test split: whole groups, about a fifth of each class, were set apart.")
+    else:
+        for label in np.unique(labels):
+            out[np.flatnonzero(labels == label)[4::5]] = "test"
+        notes.append("The source has no test split: every fifth image of each class, by content hash, was set apart.")
     if not (out == "test").any():
         raise UserError(
             " ".join(["Too few images: five or more per class are needed to set a test split apart.", *notes])

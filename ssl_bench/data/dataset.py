@@ -1,7 +1,9 @@
 """What a data set is: a training and a validation part that anyone may read, and a sealed test split.
 
-`open_data` gives the training split, cut into a training and a validation part. The test split is opened by
-`open_test`, which `evaluate.py` alone may name; a test on the AST holds it to that.
+`open_data` gives the training split, cut into a training and a validation part. The test images are opened by
+`open_test`, what is true of them by `open_truth`; `evaluate.py` alone may name these, and a test on the AST holds it
+to that. Test images lie in a file of their own, in the order of their content hashes: neither the training images'
+file nor their place in their own tells anything of them.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from torch import Tensor
 
 from ssl_bench import screen
 from ssl_bench.config.schema import DataConfig, RunConfig
-from ssl_bench.data import store, summary
-from ssl_bench.data.encoded_store import Encoded
+from ssl_bench.data import groups, registry, store, summary
+from ssl_bench.data.encoded_store import Encoded, mapped
+from ssl_bench.data.factors import Factor
 from ssl_bench.data.items import Kind, written
+from ssl_bench.data.places import cache_folder
 from ssl_bench.errors import UserError
 
 PATHS = ("folder", "parquet", "webdataset")  # kinds of names that hold a path
@@ -30,11 +34,12 @@ PATHS = ("folder", "parquet", "webdataset")  # kinds of names that hold a path
 class Split:
     """Images of one part: rows of a store. `batch(indices)` depends on the indices alone."""
 
-    store: Any  # uint8 [M, *item.shape]: memory-mapped, or `Encoded`, which decodes the rows it is asked for
+    store: Any  # uint8 [M, *item.shape]: mapped, or `Encoded`, which decodes the rows it is asked for; without a path
     index: np.ndarray  # int64 [N], rows of the store
     labels: Tensor  # int64 [N]
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
     files: np.ndarray | None = None  # bytes [N], the file names of training images whose source has them
+    factors: tuple[Factor, ...] = ()  # what the targets are
 
     def __len__(self) -> int:
         return len(self.index)
@@ -43,11 +48,11 @@ class Split:
         """The images where `mask` [N] is set."""
         targets = None if self.targets is None else self.targets[mask]
         files = None if self.files is None else self.files[mask]
-        return Split(self.store, self.index[mask], self.labels[mask], targets, files)
+        return replace(self, index=self.index[mask], labels=self.labels[mask], targets=targets, files=files)
 
     def bare(self) -> Split:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels[:0], targets=None, files=None)
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
         """uint8 [B, *item.shape] for positions in this split."""
@@ -95,7 +100,7 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     for line in summary.first_use(folder, meta):
         screen.say(line, "yellow" if line.startswith("  note") else "")
     whole = _whole(folder, meta, "train", run.workers)
-    val = _held_out(whole.labels.numpy(), config.val_fraction)
+    val = _held_out(folder, config.val_fraction)
     if not val.any():
         raise UserError(f"'{config.name}' has too few training images ({len(val)}) to hold out a validation part.")
     return Dataset(
@@ -104,8 +109,11 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     )  # fmt: skip
 
 
-def _held_out(labels: np.ndarray, share: float) -> np.ndarray:
-    """Bool [N]: which training images are the validation part."""
+def _held_out(folder: Path, share: float) -> np.ndarray:
+    """Bool [N]: which training images of a store are the validation part; whole groups where it has groups."""
+    labels = np.load(folder / "train_labels.npy")
+    if (told := folder / "train_groups.npy").exists():
+        return groups.hold_out(labels, np.load(told), share)
     # Rows are ordered by content hash, so the first images of a class are a fixed random sample of it.
     val = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -122,7 +130,7 @@ def present(config: DataConfig) -> tuple[str, int] | None:
     folder = store.there(config)
     if folder is None:
         return None
-    val = _held_out(np.load(folder / "train_labels.npy"), config.val_fraction)
+    val = _held_out(folder, config.val_fraction)
     return str(_meta(folder)["fingerprint"]), int(val.sum())
 
 
@@ -140,9 +148,25 @@ def other_images(name: str, then: str, now: str) -> UserError:
 
 
 def open_test(config: DataConfig) -> Split:
-    """The sealed test split. Only `evaluate.py` calls this."""
+    """The images of the sealed test split; what is true of them is not read. Only `evaluate.py` calls this."""
     folder = store.ensure(config)
-    return _whole(folder, _meta(folder), "test", 0)
+    rows = np.load(folder / "test_rows.npy")
+    return Split(_images(folder, _meta(folder), "test", 0), rows, torch.empty(0, dtype=torch.int64))
+
+
+def open_truth(config: DataConfig) -> dict[str, Tensor]:
+    """ "labels" [N] and, where they are known, "targets" [N, F] of the test images. Only `evaluate.py` calls this,
+    when all is predicted.
+    """
+    folder = store.ensure(config)
+    found = {name: folder / f"test_{name}.npy" for name in ("labels", "targets")}
+    return {name: torch.from_numpy(np.load(path)) for name, path in found.items() if path.exists()}
+
+
+def homes(config: DataConfig) -> list[Path]:
+    """Where this set's images and labels lie: the stores, and the files they were made from."""
+    kind, _, rest = config.name.partition(":")
+    return [cache_folder(), *([registry.location(rest)] if kind in PATHS else []), *registry.EMBEDDED.values()]
 
 
 def notes(config: DataConfig) -> list[str]:
@@ -155,15 +179,19 @@ def _meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Split:
-    """A split as it lies in the store. A test split that was cut here lies in the file of the training images."""
-    home, item = meta["home"][split], written(meta)
-    images: Any
+def _images(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Any:
+    """The images of a split by their rows, from a file that holds no others'."""
+    item = written(meta)
     if meta["kind"] == "encoded":
-        images = Encoded(folder, np.load(folder / f"{home}_table.npy"), item, threads)
-    else:
-        images = np.memmap(folder / f"{home}.u8", np.uint8, "r", shape=(meta["rows"][home], *item.shape))
+        return Encoded(folder, np.load(folder / f"{split}_table.npy"), item, threads)
+    return mapped(folder / ("sealed.u8" if split == "test" else f"{split}.u8")).reshape(-1, *item.shape)
+
+
+def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Split:
+    """A split as it lies in the store."""
+    images = _images(folder, meta, split, threads)
     names = ("rows", "labels", "targets", "files")
     found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
-    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"))
+    factors = registry.factors(meta["name"]) if targets is not None else ()
+    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from ssl_bench.data import groups
 from ssl_bench.data.images import SUFFIXES, Item
 from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
@@ -20,9 +22,11 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """ImageFolder: PATH/<class>/*, or PATH/train/<class>/* beside PATH/test (or val); or images without labels.
 
     Folders that only wrap the others are looked through. Files and folders whose names begin with a dot are left out;
-    of other files that are no images a note tells.
+    of other files that are no images a note tells. `#group=PATTERN`: what that regular expression matches from the
+    start of an image's path, from its class on, says what belongs together (see groups),
+    as `#group=.+(?=_)` for a/tile7_2.jpg.
     """
-    by_hand.only("train", "test", "splits")
+    by_hand.only("train", "test", "splits", "group")
     state = files(location)
     return Source(state, lambda: _content(location, state, by_hand))
 
@@ -59,10 +63,19 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
             continue
         if classes and (loose := sum(not words for _, words in found)):
             notes.append(f"{loose} images outside the class folders are not used.")
-        kept = [(path, tidy(words[0]) if words else "") for path, words in found if words or not classes]
+        kept = [
+            (path, tidy(words[0]) if words else "", "/".join([*words, os.path.basename(path)]))
+            for path, words in found
+            if words or not classes
+        ]
         read.append(f"{roles[part]}: {', '.join(n for n, r in told.items() if r == part) or location}")
-        chunks += cut(roles[part], kept, lambda row: Item(Path(row[0]), row[1], row[0]))
+        chunks += cut(roles[part], kept, partial(_item, by_hand.one("group")))
     return Content(chunks, total, classes, notes, read)
+
+
+def _item(pattern: str, row: tuple[str, str, str]) -> Item:
+    path, label, below = row
+    return Item(Path(path), label, path, group=groups.named(below, pattern, path) if pattern else None)
 
 
 def _unwrapped(rows: Sequence[Row], role: str = "") -> tuple[list[Row], list[str]]:

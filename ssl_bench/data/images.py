@@ -19,6 +19,7 @@ from ssl_bench.config.schema import DataConfig, Size, sides
 from ssl_bench.data import pixels as rules
 from ssl_bench.data.items import Kind
 from ssl_bench.data.pixels import Unreadable as Unreadable
+from ssl_bench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,11 +34,12 @@ REDUCE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as it stays this many
 class Item:
     """One image of a source."""
 
-    image: bytes | Path | Image.Image | Callable[[], Image.Image] | Unreadable
+    image: bytes | Path | Image.Image | Callable[..., Any] | Unreadable  # a function makes it; a clip's gets its kind
     label: str  # class name; "" where the set has no labels
     place: str  # what a report calls it
     targets: np.ndarray | None = None  # fp32 [F] of a set with known factors
     name: str = ""  # of its file in the source, where `image` is no path
+    group: str | None = None  # what it belongs to (a scene, a speaker), where the source tells
 
     @property
     def file(self) -> str:
@@ -78,6 +80,8 @@ class Images(Kind):
 
     @classmethod
     def asked(cls, config: DataConfig) -> Images:
+        if config.frames != DataConfig.frames:
+            raise UserError(f"data.frames has no effect on the images of '{config.name}': leave it out.")
         return cls(*config.size, config.channels, config.background)
 
     @classmethod
@@ -98,7 +102,7 @@ class Images(Kind):
     def shape(self) -> tuple[int, ...]:
         return (self.bands, self.height, self.width)
 
-    def grid(self, patch: int) -> tuple[int, int]:
+    def grid(self, patch: int, tubelet: int = 1) -> tuple[int, int]:
         return (self.height // patch, self.width // patch)
 
     def read(self, item: Item, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:

@@ -20,7 +20,10 @@ from ssl_bench.errors import UserError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-KINDS = {"image": "ssl_bench.data.images:Images"}  # name -> where its class is, imported when it is asked for
+KINDS = {  # name -> where its class is, imported when it is asked for
+    "image": "ssl_bench.data.images:Images",
+    "clip": "ssl_bench.data.clips:Clips",
+}
 
 
 class Kind(ABC):
@@ -48,16 +51,20 @@ class Kind(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one stored item, uint8; channels first."""
+        """Of one stored item, uint8; height and width last."""
 
     @property
     def channels(self) -> int:
         """Numbers at each place: what mean and std have one of each for."""
         return self.shape[0]
 
+    def by_channel(self, stored: np.ndarray) -> np.ndarray:
+        """[C, numbers of each] of one stored item; of an empty one, [C, 0]."""
+        return stored.reshape(self.channels, -1)
+
     @abstractmethod
-    def grid(self, patch: int) -> tuple[int, ...]:
-        """Tokens along each axis, for patches of `patch` places per side."""
+    def grid(self, patch: int, tubelet: int = 1) -> tuple[int, ...]:
+        """Tokens along each axis, for patches of `patch` places per side (and, in clips, of `tubelet` frames)."""
 
     @abstractmethod
     def read(self, item: Any, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:

@@ -1,28 +1,31 @@
 """Parquet files: one, a glob, or Hugging Face's layout (data/train-00000-of-00004.parquet, or one folder per split).
 
-Columns `image` (bytes, or a struct with `bytes`) and `label` (class names, or numbers with names in the metadata).
+Columns `image` (bytes, or a struct with `bytes`) and `label` (class names, or numbers with names in the metadata); a
+column `group`, where there is one, says what belongs together (see groups). `#group=COLUMN` names another,
+`#group=COLUMN:PATTERN` takes what a regular expression matches from the start of its text, `#group=none` reads none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssl_bench.data import labels
+from ssl_bench.data import groups, labels
 from ssl_bench.data.images import Item
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
 from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
-from ssl_bench.errors import UserError
+from ssl_bench.errors import UserError, nearest
 
 IMAGE = ("image", "img", "jpg", "png", "webp")
 
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
-    by_hand.only("train", "test", "splits")
+    by_hand.only("train", "test", "splits", "group")
     state = files(location, ".parquet")
     if not state:
         raise UserError(f"No .parquet file in {location}.")
@@ -39,6 +42,7 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     }
     roles, unused = held_out(parts.values(), sorted(blank))
     notes += unused
+    group, told = _group({path: opened[path].schema_arrow.names for path in paths if parts[path] in roles}, by_hand)
     chunks: list[Chunk] = []
     total = 0
     for path in sorted(paths, key=lambda p: (parts[p] != "train", p)):
@@ -47,9 +51,10 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
         meta = opened[path].metadata
         total += sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
         for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
-            read = partial(_rows, path, first, start, stop, *named[path])
+            own = group if group[0] in opened[path].schema_arrow.names else ("", "")
+            read = partial(_rows, path, first, start, stop, *named[path], *own)
             chunks.append(Chunk(roles[parts[path]], stop - start, read))
-    return Content(chunks, total, True, notes, split_lines(parts, roles))
+    return Content(chunks, total, True, notes, [*split_lines(parts, roles), *told])
 
 
 def _open(path: str) -> Any:
@@ -77,6 +82,23 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
     return found[0], found[1]
 
 
+def _group(columns: Mapping[str, Sequence[str]], by_hand: Choice) -> tuple[tuple[str, str], list[str]]:
+    """The column that tells groups ("": none) and the pattern that takes them out of its text; what was read, in words.
+
+    Images of a file that lacks it have no group, which a note tells.
+    """
+    wanted = by_hand.one("group")
+    if wanted == "none":
+        return ("", ""), []
+    column, _, pattern = (wanted or groups.COLUMN).partition(":")
+    if wanted and not any(column in names for names in columns.values()):
+        known = sorted({name for names in columns.values() for name in names})
+        raise UserError(f"#group={wanted}: no column '{column}'. {nearest(column, known)}")
+    if not any(column in names for names in columns.values()):
+        return ("", ""), []
+    return (column, pattern), [f"groups: column {column}" + (f", '{pattern}' of it" if pattern else "")]
+
+
 def _no_labels(file: Any, label: str) -> bool:
     """Whether every label is -1, as in published test splits without labels; from the file's own statistics."""
     meta = file.metadata
@@ -98,20 +120,25 @@ def _ranges(groups: list[int]) -> Iterator[tuple[int, int, int]]:
         yield from ((first, start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def _rows(path: str, first: int, start: int, stop: int, image: str, label: str) -> Iterator[Item]:
+def _rows(
+    path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str
+) -> Iterator[Item]:
     """Rows start to stop, counted from row group `first` on."""
     file = _open(path)
     names = _class_names(file.schema_arrow.metadata or {}, label)
     before = sum(file.metadata.row_group(g).num_rows for g in range(first))
-    at, groups = 0, list(range(first, file.metadata.num_row_groups))
+    at, wanted = 0, list(range(first, file.metadata.num_row_groups))
+    columns = [image, label, *filter(None, [group])]
     try:
-        for batch in file.iter_batches(128, row_groups=groups, columns=[image, label], use_threads=False):
+        for batch in file.iter_batches(128, row_groups=wanted, columns=columns, use_threads=False):
             here = range(max(start - at, 0), min(stop - at, len(batch)))
             for i in here:
-                value = batch.column(0)[i].as_py()
+                value = batch.column(image)[i].as_py()
                 data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
                 place = f"{path} row {before + at + i}"
-                yield labels.labelled(data, batch.column(1)[i].as_py(), names, place, str(file or ""))
+                item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, str(file or ""))
+                of = groups.named(batch.column(group)[i].as_py(), pattern, place) if group else None
+                yield replace(item, group=of)
             at += len(batch)
             if at >= stop:
                 return

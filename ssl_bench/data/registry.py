@@ -1,20 +1,28 @@
 """A data set's name -> its source.
 
-`data.name` is a name of the catalogue, `factors`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or `hf:NAME`;
-`#train=NAME#test=NAME` after it says which file or folder is which split (see splits). No
-torch here; a kind of source is imported when it is asked for.
+`data.name` is a name of the catalogue, `factors`, `movingphotos`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or
+`hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits). No torch here; a kind
+of source is imported when it is asked for.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import catalogue, folder
 from ssl_bench.data.catalogue import EMBEDDED
-from ssl_bench.data.source import WILD, Source
+from ssl_bench.data.items import Kind, asked
+from ssl_bench.data.source import WILD, Source, is_pattern
 from ssl_bench.data.splits import choice
 from ssl_bench.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from ssl_bench.data.factors import Factor
+
+CLIPS = ("movingphotos",)  # names of sets whose items are clips
+DIRECTED = ("movingphotos",)  # names of sets whose labels another one takes in the mirror
 KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"}
 
 
@@ -27,6 +35,10 @@ def find(name: str) -> Source:
         from ssl_bench.data import factors
 
         return factors.source(rest)
+    if kind == "movingphotos":
+        from ssl_bench.data import movingphotos
+
+        return movingphotos.source(rest)
     if kind in KINDS and rest:
         if kind == "hf":
             from ssl_bench.data import huggingface
@@ -41,9 +53,41 @@ def find(name: str) -> Source:
     raise UserError(f"Unknown data '{name}'. {nearest(name, known())} See 'ssl-bench list datasets'.")
 
 
+def location(rest: str) -> Path:
+    """The folder or file that a name `KIND:PATH` means; of a pattern, the folder above its first wildcard."""
+    path = Path(choice(rest)[0]).expanduser()
+    while is_pattern(path):
+        path = path.parent
+    return path
+
+
 def known() -> list[str]:
     """Every name, for hints."""
-    return [*EMBEDDED, "factors", *catalogue.names(), *(f"{kind}:{what}" for kind, what in KINDS.items())]
+    return [
+        *EMBEDDED,
+        "factors",
+        "movingphotos",
+        *catalogue.names(),
+        *(f"{kind}:{what}" for kind, what in KINDS.items()),
+    ]
+
+
+def item(config: DataConfig) -> Kind:
+    """The items of a set under these settings, by its name alone: nothing is opened."""
+    return asked(config, "clip" if config.name.partition(":")[0] in CLIPS else "image")
+
+
+def directed(name: str) -> bool:
+    """Whether the labels of a set say left and right, so that no item may be mirrored."""
+    return name.partition(":")[0] in DIRECTED
+
+
+def factors(name: str) -> tuple[Factor, ...]:
+    """What the numbers are that a set with known factors has of each item."""
+    from ssl_bench.data import factors, movingphotos
+
+    known = {"factors": factors.FACTORS, "movingphotos": movingphotos.FACTORS}
+    return known.get(name.partition(":")[0], ())
 
 
 def _of_path(kind: str, rest: str) -> Source:

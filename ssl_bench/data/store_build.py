@@ -25,11 +25,13 @@ import numpy as np
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, to_dict
 from ssl_bench.data import registry
+from ssl_bench.data.encoded_store import mapped
+from ssl_bench.data.groups import number
 from ssl_bench.data.images import Item, Unreadable
 from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.source import Chunk, Content
 from ssl_bench.errors import UserError
-from ssl_bench.files import write_atomic
+from ssl_bench.files import atomic, write_atomic
 
 ALONE = 20_000  # images that one process builds without helpers
 
@@ -121,7 +123,7 @@ class Build:
                     unusual[odd] = unusual.get(odd, 0) + 1
                 raw = pixels.tobytes()
                 out.write(data if packed else raw or bytes(math.prod(self.items.shape)))
-                _add(rows, item, pixels, raw, len(data))
+                _add(rows, item, self.items.by_channel(pixels), raw, len(data))
             out.flush()
             os.fsync(out.fileno())
         if len(rows["ok"]) != chunk.count:
@@ -158,13 +160,13 @@ class Build:
         screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
 
 
-def _add(rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes, length: int) -> None:
-    wide = pixels.reshape(len(pixels), -1).astype(np.int64)
+def _add(rows: dict[str, list[Any]], item: Item, by_channel: np.ndarray, raw: bytes, length: int) -> None:
+    wide = by_channel.astype(np.int64)
     new: dict[str, Any] = {
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
         "label": item.label, "name": item.file, "ok": bool(raw), "length": length,
-        "sums": wide.sum(1), "squares": (wide * wide).sum(1),
+        "sums": wide.sum(1), "squares": (wide * wide).sum(1), "group": number(item.group),
     }  # fmt: skip
     if item.targets is not None:
         new["targets"] = item.targets
@@ -202,7 +204,7 @@ def _write_table(path: Path, rows: dict[str, list[Any]], bad: list[list[str]], u
     place = {name: i for i, name in enumerate(names)}
     arrays: dict[str, Any] = {k: np.array([list(v) for v in rows[k]], np.uint8) for k in ("digest", "pixels")}
     arrays |= {"label": np.array([place[name] for name in rows["label"]], np.int64), "ok": np.array(rows["ok"], bool)}
-    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length")}
+    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length", "group")}
     arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
     arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
     buffer = io.BytesIO()
@@ -215,7 +217,7 @@ def finish(build: Build) -> None:
     from ssl_bench.data import canonical
 
     arrays, meta = canonical.canonical(
-        build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape[1:])
+        build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape) // build.items.channels
     )
     meta |= {
         "kind": build.kind,
@@ -223,6 +225,7 @@ def finish(build: Build) -> None:
         "asked": to_dict(build.config),
         "seconds": round(time.monotonic() - build.began, 1),
     }
+    _seal(build, arrays, meta.pop("home")["test"])
     for name, array in arrays.items():
         buffer = io.BytesIO()
         np.save(buffer, array)
@@ -231,6 +234,40 @@ def finish(build: Build) -> None:
     write_atomic(build.folder / "meta.json", json.dumps(meta, indent=1))
     for i in range(len(build.content.chunks)):
         build.table(i).unlink(missing_ok=True)
+
+
+def _seal(build: Build, arrays: dict[str, np.ndarray], home: str) -> None:
+    """Move the test images from `home`, the files they were read into, to one of their own, in canonical order.
+
+    What they were read into lists class after class, and is the training images' too where the test split is cut from
+    these: there they are blanked. A build that is stopped in here does it again; the copy is there whole or not at all.
+    """
+    rows, last = arrays["test_rows"], len(build.content.chunks)
+    if build.kind == "encoded":
+        where = arrays[f"{home}_table"][rows]
+        files = {int(c): build.folder / f"{c:06d}.pack" for c in np.unique(where[:, 0])}
+        target = build.folder / f"{last:06d}.pack"
+    else:
+        size = np.full(len(rows), math.prod(build.items.shape))
+        where = np.stack([0 * rows, rows * size, size], 1)
+        files, target = {0: build.folder / f"{home}.u8"}, build.folder / "sealed.u8"
+    if not target.exists():
+        pages = {file: mapped(path) for file, path in files.items()} if len(rows) else {}
+        with atomic(target) as out:
+            for file, offset, length in where.tolist():
+                out.write(pages[file][offset : offset + length].tobytes())
+    for file, path in files.items():
+        if home == "test":
+            path.unlink(missing_ok=True)
+            continue
+        with open(path, "r+b") as old:
+            for offset, length in where[where[:, 0] == file, 1:].tolist():
+                old.seek(offset)
+                old.write(bytes(length))
+            os.fsync(old.fileno())
+    ends = np.cumsum(where[:, 2])
+    arrays["test_table"] = np.stack([np.full(len(rows), last), ends - where[:, 2], where[:, 2]], 1)
+    arrays["test_rows"] = np.arange(len(rows))
 
 
 def _tables(build: Build) -> Iterator[dict[str, Any]]:

@@ -24,9 +24,18 @@ def lines(meta: dict[str, Any]) -> list[str]:
     return [
         f"{meta['name']} at {size_text(meta['image_size'])} px: {counts}, {classes}{read}",
         f"  {_classes(meta)}",
+        *_groups(meta),
         f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}; "
         f"{bad:,} unreadable, {plain:,} of one single colour",
     ]
+
+
+def _groups(meta: dict[str, Any]) -> list[str]:
+    """How many groups there are, and what they are for; nothing of a set without."""
+    if not (told := meta["groups"]):
+        return []
+    return [f"  groups kept whole in every cut: {told['train']:,} train (at most {told['largest']:,} images), "
+            f"{told['test']:,} test"]  # fmt: skip
 
 
 def _classes(meta: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from ssl_bench.views.plain import cells, plain
 Network = TypeVar("Network", bound=nn.Module)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNTOLD = ("training", "fused_attn")  # change no result but in the last digit
+DIFFERENCE = "difference"  # the raw row of clips whose feature is the mean absolute difference of their frames
 LAYERS = 4  # the last blocks every encoder returns
 
 
@@ -38,7 +39,7 @@ class Backbone(Interface):
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen network and how images enter it."""
+    """A frozen network and how images, or clips of so many `frames`, enter it."""
 
     method: str  # the row's name
     model: Any  # Backbone, or None for raw pixels
@@ -62,6 +63,7 @@ class Encoder:
     compute: dict[str, Any] = field(default_factory=dict)
     collapse: dict[str, Any] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)  # that pretrained it: see training/code.py
+    frames: int = 0  # of a clip; 0: images
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -72,7 +74,8 @@ class Encoder:
             "layers": min(LAYERS, self.depth), "norm": "final norm on every layer" if self.model else "none",
             "image_size": size, "resize": self.resize or size,
             "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
-            "weights_sha256": self.weights_sha256,
+            "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
+            **({"raw": self.method} if self.method == DIFFERENCE else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
@@ -82,11 +85,11 @@ class Encoder:
         return self
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> tuple[int, ...]:
         """Of the tokens that `forward` gives."""
         if self.model is None:
             return (4, 4)
-        found: tuple[int, int] = self.model.grid
+        found: tuple[int, ...] = self.model.grid
         return found
 
     @property
@@ -94,7 +97,12 @@ class Encoder:
         return next(iter(self.model.parameters())).device if self.model is not None else torch.device("cpu")
 
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> the float image the network was made for: resize, centre crop, normalise."""
+        """uint8 [B, *item.shape] -> the floats the network was made for: resize, centre crop, normalise."""
+        if (frames := images.shape[1] if images.ndim == 5 else 0) != self.frames:
+            has, needs = (f"clips of {n} frames" if n else "images" for n in (frames, self.frames))
+            raise UserError(
+                f"'{self.source}' takes {needs}, and these are {has}: name another set, or another encoder."
+            )
         x = images.to(self.device)
         return plain(x, self.image_size, self.resize, self.interpolation, self.mean, self.std)
 
@@ -105,6 +113,7 @@ class Encoder:
     def forward(self, x: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
         """`encode` for images that are prepared already."""
         if self.model is None:
+            x = (x[:, 1:] - x[:, :-1]).abs().mean(1) if self.method == DIFFERENCE else x
             out = {"mean": x.flatten(1)[:, None]}
             return {**out, "tokens": cells(x)} if want_tokens else out
         count = min(layers, self.depth)

@@ -36,6 +36,7 @@ def from_run(run: run_folder.Run) -> Encoder:
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
+        frames=item.facts.get("frames", 0),
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),
@@ -64,6 +65,8 @@ def _meta(run: run_folder.Run) -> dict[str, Any]:
         wrong.append("image_size")
     if not wrong and not 0 < meta["channels"] <= 64:
         wrong = ["channels"]
+    if not wrong and "frames" in meta and not (type(meta["frames"]) is int and 0 < meta["frames"] <= 1024):
+        wrong = ["frames"]
     depth = 0 if wrong else meta["backbone"].get("depth", 0)
     if not wrong and type(depth) is int and depth > 1000:
         wrong = ["backbone.depth"]

@@ -9,7 +9,7 @@ import torch
 from ssl_bench.config.schema import HEADS, Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.items import asked
-from ssl_bench.encoders.encoder import IMAGENET, Encoder, sha256
+from ssl_bench.encoders.encoder import DIFFERENCE, IMAGENET, Encoder, sha256
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import mix
@@ -32,28 +32,37 @@ def reference(method: str, seed: int, data: DataConfig, backbone: ViTConfig | No
 def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | None = None) -> Encoder:
     """The row `random`: the shared ViT as it is before the first step, from `seed`."""
     look = DataConfig(image_size=image_size, channels=data.item.channels if data else 3)
+    frames = data.item.facts.get("frames", 0) if data else 0
+    look = replace(look, frames=frames) if frames else look
     config = reference("random", seed, look, backbone)
     if any(side % backbone.patch_size for side in look.size):
         told = f"Images of {size_text(image_size)} pixels are not divisible by the patch size {backbone.patch_size}."
         raise UserError(told)
     with torch.random.fork_rng():
         torch.manual_seed(mix("random", seed))
-        model = ViT(backbone, asked(look))
+        model = ViT(backbone, asked(look, data.item.name if data else "image"))
     mean, std = (data.mean, data.std) if data else IMAGENET
     return _reference(
         Encoder(
             "random", model.eval(), "mean", backbone.class_token, backbone.depth, image_size, mean, std, sha256(model),
-            random_source(backbone, image_size), "untrained", seed=seed,
+            random_source(backbone, image_size), "untrained", seed=seed, frames=frames,
         ), config, data,
     )  # fmt: skip
 
 
-def pixels(data: Dataset | None) -> Encoder:
-    """The row `pixels`: the normalised image itself as the feature. Nothing here is random but the probe."""
+def pixels(data: Dataset | None, method: str = "pixels") -> Encoder:
+    """The row `pixels`: the normalised item itself as the feature. Nothing here is random but the probe.
+
+    `difference`: the mean over time of the absolute difference of neighbouring frames, of clips alone.
+    """
+    frames = data.item.facts.get("frames", 0) if data else 0
+    if method == DIFFERENCE and frames < 2:
+        raise UserError("'difference' is between the frames of clips, and images have one: use pixels.")
+    told = {"pixels": "raw pixels", DIFFERENCE: "mean absolute difference of frames"}[method]
     mean, std = (data.mean, data.std) if data else IMAGENET
     size: Size = data.config.image_size if data else 48
-    config = reference("pixels", 0, DataConfig(image_size=size))
-    encoder = Encoder("pixels", None, "mean", False, 1, size, mean, std, "none", "pixels", "raw pixels")
+    config = reference(method, 0, DataConfig(image_size=size))
+    encoder = Encoder(method, None, "mean", False, 1, size, mean, std, "none", method, told, frames=frames)
     made = _reference(encoder, config, data)
     return replace(made, config={**made.config, "backbone": {}})
 

@@ -1,12 +1,16 @@
 """How an encoder is judged; `evaluate` alone opens the test split.
 
     protocol          what a protocol is: it fits on parts of the training split and returns a predictor
-    evaluate          the sealed test split, the score, the record
+    evaluate          the sealed test split, the record
+    answers           what a protocol predicts before the labels are read, and its score after
+    seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's
+    scorers           the harness's scorers
     validate          a protocol on the validation part alone
     features          each image encoded once, kept under a key of all that decides the features
     linear_heads      many linear heads trained in one pass
     attentive_heads   the heads of attentive probes
-    logistic          L2 logistic regression at many strengths at once
+    logistic          L2 logistic regression on principal axes
+    regression        the same at the strength that held-out images prefer
 
 Uses encoders, training and below, and `results.records`.
 """

@@ -1,7 +1,8 @@
 """The only code that sees test images and test labels.
 
 A protocol fits on two parts of the training split and hands back a predictor. The predictor is run here, once, on
-test images that carry no labels; its output is scored here; a record is written here.
+test images that carry no labels; then the labels are read, its output is scored, and they are dropped; a record is
+written here.
 """
 
 from __future__ import annotations
@@ -18,12 +19,22 @@ from torch import Tensor
 from results import records
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, Size, to_dict
-from ssl_bench.data.dataset import Dataset, Split, open_data, open_test, other_images, present
+from ssl_bench.data.dataset import (
+    Dataset,
+    Split,
+    homes,
+    open_data,
+    open_test,
+    open_truth,
+    other_images,
+    present,
+)  # fmt: skip
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import features, protocol
-from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation import answers, features, protocol
+from ssl_bench.evaluation.answers import Answer
+from ssl_bench.evaluation.protocol import Features, Protocol
 from ssl_bench.parallel import collectives, devices, processes
 from ssl_bench.training import code, monitor, provenance, run_folder
 
@@ -45,6 +56,7 @@ def evaluate_all(
     """Several protocols (`all`: every frozen one) from one pass over the data.
 
     `overrides`: `key=value` for every protocol, `linear.key=value` for one. `tell` gets each name before it starts.
+    Where one of them is not of protocols/, or brings its own scorer, all predict before any is scored.
     The pass is shared by all processes of a `processes.group`; what follows is process 0's alone, and the group ends.
     """
     own = protocol.assign(protocol.expand(names), overrides)
@@ -62,7 +74,7 @@ def evaluate_all(
     train = _part(encoder, dataset, dataset.train, "train", root, tokens)
     val = _part(encoder, dataset, dataset.val, "val", root, tokens)
     sealed = open_test(data)
-    test = _part(encoder, dataset, sealed.bare(), "test", root, tokens)
+    test = _part(encoder, dataset, sealed, "test", root, tokens)
     feature_seconds = time.perf_counter() - started
     helped = collectives.rank() > 0
     collectives.leave()
@@ -71,20 +83,30 @@ def evaluate_all(
     for part, name in ((train, "train"), (val, "val"), (test, "test")):
         _refuse_features(encoder, part, name)
     collapse = _collapse(encoder, train)
-    for name, one in wanted:
+    closed = [root, *homes(data)]
+
+    def answer(name: str, one: Protocol) -> Answer:
         if tell:
             tell(name)
-        truth = sealed.labels if one.scores == "labels" else sealed.targets
-        result = run(one, _view(one, train), _view(one, val), _view(one, test), truth, seed)
+        return answers.predict(name, one, _view(one, train), _view(one, val), _view(one, test), seed, closed)
+
+    made = (answer(name, one) for name, one in wanted)
+    # Correctness bits tell labels: a protocol from elsewhere could find them in what is recorded before it predicts.
+    waits = any("." in name or one.own_scorer for name, one in wanted)
+    for each in answers.waiting(made) if waits else made:
+        truth = open_truth(data)
+        result = answers.score(each, truth[each.protocol.scores])
+        counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, truth["labels"])}
+        del truth
         result["compute"] = {
             "pretrain": encoder.compute,
             "eval": {
                 "seconds": result.pop("seconds"), "feature_seconds": round(feature_seconds, 3),
                 "device": devices.device_label(place), "peak_memory_bytes": devices.peak_memory(place),
+                "sealed": "order", "scorer": "own" if each.protocol.own_scorer else "harness",
             },
         }  # fmt: skip
-        counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, sealed.labels)}
-        record = _record(encoder, dataset, one, name, seed, counts, collapse, result)
+        record = _record(encoder, dataset, each.protocol, each.name, seed, counts, collapse, result)
         records.write(record, root / "records")
         yield record
 
@@ -121,51 +143,11 @@ def help_with(threads: int, *args: Any) -> None:
 def data_of(source: str, root: Path, name: str | None = None, image_size: Size | None = None) -> DataConfig:
     """What to evaluate on: as given, else what the run was pretrained on, else the embedded set."""
     run = source.removeprefix("random:").removeprefix("pixels:")
-    is_run = (root / run).exists() or (":" not in source and run != "pixels")
+    is_run = (root / run).exists() or (":" not in source and run not in ("pixels", "difference"))
     base = run_folder.find_run(root, run).config().data if is_run else DataConfig()
     found = replace(base, name=name or base.name, image_size=base.image_size if image_size is None else image_size)
     found.check()
     return found
-
-
-def run(
-    one: Protocol, train: Features, val: Features, test: Features, truth: Tensor | None, seed: int
-) -> dict[str, Any]:
-    """Fit, predict, score: the fields of the record that come from the protocol. `test` has no labels."""
-    assert not len(test.labels) and test.targets is None and test.files is None
-    if truth is None:
-        raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
-    started = time.perf_counter()
-    torch.manual_seed(seed)
-    predictor = one.fit(train, val, seed)
-    with torch.no_grad():
-        output = predictor.predict(test)
-        classes = one.classes(output)
-        metrics = {**one.score(output, truth, train.num_classes), **predictor.measured}
-        optimism = _optimism(one, predictor, test, truth, metrics)
-    true = predictor.true_names
-    return {
-        "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
-        "optimism": optimism, "selected": predictor.selected,
-        "correct": None if classes is None else (classes == truth).numpy(),
-        "seconds": round(time.perf_counter() - started, 3),
-    }  # fmt: skip
-
-
-def _optimism(
-    one: Protocol, predictor: Predictor, test: Features, labels: Tensor, metrics: dict[str, float]
-) -> dict[str, Any]:
-    """What picking the best candidate on the test images would have printed, beside what is reported."""
-    found = {}
-    for name, classes in predictor.candidates(test):
-        found[name] = float(100 * (classes == labels).double().mean())
-        if one.record_candidates:
-            metrics[f"{one.headline}@{name}"] = found[name]
-    if not found:
-        return {}
-    best = max(found, key=lambda name: found[name])
-    honest = metrics[one.headline]
-    return {"usual": max(found[best], honest), "honest": honest, "candidates": len(found), "best": best}
 
 
 def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Path, tokens: bool) -> Features:
@@ -195,10 +177,9 @@ def _balance(train: Tensor, val: Tensor, test: Tensor) -> dict[str, float]:
 
 
 def _view(one: Protocol, x: Features) -> Features:
-    """Only what the protocol declares: tokens for `tokens`, the encoder for `images`."""
-    return replace(
-        x, tokens=x.tokens if one.input == "tokens" else None, encoder=x.encoder if one.input == "images" else None
-    )
+    """Only what the protocol declares: tokens for `tokens`, the encoder for `images`, which knows of no run or set."""
+    encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if one.input == "images" else None
+    return replace(x, tokens=x.tokens if one.input == "tokens" else None, encoder=encoder)
 
 
 def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:

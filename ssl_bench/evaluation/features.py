@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ssl_bench.data.dataset import Split
 from ssl_bench.encoders.encoder import Encoder, architecture
 from ssl_bench.evaluation.protocol import Features, Rows
 from ssl_bench.parallel import collectives
+from ssl_bench.screen import paced
 from ssl_bench.training import code
 
 VERSION = 2  # raised when the same key could hold other numbers; 2: the architecture is in the key
@@ -99,11 +100,12 @@ def extract(
         for name, path in files.items() if collectives.rank() == 0 else ():
             _write(path, found[name])
     bare = split.bare()
-    rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(encoder, bare)) if tokens else None
+    blind = replace(encoder, config={}, source="", run="", pretrain_data={})  # a protocol gets these tokens
+    rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(blind, bare)) if tokens else None
     images, pooled = Rows.of(bare), found["pooled"]
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files,
-        encoder.device,
+        encoder.device, split.factors,
     )  # fmt: skip
 
 
@@ -130,7 +132,8 @@ def encode(encoder: Encoder, split: Split, tokens: bool) -> dict[str, dict[str, 
     out: dict[str, Tensor] = {}
     begin, end = shares(len(split))[collectives.rank()]
     count = end - begin if collectives.rank() else len(split)
-    for start in range(begin, end, BATCH):
+    starts = range(begin, end, BATCH)
+    for start in paced("encoding the images", starts, len(starts)):
         rows = np.arange(start, min(start + BATCH, end))
         images = split.batch(rows)
         split.ahead(rows[-1] + 1 + np.arange(min(BATCH, end - rows[-1] - 1)))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ssl_bench.evaluation.protocol import Features, Key, combine
 from ssl_bench.rng import Rng, mix
+from ssl_bench.screen import paced
 from ssl_bench.views.augment import AugmentConfig, augment
 
 Batches = Iterable[tuple[Callable[[Key], Tensor], Tensor]]  # feature by key [B, D], labels [B]
@@ -110,7 +111,7 @@ def schedule(config: HeadsConfig, at: float) -> float:
 
 def train(groups: list[Group], batches: Batches, steps: int) -> None:
     """Run every group over the same batches."""
-    for i, (feature, y) in enumerate(batches):
+    for i, (feature, y) in enumerate(paced("training the heads", batches, steps)):
         for group in groups:
             group.step(feature(group.key), y, schedule(group.config, i / steps))
 
@@ -158,7 +159,10 @@ def cached_batches(x: Features, size: int, epochs: int, generator: torch.Generat
 class StackedAdamW:
     """AdamW on parameters [H, ...] of H heads, each with its own learning rate, weight decay and gradient norm."""
 
-    def __init__(self, parameters: dict[str, Tensor], grid: Tensor, beta2: float, clip: float) -> None:
+    def __init__(
+        self, parameters: dict[str, Tensor], grid: Tensor, beta2: float, clip: float, decay_all: bool = False
+    ) -> None:
+        self.decay_all = decay_all
         self.parameters, self.grid, self.beta2, self.clip = list(parameters.values()), grid, beta2, clip
         self.moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in self.parameters]
         self.count = 0
@@ -176,5 +180,5 @@ class StackedAdamW:
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 1 - self.beta2)
             move = first / (1 - 0.9**self.count) / ((second / (1 - self.beta2**self.count)).sqrt() + 1e-8)
-            value.mul_(1 - factor * lr * wd * (value.ndim > 2))  # no decay on biases and norms
+            value.mul_(1 - factor * lr * wd * (self.decay_all or value.ndim > 2))  # 2: biases and norms
             value.sub_(factor * lr * move)

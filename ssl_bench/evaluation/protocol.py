@@ -19,7 +19,10 @@ from torch import Tensor
 from ssl_bench import find
 from ssl_bench.config.overrides import override
 from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.factors import Factor
+from ssl_bench.data.places import cache_folder
 from ssl_bench.errors import UserError, nearest
+from ssl_bench.evaluation import scorers, seal
 from ssl_bench.rng import mix
 
 Key = tuple[str, str]  # (layers, pooling): ("last" | "last4", "cls" | "mean" | "both")
@@ -61,8 +64,10 @@ class Rows:
 
 
 def combine(pooled: dict[str, Tensor], key: Key) -> Tensor:
-    """One feature vector per image [N, D'] from `pooled` [N, L, D]."""
+    """One feature vector per image [N, D'] from `pooled` [N, L, D]; "cls_mean": CLS of the layers, mean of the last."""
     layers, pooling = key
+    if pooling == "cls_mean":
+        return torch.cat([combine(pooled, (layers, "cls")), pooled["mean"][:, -1]], 1)
     parts = [pooled[p] for p in (("cls", "mean") if pooling == "both" else (pooling,))]
     return torch.cat([p[:, -1] if layers == "last" else p.flatten(1) for p in parts], 1)
 
@@ -84,12 +89,17 @@ class Features:
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors; None on the test part
     files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
     device: torch.device = torch.device("cpu")  # where heads are trained: the encoder's; features lie in memory
+    factors: tuple[Factor, ...] = ()  # what the targets are
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: Key) -> Tensor:
         return combine(self.pooled, key)
+
+    def block(self, key: Key, rows: slice) -> Tensor:
+        """`x[key][rows]`, without making the rest."""
+        return combine({name: value[rows] for name, value in self.pooled.items()}, key)
 
     @property
     def own(self) -> Tensor:
@@ -116,7 +126,7 @@ class Features:
 
     def bare(self) -> Features:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels[:0], targets=None, files=None)
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)  # [:0] would hold them all
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
@@ -143,7 +153,7 @@ class Predictor:
         self.selected, self.measured, self.true_names = {}, {}, {}
 
     def predict(self, x: Features) -> Tensor:
-        """Whatever the protocol's `score` reads; by default scores [N, C]."""
+        """Whatever the protocol's scorer reads; by default scores [N, C]."""
         raise NotImplementedError
 
     def candidates(self, x: Features) -> Iterator[tuple[str, Tensor]]:
@@ -158,7 +168,8 @@ class Protocol:
     input: Literal["features", "tokens", "images"] = "features"
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
-    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what `score` gets of the test images
+    scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
+    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what the scorer gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
 
@@ -178,8 +189,13 @@ class Protocol:
         return output.argmax(1)
 
     def score(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        """Metrics, accuracies in percent, of the predictor's output; here of class scores [N, C]."""
-        return classification(output, labels, num_classes)
+        """Metrics, accuracies in percent, of the predictor's output. Who writes another has an own scorer."""
+        return self.scorer(output, labels, num_classes)
+
+    @property
+    def own_scorer(self) -> bool:
+        """Whether the numbers come from the protocol's own code: the record and the table say so."""
+        return type(self).score is not Protocol.score or type(self.scorer) not in scorers.HARNESS
 
 
 def refuse_idle(config: Any, why: str, *names: str) -> None:
@@ -187,22 +203,6 @@ def refuse_idle(config: Any, why: str, *names: str) -> None:
     for name in names:
         if (value := getattr(config, name)) != getattr(type(config)(), name):
             raise UserError(f"{name}={value} has no effect {why}.")
-
-
-def classification(scores: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-    """Top-1, top-5 and balanced accuracy (mean recall over the classes that occur), in percent.
-
-    A class scored -inf is no guess: it is never among the five.
-    """
-    best = scores.topk(min(5, scores.shape[1]), dim=1)
-    hits = (best.indices == labels[:, None]) & (best.values > -torch.inf)
-    right = (scores.argmax(1) == labels).double()
-    recall = [right[labels == c].mean() for c in labels.unique()]
-    return {
-        "top1": float(100 * right.mean()),
-        "top5": float(100 * hits.any(1).double().mean()),
-        "balanced": float(100 * torch.stack(recall).mean()),
-    }
 
 
 def members(labels: Tensor, num_classes: int, draw: int) -> list[Tensor]:
@@ -253,7 +253,7 @@ def expand(names: Iterable[str]) -> list[str]:
 
 
 def assign(names: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
-    """The overrides of each protocol: `epochs=5` is for all, `linear.epochs=5` for `linear` and its variants."""
+    """The overrides of each protocol: `epochs=5` is for all, `linear.strengths=9` for `linear` and its variants."""
     out: dict[str, list[str]] = {name: [] for name in names}
     for text in overrides:
         titles = [(name, title) for name in names for title in (name, name.partition(":")[0])]
@@ -266,11 +266,12 @@ def assign(names: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str
 def load(name: str, overrides: Sequence[str] = ()) -> Protocol:
     """`linear`, or a variant such as `linear:mae`, with `key=value` overrides of its settings."""
     base, _, variant = name.partition(":")
-    module = find.module("protocols", base)
-    cls = find.defined(module, Protocol)
-    known = variants(module)
-    if variant and variant not in known:
-        hint = nearest(variant, known) if known else "It has none."
-        raise UserError(f"Protocol '{base}' has no variant '{variant}'. {hint}")
-    config = known[variant]() if variant else typing.get_type_hints(cls)["config"]()
-    return cls(override(config, overrides))
+    with seal.shut(cache_folder() / "stores"):  # its file is run here for the first time
+        module = find.module("protocols", base)
+        cls = find.defined(module, Protocol)
+        known = variants(module)
+        if variant and variant not in known:
+            hint = nearest(variant, known) if known else "It has none."
+            raise UserError(f"Protocol '{base}' has no variant '{variant}'. {hint}")
+        config = known[variant]() if variant else typing.get_type_hints(cls)["config"]()
+        return cls(override(config, overrides))

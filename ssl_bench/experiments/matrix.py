@@ -41,6 +41,7 @@ class Row:
     started: float = 0.0
     seconds: float = 0.0
     config: Config | None = None  # of the pretraining
+    told: str = ""  # how far it was
     verb: str = "eval"  # the command that follows pretraining
 
     @property
@@ -50,19 +51,19 @@ class Row:
 
     def view(self) -> dict[str, Any]:
         """What the live table shows."""
-        return {"label": self.label, "state": self.state, "status": self.run.status() if self.run else {}}
+        known = self.run.status() if self.run else {}
+        return {"label": self.label, "state": self.state, "status": known, "doing": self.doing()}
+
+    def doing(self) -> str:
+        """How far its evaluation said it is."""
+        line = _last_line(self.log) if self.state == "evaluating" and self.process else ""
+        return line if line.endswith(" left") else ""
 
 
 def plan(
-    methods: Sequence[str],
-    protocols: Sequence[str],
-    seeds: int,
-    recipe_name: str,
-    overrides: Sequence[str],
-    root: Path,
-    references: bool = True,
-    data: str = "",
-) -> list[Row]:
+    methods: Sequence[str], protocols: Sequence[str], seeds: int, recipe_name: str, overrides: Sequence[str],
+    root: Path, references: bool = True, data: str = "",
+) -> list[Row]:  # fmt: skip
     """Every row, checked before anything starts. A method may carry its own recipe: `ijepa:paper`.
 
     `data`: the set to evaluate on, where it is not the one pretrained on.
@@ -160,19 +161,20 @@ class Matrix:
         self.jobs, self.threads = share(jobs)
         self.began = time.monotonic()
         (root / "logs").mkdir(parents=True, exist_ok=True)
-        for row in rows:
-            if row.config is not None:
-                run_folder.start(root, row.config)
+        for config in (row.config for row in rows if row.config is not None):
+            run_folder.start(root, config)
 
     def run(self, draw: Callable[[Matrix], None], event: Callable[[str], None]) -> None:
         """Until every row is done or has failed. On Ctrl-C the children checkpoint and end by themselves."""
         try:
             while True:
                 for row in self.rows:
+                    if (line := row.doing()) and line != row.told:
+                        row.told = line
+                        event(f"{row.label}: {line}")
                     if row.process and row.process.poll() is not None:
                         self._advance(row, row.process.returncode, event)
-                free = self.jobs - sum(row.process is not None for row in self.rows)
-                for row in [row for row in self.rows if row.state == "waiting"][:free]:
+                for row in self._next()[: self.jobs - sum(row.process is not None for row in self.rows)]:
                     self._advance(row, 0, event)
                 draw(self)
                 if all(row.state in ("done", "failed") for row in self.rows):
@@ -184,6 +186,11 @@ class Matrix:
                 if row.process:
                     row.process.wait()
             raise
+
+    def _next(self) -> list[Row]:
+        """The rows that wait, in their order; references go first while another row pretrains beside them."""
+        busy = any(row.state == "pretraining" for row in self.rows)
+        return sorted((r for r in self.rows if r.state == "waiting"), key=lambda r: busy and r.run is not None)
 
     def _advance(self, row: Row, code: int, event: Callable[[str], None]) -> None:
         """Start what comes next for a row: pretraining, evaluation, the end."""
@@ -200,10 +207,8 @@ class Matrix:
         elif row.missing and row.state != "evaluating":
             row.state, row.started = "evaluating", row.started or time.monotonic()
             protocols = [argument for p in row.missing for argument in ("--protocol", p)]
-            self._start(
-                row,
-                [row.verb, row.source, *protocols, "--seed", str(row.seed), "--threads", str(self.threads), *row.where],
-            )
+            also = ["--seed", str(row.seed), "--threads", str(self.threads), *row.where]
+            self._start(row, [row.verb, row.source, *protocols, *also])
         else:
             row.state, row.seconds = "done", time.monotonic() - row.started
         event(f"{row.label}: {row.state}")
@@ -218,15 +223,14 @@ class Matrix:
 
     def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ssl_bench", *arguments, "--root", str(self.root)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        threads = {"OMP_NUM_THREADS": str(self.threads)}
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | threads)
 
     def seconds_left(self) -> float | None:
         """From the mean time of finished rows and of running ones by their own estimate."""
         done = [row.seconds for row in self.rows if row.state == "done" and row.seconds and row.run]
         running = [row.run.status().get("seconds_left") for row in self.rows if row.run and row.state == "pretraining"]
-        known = [s for s in running if s is not None]
-        if not done and not known:
+        if not (known := [s for s in running if s is not None]) and not done:
             return None
         each = sum(done) / len(done) if done else max(known)
         ahead = [each if s is None else s for s in running]
@@ -287,10 +291,9 @@ def drive(rows: list[Row], root: Path, jobs: int, look: Callable[[], None] = lam
 
 def refuse_failed(rows: list[Row]) -> None:
     """Names the rows that failed, after the others are done."""
-    failed = [row.label for row in rows if row.state == "failed"]
-    if failed:
-        names = ", ".join(failed)
-        raise UserError(f"{len(failed)} of {len(rows)} rows failed: {names}. The same command tries them again.")
+    if failed := [row.label for row in rows if row.state == "failed"]:
+        more = f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}"
+        raise UserError(f"{more}. The same command tries them again.")
 
 
 def _last_line(path: Path | None) -> str:

@@ -2,7 +2,7 @@
 
     vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
     tokenizer    items -> tokens
-    positions    fixed position embeddings
+    positions    fixed position embeddings; rotary: those that turn queries and keys in every block
     predictor    the JEPA predictor
     projection   projection heads
     assignment   teacher logits -> targets: centring, Sinkhorn-Knopp

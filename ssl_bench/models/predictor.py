@@ -6,44 +6,59 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.models.positions import sincos
+from ssl_bench.models.rotary import RotaryBlock, angles
+from ssl_bench.models.timm_parts import Block
 from ssl_bench.models.tokenizer import gather
-from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights
+from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights, run
 
 
 class Predictor(nn.Module):
     """A narrow ViT over context tokens and one mask token per target position."""
 
-    def __init__(self, vit: ViT, dim: int, depth: int, heads: int, out: int | None = None) -> None:
+    def __init__(
+        self, vit: ViT, dim: int, depth: int, heads: int, out: int | None = None, mask_tokens: int = 1
+    ) -> None:
         super().__init__()
         width = vit.config.embed_dim
-        self.depth = depth
+        self.depth, self.config, self.grid, self.channels = depth, vit.config, vit.grid, dim // heads
         self.embed = nn.Linear(width, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(sincos(dim, vit.grid).unsqueeze(0), requires_grad=False)
-        self.blocks = blocks(dim, depth, heads)
+        self.mask_token = nn.Parameter(torch.zeros(mask_tokens, 1, dim))
+        kind = vit.config.pos_embed if vit.config.pos_embed.startswith("sincos") else "sincos"
+        added = torch.zeros(vit.num_patches, dim) if vit.rotary else sincos(dim, vit.grid, kind)
+        self.pos_embed = nn.Parameter(added.unsqueeze(0), requires_grad=False)
+        self.blocks = blocks(dim, depth, heads, kind=RotaryBlock if vit.rotary else Block)
         self.norm = LayerNorm(dim)
         self.head = nn.Linear(dim, out or width)
         init_weights(self)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None, which: int = 0,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """context [B, n, D] at positions keep [B, n] -> [B, T, m, D] at positions targets [B, T, m].
 
-        Blocks are laid along the batch: no block attends to another.
+        Blocks are laid along the batch: no block attends to another. `which` of the mask tokens is asked; `attn_mask`
+        [B * T, 1, 1, n + m] is added to the scores.
         """
-        return self.head(self.norm(self.tokens(context, keep, targets, condition)[:, :, -targets.shape[2] :]))
+        tokens = self.tokens(context, keep, targets, condition, which, attn_mask)
+        return self.head(self.norm(tokens[:, :, -targets.shape[2] :]))
 
-    def tokens(self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None) -> Tensor:
+    def tokens(
+        self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None, which: int = 0,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Context, then target tokens [B, T, n + m, dim] after the blocks; `condition` [B, dim] joins the queries."""
         b, t, m = targets.shape
         pos = self.pos_embed.expand(b, -1, -1)
         x = self.embed(context) + gather(pos, keep)
         x = x.repeat_interleave(t, dim=0)
-        token = self.mask_token if condition is None else self.mask_token + condition[:, None].repeat_interleave(t, 0)
+        token = self.mask_token[which : which + 1]
+        token = token if condition is None else token + condition[:, None].repeat_interleave(t, 0)
         queries = token + gather(pos, targets.flatten(1)).reshape(b * t, m, -1)
         x = torch.cat([x, queries.to(x.dtype)], 1)
-        for block in self.blocks:
-            x = block(x)
+        places = torch.cat([keep.repeat_interleave(t, 0), targets.flatten(0, 1)], 1)
+        x = run(self.blocks, x, attn_mask, angles(self.config, self.grid, self.channels, places, 0, x.device))
         return x.unflatten(0, (b, t))
 
     def flops(self, context: float, targets: int, size: float) -> float:

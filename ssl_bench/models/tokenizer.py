@@ -1,6 +1,6 @@
-"""From items to tokens, one tokenizer for each kind of item: images in patches, and the linear map of each.
+"""From items to tokens, one tokenizer for each kind of item: patches of images, tubelets of clips, their linear map.
 
-Shapes: B images, C channels, N patches, n kept patches, D width.
+Shapes: B items, T frames, C channels, N patches, n kept patches, D width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_bench.config.schema import ViTConfig
 from ssl_bench.data.items import Kind
+from ssl_bench.errors import UserError
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -20,31 +22,68 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // patch) * (w // patch), c * patch * patch)
 
 
+def tubelets(clips: Tensor, tubelet: int, patch: int) -> Tensor:
+    """[B, T, C, H, W] -> [B, N, C*t*p*p]: tokens in the order time, row, column; numbers as in a conv weight."""
+    b, t, c, h, w = clips.shape
+    grid = clips.reshape(b, t // tubelet, tubelet, c, h // patch, patch, w // patch, patch)
+    return grid.permute(0, 1, 4, 6, 3, 2, 5, 7).reshape(b, -1, c * tubelet * patch * patch)
+
+
 class PatchEmbed(nn.Module):
     """A linear map of each patch. The weight has conv shape [D, C, p, p], as in timm."""
 
     def __init__(self, channels: int, dim: int, patch: int) -> None:
         super().__init__()
         self.patch = patch
-        self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+        self.proj: nn.Conv2d | nn.Conv3d = self.conv(channels, dim)
         nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
+
+    def conv(self, channels: int, dim: int) -> nn.Conv2d | nn.Conv3d:
+        """What holds the weights."""
+        return nn.Conv2d(channels, dim, self.patch, stride=self.patch)
 
     @property
     def token_flops(self) -> float:
         """Forward FLOPs for one token, 2 per multiply-add."""
         return 2.0 * self.proj.weight.numel()
 
-    def grid(self, images: Tensor) -> tuple[int, int]:
+    def grid(self, images: Tensor) -> tuple[int, ...]:
         """Patches down and across images [B, C, H, W] of any size."""
         return (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
 
+    def patches(self, images: Tensor) -> Tensor:
+        """What each token sees: [B, N, C*p*p]."""
+        return patchify(images, self.patch)
+
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, n, D]; patches that are not kept are dropped before the projection."""
-        patches = patchify(images, self.patch)
+        patches = self.patches(images)
         if keep is not None:
             patches = gather(patches, keep)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class TubeletEmbed(PatchEmbed):
+    """A linear map of each block of `tubelet` frames x p x p pixels. The weight is that of V-JEPA's and VideoMAE's
+
+    convolution, [D, C, t, p, p].
+    """
+
+    def __init__(self, channels: int, dim: int, patch: int, tubelet: int) -> None:
+        self.tubelet = tubelet
+        super().__init__(channels, dim, patch)
+
+    def conv(self, channels: int, dim: int) -> nn.Conv3d:
+        size = (self.tubelet, self.patch, self.patch)
+        return nn.Conv3d(channels, dim, size, stride=size)
+
+    def grid(self, clips: Tensor) -> tuple[int, ...]:
+        """Tubelets in time, patches down and across clips [B, T, C, H, W]."""
+        return (clips.shape[1] // self.tubelet, *super().grid(clips))
+
+    def patches(self, clips: Tensor) -> Tensor:
+        return tubelets(clips, self.tubelet, self.patch)
 
 
 def gather(tokens: Tensor, index: Tensor) -> Tensor:
@@ -52,11 +91,19 @@ def gather(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-TOKENIZERS: dict[str, Callable[[Kind, int, int], PatchEmbed]] = {  # kind of item -> (item, width, patch) -> module
-    "image": lambda item, dim, patch: PatchEmbed(item.channels, dim, patch),
-}
+def _image(item: Kind, config: ViTConfig) -> PatchEmbed:
+    if config.tubelet != ViTConfig.tubelet:
+        raise UserError("backbone.tubelet joins frames and has no effect on images: leave it out.")
+    return PatchEmbed(item.channels, config.embed_dim, config.patch_size)
 
 
-def tokenizer(item: Kind, dim: int, patch: int) -> PatchEmbed:
+def _clip(item: Kind, config: ViTConfig) -> PatchEmbed:
+    return TubeletEmbed(item.channels, config.embed_dim, config.patch_size, config.tubelet)
+
+
+TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {"image": _image, "clip": _clip}  # by kind of item
+
+
+def tokenizer(item: Kind, config: ViTConfig) -> PatchEmbed:
     """The first layer for items of this kind."""
-    return TOKENIZERS[item.name](item, dim, patch)
+    return TOKENIZERS[item.name](item, config)

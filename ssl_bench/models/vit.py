@@ -1,7 +1,8 @@
 """The one shared ViT: timm's blocks, tokens in, tokens out, any subset of positions.
 
-Parameter names and shapes are those of timm's `VisionTransformer`, so weights load both ways without renaming.
-Shapes: B images, C channels, N patches, P prefix tokens (CLS and registers), n kept patches, D width.
+Parameter names and shapes are those of timm's `VisionTransformer`, so weights of image models load both ways.
+Shapes: B images, C channels, N patches (of clips: tubelets), P prefix tokens (CLS and registers), n kept patches, D
+width, d channels of a head.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from ssl_bench.config.schema import ViTConfig
 from ssl_bench.data.items import Kind
-from ssl_bench.models.positions import sincos
-from ssl_bench.models.timm_parts import Attention, Block, VisionTransformer, resample_abs_pos_embed
+from ssl_bench.errors import UserError
+from ssl_bench.models.positions import resample, sincos
+from ssl_bench.models.rotary import FORMS, RotaryBlock, angles
+from ssl_bench.models.timm_parts import Attention, Block, VisionTransformer
 from ssl_bench.models.tokenizer import gather, tokenizer
 from ssl_bench.rng import Rng
 
@@ -49,16 +52,27 @@ class DropPath(nn.Module):
 
 
 def blocks(
-    dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, **kwargs: Any
-) -> nn.ModuleList:
-    """`depth` of timm's pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path`."""
-    rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-    make = partial(Block, dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, **kwargs)
+    dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, uniform: bool = False,
+    kind: type[Block] = Block, **kwargs: Any,
+) -> nn.ModuleList:  # fmt: skip
+    """`depth` of timm's pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path`, or is `uniform`."""
+    rates = [drop_path if uniform else drop_path * i / max(depth - 1, 1) for i in range(depth)]
+    make = partial(kind, dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, **kwargs)
     made = nn.ModuleList([make() for _ in rates])
     for block, rate in zip(made, rates, strict=True):
         if rate:
             block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
     return made
+
+
+def run(
+    layers: Iterable[nn.Module], x: Tensor, attn_mask: Tensor | None = None, angles: Tensor | None = None
+) -> Tensor:
+    """Tokens [B, T, D] after these blocks; `angles` for rotary ones alone."""
+    more = {} if angles is None else {"angles": angles}
+    for block in layers:
+        x = block(x, attn_mask, **more)
+    return x
 
 
 def block_flops(tokens: int, dim: int, depth: int, mlp_ratio: float = 4.0) -> float:
@@ -94,33 +108,38 @@ class ViT(nn.Module):
         super().__init__()
         config.check()
         self.config = config
-        self.grid = item.grid(config.patch_size)
+        self.grid = item.grid(config.patch_size, config.tubelet)
         self.num_patches = math.prod(self.grid)
         self.num_prefix = int(config.class_token) + config.reg_tokens
-        self.patch_embed = tokenizer(item, config.embed_dim, config.patch_size)
+        self.patch_embed = tokenizer(item, config)
         dim = config.embed_dim
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02) if config.class_token else None
         self.reg_token = nn.Parameter(torch.randn(1, config.reg_tokens, dim) * 0.02) if config.reg_tokens else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix + self.num_patches, dim))
-        if config.pos_embed == "sincos":
-            self.pos_embed.requires_grad_(False)
-            self.pos_embed.data[0, self.num_prefix :] = sincos(dim, self.grid)
-        else:
+        self.rotary = config.pos_embed in FORMS
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix + self.num_patches, dim))  # 0 where rotary
+        if config.pos_embed == "learned":
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        else:
+            self.pos_embed.requires_grad_(False)
+        if config.pos_embed.startswith("sincos"):
+            self.pos_embed.data[0, self.num_prefix :] = sincos(dim, self.grid, config.pos_embed)
         self.blocks = blocks(
-            dim, config.depth, config.num_heads, config.mlp_ratio, config.drop_path,
-            init_values=config.layer_scale or None,
+            dim, config.depth, config.num_heads, config.mlp_ratio, config.drop_path, config.drop_path_uniform,
+            RotaryBlock if self.rotary else Block, init_values=config.layer_scale or None,
         )  # fmt: skip
         self.norm = LayerNorm(dim)
         init_weights(self.blocks)
 
     def positions(self, grid: tuple[int, ...]) -> Tensor:
-        """Position embeddings [1, P + N, D] for a grid, interpolated (bicubic) where it is not the training grid."""
+        """Position embeddings [1, P + N, D] for a grid, interpolated where it is not the training grid."""
         if grid == self.grid:
             return self.pos_embed
-        return resample_abs_pos_embed(
-            self.pos_embed, new_size=list(grid), old_size=list(self.grid), num_prefix_tokens=self.num_prefix
-        )
+        return resample(self.pos_embed, self.grid, grid, self.num_prefix)
+
+    def angles(self, grid: tuple[int, ...], keep: Tensor | None = None) -> Tensor | None:
+        """Rotary angles of the kept tokens of a grid, as `encode` takes them; None where positions are added."""
+        channels = self.config.embed_dim // self.config.num_heads
+        return angles(self.config, grid, channels, keep, self.num_prefix, self.pos_embed.device)
 
     def embed(
         self, images: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
@@ -147,20 +166,19 @@ class ViT(nn.Module):
         self, images: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> Tensor:
         """Tokens [B, P + n, D] after the final norm: CLS, registers, patches in the order of `keep`."""
-        return self.encode(self.embed(images, keep, mask, mask_token))
+        angles = self.angles(self.patch_embed.grid(images), keep)
+        return self.encode(self.embed(images, keep, mask, mask_token), angles=angles)
 
-    def encode(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """Blocks and final norm on an embedded sequence [B, T, D]."""
-        for block in self.blocks:
-            x = block(x, attn_mask)
-        return self.norm(x)
+    def encode(self, x: Tensor, attn_mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
+        """Blocks and final norm on an embedded sequence [B, T, D]; rotary positions need the `angles` of its tokens."""
+        return self.norm(run(self.blocks, x, attn_mask, angles))
 
     def layers(self, images: Tensor, indices: Iterable[int], norm: bool = True) -> list[Tensor]:
         """Outputs [B, P + N, D] of the blocks `indices` (negative from the end), each through the final norm."""
         wanted = [i % len(self.blocks) for i in indices]
-        x, found = self.embed(images), {}
+        x, found, angles = self.embed(images), {}, self.angles(self.patch_embed.grid(images))
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            x = run([block], x, None, angles)
             if i in wanted:
                 found[i] = self.norm(x) if norm else x
         return [found[i] for i in wanted]
@@ -182,6 +200,9 @@ def timm_args(vit: ViT, pooling: str = "") -> dict[str, Any]:
     The final norm comes before the pooling (`fc_norm=False`), as in `ViT.pool`.
     """
     c = vit.config
+    if len(vit.grid) != 2 or vit.rotary:
+        what = "rotary positions" if vit.rotary else "clips"
+        raise UserError(f"timm's ViT has no {what}: this encoder can be evaluated here, and not written for timm.")
     return {
         "img_size": [s * c.patch_size for s in vit.grid], "patch_size": c.patch_size, "num_classes": 0,
         "in_chans": vit.patch_embed.proj.in_channels, "embed_dim": c.embed_dim, "depth": c.depth,

@@ -5,7 +5,7 @@
     train        the trainer: one step, its state, its restart
     pretrain     from a config to a finished run folder: lock, restart, loop, what is left
     optimizer    AdamW, schedules, clipping
-    monitor      collapse and quality signals while training
+    monitor      collapse and quality signals while training; neighbours: the nearest images and their votes
     journal      what a run writes about itself; trackers: TensorBoard and Weights & Biases
     checkpoint   whole or not there, verified
     run_folder   config, status, lock, names and identity of a run; provenance: commit, versions, machine

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import Config
+from ssl_bench.data import registry
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
+from ssl_bench.views.crops import mirrored
 
 Views = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -65,6 +67,7 @@ class Method(nn.Module):
             raise UserError(
                 f"'{config.method}' takes {' and '.join(self.kinds)} items, and these are {info.item.noun}."
             )
+        _refuse_flips(config)
         self.config = config
         self.info = info
         self.mean: Tensor
@@ -98,7 +101,10 @@ class Method(nn.Module):
                 forget()
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors."""
+        """Trained parameters with `weight_decay_scale` and `lr_scale`; no decay on biases, norms and 1-D tensors.
+
+        A group with `clip` false is left out of clipping, one with `lr_constant` true has the peak rate always.
+        """
         decay: list[Tensor] = []
         rest: list[Tensor] = []
         for parameter in self.parameters():
@@ -122,6 +128,13 @@ def as_now(config: Config) -> Config:
 def configured(method: str, recipe: str, settings: Sequence[str]) -> Config:
     """What a user asks for: a recipe with settings, checked, of the method as its code is now."""
     return as_now(resolve(find.recipe(method, recipe)(), settings))
+
+
+def _refuse_flips(config: Config) -> None:
+    """`UserError` where a view is mirrored and the set's labels say left and right."""
+    if registry.directed(config.data.name) and (views := mirrored(config.objective)):
+        mend = " ".join(f"objective.{name}.flip=0" for name in views)
+        raise UserError(f"'{config.data.name}' names directions, which a mirrored clip turns round: set {mend}")
 
 
 def frozen_copy(module: Module) -> Module:

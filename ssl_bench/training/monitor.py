@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssl_bench.models.vit import ViT
 from ssl_bench.parallel import devices
+from ssl_bench.training.neighbours import knn_votes
 from ssl_bench.training.train import Trainer
 
 BANK, QUERIES = 500, 300  # images of one look, enough to see a trend; fewer where a run is so short that
@@ -41,20 +42,6 @@ def mean_cosine(z: Tensor) -> float:
     z = F.normalize(z.double(), dim=-1)
     n = len(z)
     return float((z.sum(0).square().sum() - n) / (n * (n - 1)))
-
-
-def knn_votes(bank: Tensor, labels: Tensor, queries: Tensor, k: list[int], t: float, num_classes: int) -> Tensor:
-    """DINO's weighted k-NN: votes [len(k), Q, C] for queries [Q, D] from a bank [M, D], both L2-normalised here.
-
-    Votes are exp((cosine - 1) / t): DINO's ranking, and no overflow in low precision.
-    """
-    bank, out = F.normalize(bank, dim=1), []
-    for chunk in F.normalize(queries, dim=1).split(1024):
-        sims, index = (chunk @ bank.T).topk(min(max(k), len(bank)), dim=1)
-        weights, near = ((sims - 1) / t).exp(), labels[index]
-        empty = torch.zeros(len(chunk), num_classes)
-        out.append(torch.stack([empty.scatter_add(1, near[:, :n], weights[:, :n]) for n in k]))
-    return torch.cat(out, 1)
 
 
 def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -> float:

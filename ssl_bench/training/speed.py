@@ -13,7 +13,7 @@ import torch
 from ssl_bench import screen
 from ssl_bench.config.schema import Config
 from ssl_bench.data.dataset import Dataset, Split
-from ssl_bench.data.items import asked
+from ssl_bench.data.registry import item as item_of
 from ssl_bench.errors import UserError
 from ssl_bench.parallel import devices
 from ssl_bench.training import cost, measure
@@ -25,7 +25,7 @@ STAGES = ("data", "forward", "backward", "clip", "optimizer", "EMA", "rest")
 
 def noise(config: Config, images: int = 0) -> Dataset:
     """Random images of the config's size in memory: speed does not depend on what they show."""
-    item, count = asked(config.data), images or max(2 * config.budget.batch_size, 64)
+    item, count = item_of(config.data), images or max(2 * config.budget.batch_size, 64)
     store = np.random.default_rng(0).integers(0, 256, (count, *item.shape), dtype=np.uint8)
     labels = torch.arange(count) % 10
     part = Split(store, np.arange(count), labels)

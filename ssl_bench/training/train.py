@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from ssl_bench import find
 from ssl_bench.config.schema import Config, size_text
 from ssl_bench.data.dataset import Dataset, other_images
-from ssl_bench.data.items import asked
+from ssl_bench.data.registry import item as item_of
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import DropPath, explicit_attention
 from ssl_bench.parallel import collectives, devices, sharding
@@ -51,7 +51,7 @@ def rehearse(config: Config) -> None:
     views once, by a method whose weights are never drawn. What only real images and weights tell is left to the run.
     """
     cls = find.defined(find.module("methods", config.method), Method)
-    budget, item = config.budget, asked(config.data)
+    budget, item = config.budget, item_of(config.data)
     if (images := budget.batch_size // budget.accumulate) < cls.fewest:
         parts = f" in {budget.accumulate} micro-batches of {images}" * (budget.accumulate > 1)
         raise UserError(
@@ -67,7 +67,7 @@ def rehearse(config: Config) -> None:
             method.eval().views(torch.zeros(2, *item.shape, dtype=torch.uint8), Rng(0, 2), 0.0)
     except ValueError as error:
         size = size_text(config.data.image_size)
-        grid = " x ".join(map(str, item.grid(config.backbone.patch_size)))
+        grid = " x ".join(map(str, item.grid(config.backbone.patch_size, config.backbone.tubelet)))
         raise UserError(
             f"'{config.method}' cannot be trained on {grid} patches (data.image_size={size}, "
             f"backbone.patch_size={config.backbone.patch_size}): {error}"
@@ -103,7 +103,9 @@ class Trainer:
         self.drop_paths = [m for m in self.method.modules() if isinstance(m, DropPath)]
         self.steps = cost.steps(config.budget, len(data.train), self.flops_per_image)
         self.optimizer = make_optimizer(self.method, config)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        groups = self.optimizer.param_groups
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.clipped = [p for group in groups for p in group["params"] if group.get("clip", True)]
         self.order = Order(config.seed, len(data.train), config.budget.batch_size)
         self.step, self.seconds = 0, 0.0
         self.window: dict[str, float] = {}
@@ -183,7 +185,7 @@ class Trainer:
             raise FloatingPointError(trouble)
         method.before_step(at)
         if config.optim.clip:
-            clip_gradients(self.parameters, config.optim.clip, config.optim.clip_mode)
+            clip_gradients(self.clipped, config.optim.clip, config.optim.clip_mode)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():

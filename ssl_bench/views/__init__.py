@@ -3,7 +3,8 @@
     augment   crops, flips, colour, blur, with numbers per image
     plain     the view of evaluation: resized, centre cut, normalised
     crops     the pairs and multi-crops that most methods share
-    masks     which patches a student sees, loses, or has to predict
+    masks     which patches a student sees, loses, or has to predict; masks3d: the same of clips
+    official_masks  I-JEPA's sampler as published, bit for bit
     corrupt   the fifteen common corruptions
 
 Uses models and below.

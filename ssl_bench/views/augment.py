@@ -1,6 +1,7 @@
 """Batched augmentation with per-image parameters, on the images' own device.
 
 Shapes: images [B, C, H, W], uint8 or float in [0, 1]; everything is float32 in [0, 1] until it is normalised.
+`augment` takes clips [B, T, C, H, W] too: all frames of one get one crop, one flip, one colour.
 `draw` makes the random numbers, `render` applies them, `augment` does both. The pieces follow torchvision's semantics
 (`torchvision.transforms.functional`), image by image; tests hold each of them to it.
 """
@@ -9,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -82,6 +83,13 @@ class Draws:
     sigma: Tensor | None  # [B]
     solarize: Tensor | None  # [B] bool
 
+    def repeated(self, times: int) -> Draws:
+        """For `times` frames of every item: B * times entries of all that is drawn."""
+        known: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        known = {k: v.repeat_interleave(times, 0) for k, v in known.items()}
+        factors = [f if f is None else f.repeat_interleave(times, 0) for f in self.factors]
+        return self if times == 1 else replace(self, factors=factors, **known)
+
 
 def augment(
     images: Tensor, rng: Rng, size: Size, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
@@ -114,8 +122,10 @@ def render(
     images: Tensor, draws: Draws, size: Size, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
 ) -> Tensor:
     """The view that `draws` describes: normalised [B, C, size, size]."""
-    config.check(images.shape[1])
-    view = resized_crop(images, draws.boxes, size, config.interpolation, draws.flip)
+    config.check(images.shape[-3])
+    frames = math.prod(images.shape[1:-3])  # 1 of an image
+    view = resized_crop(images.flatten(1, -3), draws.boxes, size, config.interpolation, draws.flip)
+    view, draws = view.unflatten(1, (frames, -1)).flatten(0, 1), draws.repeated(frames)
     if draws.jitter is not None:
         view = _where(draws.jitter, view, lambda x, *f: _jitter(x, draws.order, f), *draws.factors)
     if draws.gray is not None:
@@ -125,7 +135,7 @@ def render(
         view = _where(draws.blur, view, lambda x, s: gaussian_blur(x, s, radius), draws.sigma)
     if draws.solarize is not None:
         view = _where(draws.solarize, view, lambda x: solarize(x, config.solarize_threshold))
-    return normalize(view, mean, std, dtype)
+    return normalize(view, mean, std, dtype).reshape(*images.shape[:-2], *view.shape[-2:])
 
 
 def normalize(images: Tensor, mean: Stats, std: Stats, dtype: torch.dtype = F32) -> Tensor:

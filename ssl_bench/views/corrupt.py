@@ -185,7 +185,9 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def corrupt(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
-    """uint8 [B, C, H, W] -> the same images corrupted, uint8; severity 1 to 5."""
+    """uint8 [B, C, H, W] -> the same images corrupted, uint8; severity 1 to 5. Frames of a clip get the same draws."""
+    if images.ndim == 5:
+        return torch.stack([corrupt(frame, name, severity, seed) for frame in images.unbind(1)], 1)
     generator = torch.Generator(images.device).manual_seed(seed)
     out = CORRUPTIONS[name](images.float() / 255, severity - 1, generator)
     return (out.clamp(0, 1) * 255).round().to(torch.uint8)

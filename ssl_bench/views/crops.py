@@ -5,8 +5,9 @@ Shapes: images uint8 [B, C, H, W]; crops come out normalised, view after view: [
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -89,6 +90,18 @@ def small_multi_crop(objective: Multi) -> Multi:
     )
 
 
+def mirrored(objective: Any) -> dict[str, AugmentConfig]:
+    """The views of an objective that may be mirrored, by the names of their settings."""
+    idle = {"local"} if getattr(objective, "local_crops", 1) == 0 else set()
+    settings = getattr(objective, "__dict__", {})
+    return {k: v for k, v in settings.items() if isinstance(v, AugmentConfig) and v.flip and k not in idle}
+
+
+def unmirrored(objective: Any) -> Any:
+    """The same settings with no view mirrored, for sets whose labels say left and right."""
+    return replace(objective, **{k: replace(v, flip=0.0) for k, v in mirrored(objective).items()})
+
+
 def check_crops(config: Config, *names: str) -> None:
     """Raise where the sizes `names` of the objective do not fit the patches, or where there is no CLS token."""
     if not config.backbone.class_token:
@@ -102,5 +115,5 @@ def check_crops(config: Config, *names: str) -> None:
 
 
 def crop_flops(vit: ViT, size: int) -> float:
-    """Forward FLOPs of one crop of `size` pixels per side."""
-    return vit.flops((size // vit.config.patch_size) ** 2)
+    """Forward FLOPs of one crop of `size` pixels per side, of all frames."""
+    return vit.flops(math.prod(vit.grid[:-2]) * (size // vit.config.patch_size) ** 2)

@@ -1,6 +1,6 @@
 """The view of evaluation: an item as it is, brought to the size and the range that a network was made for.
 
-Shapes: images [B, C, H, W], uint8 or float in [0, 1].
+Shapes: images [B, C, H, W], or clips [B, T, C, H, W], uint8 or float in [0, 1].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def plain(
 ) -> Tensor:
     """Resized (antialiased) so that `resize` fits in (0: `size` itself), the centre cut to `size`, normalised."""
     x = images.float() / 255 if images.dtype == torch.uint8 else images
-    x = resize_crop(x, resize or size, size, interpolation)
+    x = resize_crop(x.flatten(0, -4), resize or size, size, interpolation).unflatten(0, x.shape[:-3])
     m, s = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (mean, std))
     return (x - m) / s
 
@@ -37,4 +37,4 @@ def resize_crop(x: Tensor, resize: Size, size: Size, mode: str) -> Tensor:
 def cells(x: Tensor, count: int = 4) -> Tensor:
     """[B, C, H, W] -> `count` x `count` cells as tokens [B, count^2, C*H*W/count^2]: raw input for probes of tokens."""
     patch = (x.shape[-2] // count, x.shape[-1] // count)
-    return F.unfold(x, patch, stride=patch).transpose(1, 2)
+    return F.unfold(x.flatten(1, -3), patch, stride=patch).transpose(1, 2)  # of clips: through all frames

@@ -18,8 +18,9 @@ from ssl_bench.config.schema import DataConfig, vit
 from ssl_bench.encoders import references
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import evaluate, protocol
-from ssl_bench.evaluation.logistic import logistic
-from ssl_bench.evaluation.protocol import classification, given
+from ssl_bench.evaluation.logistic import rotate, solve
+from ssl_bench.evaluation.protocol import given
+from ssl_bench.evaluation.scorers import classification
 
 
 def paint(root: Path, counts: dict[str, int], grey: bool = False) -> DataConfig:
@@ -46,9 +47,10 @@ def test_images_that_are_all_alike_give_chance(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("d", [5, 100])
 def test_logistic_regression_on_zeros_knows_the_classes_shares_alone(intercept: bool, d: int) -> None:
     labels = torch.tensor([0] * 30 + [1] * 10)
-    found = logistic(torch.zeros(40, d), labels, 2, torch.tensor([1e-3, 1.0]), tol=1e-6, intercept=intercept)
-    shares = found.logits(torch.randn(3, d), 1).softmax(1)[:, 0]
-    assert shares.tolist() == pytest.approx([0.75 if intercept else 0.5] * 3, abs=1e-4)
+    z, axes = rotate(torch.zeros(40, d).__getitem__, 40, intercept)
+    for strength in (1e-3, 1.0):
+        shares = solve(z, labels, 2, strength, intercept).logits(axes(torch.randn(3, d))).softmax(1)[:, 0]
+        assert shares.tolist() == pytest.approx([0.75 if intercept else 0.5] * 3, abs=1e-4)
 
 
 def test_one_class_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:

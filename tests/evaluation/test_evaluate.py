@@ -15,7 +15,7 @@ from ssl_bench.config.schema import DataConfig, vit
 from ssl_bench.data.dataset import Split, open_data
 from ssl_bench.encoders import references, resolve
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import evaluate, features, protocol
+from ssl_bench.evaluation import answers, evaluate, features, protocol
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 
 
@@ -69,12 +69,16 @@ def parts(encoder, tmp_path, n=(200, 40, 400), tokens=False):
     return *made, splits[2].labels
 
 
+def run(one, train, val, test, labels):
+    return answers.score(answers.predict("own", one, train, val, test, 0), labels)
+
+
 def test_a_protocol_that_memorises_cannot_beat_chance(encoder, tmp_path):
     *x, labels = parts(encoder, tmp_path, tokens=True)
-    result = evaluate.run(_Memoriser(_Config()), *x, labels, 0)
+    result = run(_Memoriser(_Config()), *x, labels)
     assert 15 < result["metrics"]["top1"] < 35
     leaked = [x[0], x[1], replace(x[0], labels=x[0].labels[:0])]  # with training images as test images it would win
-    assert evaluate.run(_Memoriser(_Config()), *leaked, x[0].labels, 0)["metrics"]["top1"] == 100
+    assert run(_Memoriser(_Config()), *leaked, x[0].labels)["metrics"]["top1"] == 100
 
 
 def test_test_features_carry_no_labels_and_labelled_ones_are_refused(encoder, tmp_path):
@@ -82,13 +86,13 @@ def test_test_features_carry_no_labels_and_labelled_ones_are_refused(encoder, tm
     assert not len(test.labels)
     assert all(not len(s.labels) for s in test.images.sources)
     with pytest.raises(AssertionError):
-        evaluate.run(_Memoriser(_Config()), train, val, replace(test, labels=labels), labels, 0)
+        run(_Memoriser(_Config()), train, val, replace(test, labels=labels), labels)
 
 
 @pytest.mark.parametrize("name", ["knn", "linear"])
 def test_noise_gives_chance_and_the_usual_practice_gives_more(encoder, tmp_path, name):
-    small = ["epochs=3", "strengths=9"] if name == "linear" else []
-    result = evaluate.run(protocol.load(name, small), *parts(encoder, tmp_path), 0)
+    small = ["strengths=9"] if name == "linear" else []
+    result = run(protocol.load(name, small), *parts(encoder, tmp_path))
     optimism = result["optimism"]
     assert optimism["usual"] >= optimism["honest"] == result["metrics"]["top1"]
     assert name == "knn" or optimism["usual"] > optimism["honest"]  # the more candidates, the larger the gap
@@ -184,7 +188,7 @@ def test_all_is_every_frozen_protocol_and_settings_find_theirs():
     assert (own["knn"], own["knn:fewshot"], own["linear"], own["robust"]) == (
         ["k=7"], ["k=7"], ["heads.momentum=0.5"], [],
     )  # fmt: skip
-    assert protocol.assign(["robust"], ["linear.epochs=3"]) == {"robust": ["linear.epochs=3"]}
+    assert protocol.assign(["robust"], ["linear.strengths=9"]) == {"robust": ["linear.strengths=9"]}
     assert protocol.assign(["lab.idea", "knn"], ["lab.idea.a.b=1"]) == {"lab.idea": ["a.b=1"], "knn": []}
 
 

@@ -244,6 +244,51 @@ def test_teacher_does_not_see_the_mask(module):
     assert len(views["mask"]) == len(views["global"])
 
 
+@pytest.mark.parametrize("module", [dino, ibot, dinov2])
+def test_prototypes_start_as_linear_does_and_their_lengths_train_where_asked(module):
+    """nn.Linear's default is uniform in +-1 / sqrt(bottleneck); `norm_last_layer false` trains the gain."""
+    torch.manual_seed(0)
+    config = tiny(module.quick())
+    cls = {dino: dino.DINO, ibot: ibot.IBOT, dinov2: dinov2.DINOv2}[module]
+    fixed = cls(config, INFO)
+    assert float(fixed.head.prototypes.detach().std()) == pytest.approx(1 / math.sqrt(3 * 64), rel=0.02)
+    assert module.paper().objective.train_gain and fixed.head.gain is None and cls.version == 2
+    method = cls(replace(config, objective=replace(config.objective, train_gain=True)), INFO)
+    stepped(method)
+    assert method.head.gain.grad.abs().sum() > 0
+    x = torch.randn(5, config.backbone.embed_dim)
+    cosines = method.head(x)
+    assert float(cosines.abs().max()) <= 1
+    with torch.no_grad():
+        method.head.gain.mul_(3)
+    assert torch.allclose(method.head(x), 3 * cosines, atol=1e-6)
+    method.before_step(0.0)
+    assert method.head.prototypes.grad is None and method.head.gain.grad is None, "the last layer waits"
+
+
+def test_msn_prototypes_are_neither_decayed_nor_clipped():
+    method = msn.MSN(tiny(msn.quick()), INFO)
+    groups = {p: group for group in method.param_groups() for p in group["params"]}
+    assert set(groups) == {p for p in method.parameters() if p.requires_grad}
+    apart = groups[method.prototypes]
+    assert apart["weight_decay_scale"] == 0 and apart["clip"] is False and apart["params"] == [method.prototypes]
+    assert all(group.get("clip", True) for p, group in groups.items() if p is not method.prototypes)
+
+
+@pytest.mark.parametrize("module", [simsiam, swav, msn])
+def test_crops_are_bilinear_where_the_official_ones_are(module):
+    objective = module.paper().objective
+    views = ("view_1", "view_2") if module is simsiam else ("global_1", "global_2", "local")
+    assert {getattr(objective, view).interpolation for view in views} == {"bilinear"}
+
+
+def test_dinov2_blur_as_released():
+    """What trained the released weights is one override away: it blurred with 1 - p."""
+    asked = ["objective.global_1.blur_p=0", "objective.global_2.blur_p=0.9"]
+    objective = resolve(dinov2.paper(), asked).objective
+    assert (objective.global_1.blur_p, objective.global_2.blur_p, objective.local.blur_p) == (0, 0.9, 0.5)
+
+
 def test_mask_ratios():
     """iBOT: a fair coin and U(0.1, 0.5); DINOv2: exactly half of the crops, ratios spread evenly over (0.1, 0.5)."""
     ratios = ibot.IBOT(tiny(ibot.quick()), INFO).mask_ratios(Rng(1, 500))
@@ -268,6 +313,7 @@ def test_dinov2_learning_rates():
     assert scale[vit.blocks[0].mlp.fc1.weight] == pytest.approx(0.9**2)
     assert scale[vit.norm.weight] == 1.0
     assert scale[method.patch_head.prototypes] == 1.0
+    assert scale[method.mask_token] == pytest.approx(0.9**3), "it belongs to layer 0"
 
 
 def test_swav_queue_fills_and_prototypes_stay_normalised():

@@ -309,6 +309,16 @@ def test_capi_predicts_masked_positions_and_queries_do_not_see_each_other():
     assert torch.allclose(whole[:, 2:4], some, atol=1e-5)
 
 
+def test_capi_paper_trains_lengths_and_drops_every_block_alike():
+    config = capi.paper()
+    assert config.objective.train_gain and config.backbone.drop_path_uniform
+    method, views = build(capi, train_gain=True)
+    method(views, 0.5)["loss"].backward()
+    assert method.gain.grad.abs().sum() > 0
+    block = capi.CrossBlock(32, 2, 0.25)
+    assert (block.drop1.rate, block.drop2.rate) == (0.25, 0.25)
+
+
 def test_capi_learning_rates():
     method, _ = build(capi)
     scale = {id(p): g["lr_scale"] for g in method.param_groups() for p in g["params"]}
@@ -363,8 +373,32 @@ def test_vjepa21_views_and_targets():
     assert torch.allclose(
         target[:, :, 1], F.layer_norm(last, (32,)), atol=1e-4
     )  # the last level is the encoder's output
-    early = method(views, 0.0)
+    early = method(views, 0.05)
     assert torch.equal(early["loss"], early["masked_loss"]), "the visible part warms up"
+    with torch.no_grad():  # every level has a norm of its own, every kind of token a head
+        method.norms[0].weight.mul_(2)
+        method.visible_head.weight.zero_()
+    predicted = method.predict(views["images"], views["keep"], views["masked"])
+    assert predicted[:, : views["keep"].shape[1]].abs().max() == 0 < predicted[:, -1].abs().max()
+    assert torch.equal(method.targets(views["images"]).unflatten(-1, (2, 32)), target), "the teacher has its own norms"
+    method.after_step(0.5)
+    assert not torch.equal(method.target_norms[0].weight, torch.ones(32))
+
+
+def test_vjepa21_golden():
+    """reference/video.md, 28 to 30 and 43: values of the official code; at 4 x 4 patches of two frames."""
+    keep = torch.tensor([[0, 3, 15, 12]])
+    weights = vjepa21.distance_weights(keep, torch.tensor([[5, 6, 9, 10]]), 4)
+    assert torch.allclose(weights, torch.full((1, 4), 1 / 1.189207), atol=1e-5)
+    steps = {14999: 0.0, 15001: 3.3333e-5, 20000: 0.166667, 22500: 0.25, 30000: 0.5, 200000: 0.5}
+    for step, weight in steps.items():
+        assert vjepa21.visible_weight(step / 300_000, 0.5, 0.05, 0.1) == pytest.approx(weight, abs=1e-6)
+    target = F.layer_norm(Z(34, 2, 6, 8), (8,))
+    hidden, _ = vjepa21.dense_loss(Z(33, 2, 6, 8), target, torch.ones(2, 0))
+    assert float(hidden) == pytest.approx(1.095466, abs=1e-5)
+    weights = torch.tensor([[1.189207] * 4, [1, 1.316074, 1, 1]]).reciprocal()
+    _, visible = vjepa21.dense_loss(Z(31, 2, 4, 8), F.layer_norm(Z(32, 2, 4, 8), (8,)), weights)
+    assert float(visible) == pytest.approx(0.924232, abs=1e-5)
 
 
 def test_simmim_sees_no_masked_pixel():
@@ -384,6 +418,19 @@ def test_lejepa_directions_are_new_every_step_and_equal_on_every_process():
     assert torch.equal(views["directions"], half)
     assert not torch.equal(half, method.views(images, Rng(2, 6), 0.5)["directions"])
     assert torch.allclose(half.norm(dim=0), torch.ones(half.shape[1]))
+
+
+def test_ijepa_official_masks_are_its_samplers_and_restart():
+    """14 x 14: no target or context in the last row and column, and the same masks from the same step's numbers."""
+    config = ijepa.paper()
+    method, _ = build(ijepa)
+    method.objective, method.grid = replace(config.objective, masking="official"), (14, 14)
+    context, targets = method.masks(Rng(3, 8))
+    for positions in (context, targets):
+        assert int((positions % 14).max()) < 13 and int(positions.max()) < 13 * 14
+    assert all(torch.equal(a, b) for a, b in zip(method.masks(Rng(3, 8)), (context, targets), strict=True))
+    half = method.masks(Rng(3, 8, slice(4, 8)))  # another process: its rows of the same batch
+    assert torch.equal(half[0], context[4:]) and torch.equal(half[1], targets[4:])
 
 
 def test_multiblock_for_the_sheets_grids():

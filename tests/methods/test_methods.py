@@ -13,6 +13,7 @@ from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods.ijepa import IJEPA
+from methods.vjepa import VJEPA
 from ssl_bench import find
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import BudgetConfig, identity, to_dict
@@ -22,6 +23,7 @@ from ssl_bench.training import checkpoint
 from ssl_bench.training.method import Method
 from ssl_bench.training.run_folder import objective_type
 from ssl_bench.training.train import Trainer
+from ssl_bench.views.masks3d import Masks
 
 METHODS = find.names("methods")
 LOSSES = Path(__file__).parents[1] / "golden_losses.json"
@@ -112,6 +114,9 @@ def test_flops_agree_with_torch(method: str, photos: Path) -> None:
         views["labels"] = labels
     if isinstance(t.method, IJEPA):  # its context and target sizes vary: count the ones that are seen here
         t.method.masks = lambda rng: (views["context"], views["targets"])  # type: ignore[method-assign]
+    if isinstance(t.method, VJEPA):
+        parts = Masks.__dataclass_fields__
+        t.method.masks = lambda rng: [Masks(*(views[f"{part}_{i}"] for part in parts)) for i in (0, 1)]  # type: ignore[method-assign]
     with FlopCounterMode(display=False) as counter:
         t.method(views, 0.5)["loss"].backward()
     counted = counter.get_total_flops() / len(images)
@@ -124,6 +129,35 @@ def test_flops_agree_with_torch(method: str, photos: Path) -> None:
 def test_class_attributes_say_what_it_is(method: str) -> None:
     cls = find.defined(find.module("methods", method), Method)
     assert all((cls.family, cls.paper, cls.sees, cls.evaluated)) and cls.pooling in ("cls", "mean")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recipe_says_what_leaves_the_paper(method: str) -> None:
+    """Also in which views: where there are no local crops, the recipe's line says so, and `sees` names the paper's."""
+    module = find.module("methods", method)
+    recipes, sees = find.recipes(module), find.defined(module, Method).sees
+    said = [name for names in module.DEPARTS for name in names.split(", ")]
+    assert sorted(said) == sorted(recipes), "one line for every recipe, and none for others"
+    for name, function in recipes.items():
+        line, objective = find.departs(method, name), function().objective
+        assert line and line.strip(" .") == line
+        if (local := getattr(objective, "local_crops", None)) is not None:
+            assert ("no local" in line or "no focal" in line) == (local == 0)
+            assert local == 0 or f"paper: and {local} " in sees
+        assert ("instance norm" in line) == getattr(objective, "instance_norm", False)
+
+
+def test_a_row_is_named_by_its_objective() -> None:
+    for method in ("ijepa", "cjepa", "iwm"):
+        recipes = find.recipes(find.module("methods", method))
+        for name, function in recipes.items():
+            plain = name in ("paper", "quick_paper")
+            row = find.row_name(method, to_dict(function().objective))
+            assert row == (method if plain else f"{method} + instance norm")
+    quick, paper = (find.recipe("ijepa", name)() for name in ("quick", "quick_paper"))
+    assert replace(quick, objective=replace(quick.objective, instance_norm=False), recipe="quick_paper") == paper
+    assert find.row_name("mae", {"instance_norm": True}) == "mae"
+    assert find.departs("random", "quick") == "" == find.departs("no_such.module", "quick")
 
 
 def ten_losses(method: str, photos: Path) -> list[float]:

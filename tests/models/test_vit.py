@@ -11,7 +11,7 @@ from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
 from ssl_bench.models.positions import sincos_2d
 from ssl_bench.models.tokenizer import patchify
-from ssl_bench.models.vit import ViT, block_flops, to_timm
+from ssl_bench.models.vit import DropPath, ViT, block_flops, to_timm
 
 
 def small(**changes: object) -> ViT:
@@ -108,3 +108,12 @@ def test_bad_shapes_are_refused() -> None:
         ViT(ViTConfig(embed_dim=100, num_heads=3), square(32))
     with pytest.raises(UserError, match="vit_small"):
         vit("vit_smal_patch4")
+
+
+def test_stochastic_depth_grows_or_is_uniform() -> None:
+    def rates(**changes: object) -> list[float]:
+        model = ViT(vit("mini_patch8", **changes), square(32))  # type: ignore[arg-type]
+        return [m.rate for m in model.modules() if isinstance(m, DropPath)][::2]
+
+    assert rates(drop_path=0.25) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25])  # the first block keeps all
+    assert rates(drop_path=0.25, drop_path_uniform=True) == [0.25] * 6

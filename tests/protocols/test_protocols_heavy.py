@@ -23,7 +23,8 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation import features, linear_heads
 from ssl_bench.evaluation.attentive_heads import Head
 from ssl_bench.evaluation.features import Held
-from ssl_bench.evaluation.protocol import Features, Rows, classification, load
+from ssl_bench.evaluation.protocol import Features, Rows, load
+from ssl_bench.evaluation.scorers import classification
 from ssl_bench.views.corrupt import CORRUPTIONS, corrupt
 
 
@@ -76,6 +77,26 @@ def test_published_numbers_of_heads():
         config = getattr(attentive, name)()
         assert len(config.lrs) * len(config.weight_decays) == count
     assert len(linear.dinov2().heads.lrs) * 2 * 2 == 52
+
+
+def test_dinov2_reads_the_mean_of_the_last_layer_alone(parts):
+    """eval/linear.py, create_linear_input: CLS of 1 or L layers, then the last one's mean: D, 2 D, L D, (L + 1) D."""
+    x = parts[0]
+    keys = linear.dinov2().keys(x)
+    cls, mean = x.pooled["cls"], x.pooled["mean"]
+    depth, d = cls.shape[1:]
+    assert sorted(x[key].shape[1] for key in keys) == sorted([d, 2 * d, depth * d, (depth + 1) * d])
+    assert torch.equal(x["last4", "cls_mean"], torch.cat([*cls.unbind(1), mean[:, -1]], 1))
+    assert torch.equal(x["last", "cls_mean"], x["last", "both"])
+
+
+def test_vjepa2_decays_biases_too():
+    assert attentive.vjepa2().decay_all and not any(f().decay_all for f in (attentive.capi, attentive.aim))
+    for decay_all, bias in ((True, 0.9), (False, 1.0)):
+        values = {"bias": torch.ones(1, 3), "weight": torch.ones(1, 3, 3)}
+        adam = linear_heads.StackedAdamW(values, torch.tensor([[1.0, 0.1]]), 0.999, 0.0, decay_all)
+        adam.step([torch.zeros(1, 3), torch.zeros(1, 3, 3)], 1.0)
+        assert values["bias"].allclose(torch.tensor(bias)) and values["weight"].allclose(torch.tensor(0.9))
 
 
 def test_attention_with_folded_maps_equals_attention_on_every_token():
@@ -184,7 +205,7 @@ def test_corruptions_change_images_more_when_severe_and_repeat(name):
 
 
 def test_robustness_uses_the_clean_head_unchanged(parts):
-    config = RobustConfig(("contrast", "brightness"), 2, linear=linear.LinearConfig(epochs=2, strengths=5))
+    config = RobustConfig(("contrast", "brightness"), 2, linear=linear.LinearConfig(strengths=5))
     probe = Robust(config)
     predictor = probe.fit(parts[0], parts[1], 0)
     output = predictor.predict(parts[2])
@@ -227,7 +248,8 @@ def test_capis_rates_follow_the_batch():
     ("attentive:ep", "num_heads=2", "num_heads=2 has no effect with head=ep"),
     ("linear", "crop_scale=0.5,1", "no effect with augment=false"),
     ("linear:mae", "strengths=3", "no effect with logistic=false"),
-    ("linear", "layers=last,lst4", "mean 'last4'"),
+    ("linear", "epochs=3", "no effect with logistic=true"),
+    ("linear:dino", "layers=last,lst4", "mean 'last4'"),
     ("robust", "linear.crop_scale=0.5,1", "no effect with augment=false"),
     ("finetune", "pooling=max", "not a choice"),
     ("finetune", "epochs=2", "fewer warmup_epochs"),

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from fake_features import part
 from sklearn.metrics import average_precision_score
 
-from protocols import clustering, retrieval
-from protocols.clustering import Clustering, ClusteringConfig, kmeans, matched_accuracy
+from protocols import clustering
+from protocols.clustering import Clustering, ClusteringConfig, kmeans
 from protocols.labelfree import alpha_req, correlation, lidar, two_nn, uniformity
 from protocols.lowshot import LowShot, LowShotConfig, draw, msn_features, ridge, ridge_regression
 from protocols.retrieval import Retrieval, RetrievalConfig
-from ssl_bench.evaluation.logistic import logistic
+from ssl_bench.evaluation import scorers
+from ssl_bench.evaluation.logistic import rotate, solve
+from ssl_bench.evaluation.scorers import matched_accuracy
 from ssl_bench.training.monitor import feature_std, rankme
 
 
@@ -36,8 +38,9 @@ def test_msn_regression_reaches_the_optimum_of_its_objective():
     x = part(100)
     z = msn_features(x.own)
     assert z.norm(dim=1) == pytest.approx(torch.ones(100), abs=1e-5)
-    found = logistic(z, x.labels, 4, torch.tensor([4000.0]), tol=1e-6, limit=3000, intercept=False)
-    weight = found.weight[0].double().requires_grad_()
+    scores, away = rotate(z.__getitem__, len(z), intercept=False)
+    found = solve(scores, x.labels, 4, 4000.0, intercept=False)
+    weight = (away.matrix @ found.weight.T).double().requires_grad_()
     loss = F.cross_entropy(z.double() @ weight, x.labels) + 0.00025 / (2 * 100) * weight.square().sum()
     assert float(torch.autograd.grad(loss, weight)[0].abs().max()) < 3e-6
 
@@ -114,7 +117,7 @@ def test_intrinsic_dimension_and_correlation():
 
 def test_retrieval_equals_a_plain_loop_with_scikit_learn(monkeypatch):
     x = part(80)
-    monkeypatch.setattr(retrieval, "QUERIES", 30)  # in three pieces
+    monkeypatch.setattr(scorers, "QUERIES", 30)  # in three pieces
     metrics = Retrieval(RetrievalConfig()).score(F.normalize(x.own, dim=1), x.labels, 4)
     sims = (F.normalize(x.own, dim=1) @ F.normalize(x.own, dim=1).T).numpy()
     same = (x.labels[:, None] == x.labels[None]).numpy()

@@ -1,0 +1,95 @@
+"""What a protocol answers on the test images, made before their labels are read; and its score, made after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_bench.errors import UserError
+from ssl_bench.evaluation import seal
+from ssl_bench.evaluation.protocol import Features, Protocol
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that is taken from a predictor."""
+
+    name: str
+    protocol: Protocol
+    num_classes: int
+    output: Tensor  # what the scorer reads
+    classes: Tensor | None  # [N]
+    tried: list[tuple[str, Tensor]]  # the classes [N] of every candidate
+    measured: dict[str, float]
+    selected: dict[str, Any]
+    true_names: dict[str, str]
+    seconds: float
+
+
+def predict(
+    name: str, one: Protocol, train: Features, val: Features, test: Features, seed: int, closed: Sequence[Path] = ()
+) -> Answer:
+    """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them."""
+    assert not len(test.labels) and test.targets is None and test.files is None
+    if one.scores == "targets" and train.targets is None:
+        raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    with seal.shut(*closed):
+        found = one.fit(train, val, seed)
+        with torch.no_grad():
+            output = found.predict(test)
+            classes, tried = one.classes(output), list(found.candidates(test))
+    told = found.measured, found.selected, found.true_names
+    return Answer(name, one, train.num_classes, output, classes, tried, *told, time.perf_counter() - started)
+
+
+def waiting(answers: Iterator[Answer]) -> Iterator[Answer]:
+    """The same, but all are made before the first is given out; where one fails, after those made before it."""
+    made: list[Answer] = []
+    trouble: Exception | None = None
+    try:
+        made.extend(answers)
+    except Exception as error:
+        trouble = error
+    yield from made
+    if trouble is not None:
+        raise trouble
+
+
+def score(answer: Answer, truth: Tensor) -> dict[str, Any]:
+    """The fields of the record that come from the protocol, given what is true of the test images."""
+    one, started = answer.protocol, time.perf_counter()
+    if one.own_scorer:  # it sees labels, so it is given a process of its own
+        metrics = seal.aside(lambda: one.score(answer.output.cpu(), truth, answer.num_classes))
+    else:
+        metrics = one.scorer(answer.output, truth, answer.num_classes)
+    metrics = {**metrics, **answer.measured}
+    optimism = _optimism(answer, truth, metrics)
+    true = answer.true_names
+    return {
+        "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
+        "optimism": optimism, "selected": answer.selected,
+        "correct": None if answer.classes is None else (answer.classes == truth).numpy(),
+        "seconds": round(answer.seconds + time.perf_counter() - started, 3),
+    }  # fmt: skip
+
+
+def _optimism(answer: Answer, labels: Tensor, metrics: dict[str, float]) -> dict[str, Any]:
+    """What picking the best candidate on the test images would have printed, beside what is reported."""
+    one, found = answer.protocol, {}
+    for name, classes in answer.tried:
+        found[name] = float(100 * (classes == labels).double().mean())
+        if one.record_candidates:
+            metrics[f"{one.headline}@{name}"] = found[name]
+    if not found:
+        return {}
+    best = max(found, key=lambda name: found[name])
+    honest = metrics[one.headline]
+    return {"usual": max(found[best], honest), "honest": honest, "candidates": len(found), "best": best}
