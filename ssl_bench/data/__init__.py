@@ -10,6 +10,7 @@
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
+    twins        the same pixels in two sets
     summary      what was understood of a set, in words; a sheet of its images
     dataset      training and validation part, and the sealed test split
     imagenet_subsets   ImageNet's official 1 % and 10 %

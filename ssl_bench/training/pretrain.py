@@ -85,7 +85,8 @@ def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, obser
     remarks += devices.crowded(device) + devices.without_bf16(config, device) + unjudged(trainer)
     if state is not None:
         trainer.restore(state)
-    facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}
+    seen = {"name": data.name, "fingerprint": data.fingerprint, "labels_seen": trainer.uses_labels}
+    facts: dict[str, Any] = {"data": seen, "remarks": remarks}
     facts |= {"device": devices.device_label(device), "processes": collectives.world_size(), "resumed_at": trainer.step}
     collectives.first(lambda: run_folder.write_json(run.folder / "provenance.json", provenance.provenance(facts)))
     collectives.first(lambda: run_folder.set_status(run, state="running", reason="", non_finite=None))
