@@ -106,6 +106,12 @@ def code(records: Sequence[Record], rows: Mapping[str, str]) -> list[str]:
     return out
 
 
+def labels_seen(rows: Sequence[Row]) -> list[str]:
+    """Who saw labels in pretraining without being called so."""
+    names = [f"`{r.label}`" for r in rows if r.labels_seen and r.method != "supervised"]
+    return [f"Pretrained with labels, and set apart as `supervised` is: {', '.join(names)}."] if names else []
+
+
 def own_scorers(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
     """Columns whose numbers come from a protocol's own code, which saw the test labels."""
     own = {grouping.column_key(r) for r in records if grouping.own_scorer(r)}

@@ -82,10 +82,11 @@ class Row:
     cost: Cost
     cells: tuple[Cell | None, ...]
     collapsed: str  # "2 of 3 runs" or ""
+    labels_seen: bool = False  # in pretraining
 
     @property
     def reference(self) -> bool:
-        return self.method in (*REFERENCES, MAJORITY)
+        return self.labels_seen or self.method in (*REFERENCES, MAJORITY)
 
 
 @dataclass(frozen=True)

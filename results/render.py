@@ -125,7 +125,14 @@ def to_dict(table: Table) -> dict[str, Any]:
     rows = []
     for row in table.rows:
         cells = [None if c is None else _cell_dict(c) for c in row.cells]
-        rows.append({**_fields(row, "cells"), "cost": _fields(row.cost), "reference": row.reference, "cells": cells})
+        rows.append(
+            {
+                **_fields(row, "cells", "labels_seen"),
+                "cost": _fields(row.cost),
+                "reference": row.reference,
+                "cells": cells,
+            }
+        )
     return {
         "columns": [_fields(c, "key") for c in table.columns],
         "rows": rows,

@@ -28,7 +28,12 @@ class Group:
 
     @property
     def reference(self) -> bool:
-        return self.method in REFERENCES
+        return self.labels_seen or self.method in REFERENCES
+
+    @property
+    def labels_seen(self) -> bool:
+        """Whether a run of it was pretrained with labels; records older than that field know `supervised` alone."""
+        return any(r.pretrain_data.get("labels_seen", r.method == "supervised") for r in self.records)
 
 
 def _text(value: Any) -> str:

@@ -46,12 +46,14 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
     named = {i: row.label for row in rows for c in row.cells if c is not None for i in c.records}
     said = [*notes.budgets(rows), *notes.runs(rows, kept), *notes.code(kept, named), *said]
     said += [*notes.optimism(rows, columns), *notes.repeats(found)]
-    said += notes.own_scorers(columns, kept)
+    said += [*notes.own_scorers(columns, kept), *notes.labels_seen(rows)]
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 
 
 def _place(row: Row) -> tuple[int, str]:
-    return (1 + (*REFERENCES, MAJORITY).index(row.method) if row.reference else 0, row.label)
+    known = (*REFERENCES, MAJORITY)
+    apart = row.method if row.method in known else "supervised"  # another that saw labels
+    return (1 + known.index(apart) if row.reference else 0, row.label)
 
 
 def _majority(records: Sequence[Record], columns: Sequence[Column]) -> Row | None:
@@ -67,7 +69,7 @@ def _row(group: Group, columns: Sequence[Column]) -> Row:
     cells = [_cell([r for r in group.records if grouping.column_key(r) == c.key]) for c in columns]
     return Row(
         *(group.label, group.method, group.recipe, group.overrides, grouping.budget(group.config)),
-        *(grouping.cost(group.records), tuple(cells), f"{bad} of {len(runs)} runs" if bad else ""),
+        *(grouping.cost(group.records), tuple(cells), f"{bad} of {len(runs)} runs" if bad else "", group.labels_seen),
     )
 
 

@@ -279,3 +279,15 @@ def test_runs_trained_again_replace_the_old_numbers_and_the_gap_is_told() -> Non
         and "+2.00 points from those before on average, 2.00 in size, 2.0 at most" in told
     )
     assert not any("trained again" in note for note in tables.build([new, fake(seed=1)]).notes)
+
+
+def test_a_method_that_saw_labels_is_set_apart_whatever_its_name():
+    seen = {"name": "clothing48", "fingerprint": "f", "labels_seen": True}
+    both = [fake(m, v, s, pretrain_data=seen | {"labels_seen": m == "sly"}) for m, v in (("sly", 70.0), ("mae", 40.0))
+            for s in (0, 1, 2)]  # fmt: skip
+    table = tables.build(both)
+    rows = {r.method: r for r in table.rows}
+    assert rows["sly"].reference and not rows["mae"].reference
+    assert not any({p.first, p.second} & {"sly"} for p in table.pairs), "it is compared with no method"
+    assert [r.method for r in table.rows].index("sly") > [r.method for r in table.rows].index("mae")
+    assert any("Pretrained with labels" in n and "`sly`" in n for n in table.notes)
