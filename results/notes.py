@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from results import rows as grouping
 from results.parts import MAJORITY, Column, Pair, Row
 from results.records import ACCURACIES, Record
+from ssl_bench import find
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
@@ -131,9 +132,15 @@ def collapsed(records: Sequence[Record]) -> list[str]:
     return [f"{sum(runs.values())} of {len(runs)} runs collapsed. The number is kept"] if any(runs.values()) else []
 
 
+def departs(records: Sequence[Record]) -> list[str]:
+    """What its recipe changes of the paper, as the method's file says."""
+    text = find.departs(records[0].method, records[0].recipe)
+    return [f"leaves the paper: {text}"] if text else []
+
+
 # What has to be known of single rows: each function takes the records of one row and returns phrases, none where there
 # is nothing to say. Rows of which the same is said share one line below the table.
-FOOTNOTES: tuple[Callable[[Sequence[Record]], Iterable[str]], ...] = (collapsed,)
+FOOTNOTES: tuple[Callable[[Sequence[Record]], Iterable[str]], ...] = (collapsed, departs)
 
 
 def footnotes(groups: Sequence[grouping.Group]) -> list[str]:

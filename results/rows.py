@@ -13,6 +13,7 @@ import numpy as np
 from results.parts import REFERENCES, Column
 from results.records import ACCURACIES, Record, sha
 from results.statistics import Sample
+from ssl_bench import find
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,13 @@ def groups(records: Sequence[Record]) -> list[Group]:
         families.setdefault(f"{m[0].method}/{m[0].recipe}", []).append(flat(m[0].config))
     parts = {}
     for pair, m in split.items():
-        about = [m[0].method, m[0].recipe, f"v{version(m[0])}", ", ".join(sorted(m[0].overrides)), varied[pair]]
+        about = [
+            find.row_name(m[0].method, m[0].config.get("objective", {})),
+            m[0].recipe,
+            f"v{version(m[0])}",
+            ", ".join(sorted(m[0].overrides)),
+            varied[pair],
+        ]
         settings = _differences(flat(m[0].config), families[f"{m[0].method}/{m[0].recipe}"])
         parts[text_of(pair)] = [*about, settings, f"#{sha(pair[0])[:4]}"]
     labels = _shortest(parts)
