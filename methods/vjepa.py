@@ -1,7 +1,6 @@
 """V-JEPA: predict the latent tokens of large blocks through all frames of a clip from what is left.
 
 Bardes et al., "Revisiting Feature Prediction for Learning Visual Representations from Video", 2024, arXiv 2404.08471.
-
 Tokens are tubelets. Two masks of a clip, of 8 small and of 2 large blocks that last the whole clip; the context is what
 they leave. The target encoder (EMA) sees the whole clip, once for both masks; its tokens get a second LayerNorm without
 parameters. The loss is L1, averaged over the two masks, all targets of a mask are predicted together, and each mask has
@@ -160,15 +159,12 @@ class VJEPA(Method):
         return total
 
 
-DEPARTS = {  # what leaves the paper, by recipe
-    "paper": "initialisation, no flips on sets that name directions",
-    "small, quick, clips": "tubelets of 2 x 4 x 4, EMA from 0.98 to the end, predictor of 2 blocks",
-}
+DEPARTS = {"paper": "initialisation, no flips on sets that name directions",  # what leaves the paper, by recipe
+           "small, quick, clips": "tubelets of 2 x 4 x 4, EMA from 0.98, predictor of 2 blocks"}  # fmt: skip
 
 
 def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:
     """ViT-L/16, VideoMix2M, 16 frames of 224 px, 90k steps: K400 80.8, SSv2 69.5 (attentive, 16x8x3 and 16x2x3).
-
     ssl-bench pretrain --method vjepa --recipe paper objective.augment.flip=0.5 (schedules end at 80 %, as there)
     """
     optim = OptimConfig(

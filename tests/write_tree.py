@@ -60,7 +60,7 @@ def measured(readme: str) -> str:
     for method in SHOWN:  # of several settings of a method the one with the most seeds
         able = [row for row in table.rows if row.method == method and any(row.cells)]
         most = sorted(able, key=lambda row: (-sum(c.n for c in row.cells if c is not None), row.label))[:1]
-        rows += [dataclasses.replace(row, label=method) for row in most]
+        rows += most
     lines = render.to_markdown(dataclasses.replace(table, rows=tuple(rows))).splitlines()
     trained = [row for row in rows if row.budget]
     counts = [c.n for row in trained for c in row.cells if c is not None]
