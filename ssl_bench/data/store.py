@@ -78,6 +78,7 @@ def _room(folder: Path, needed: float) -> None:
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if fresh and needed > (free := shutil.disk_usage(folder).free):
+        folder.rmdir()
         raise OSError(f"the store needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
 
 

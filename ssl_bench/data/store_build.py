@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -64,20 +65,34 @@ class Build:
         return sum(c.count for i, c in enumerate(self.content.chunks) if self.table(i).exists())
 
     def run(self) -> None:
-        """Until the store is whole: claim and build chunks, wait for those of others, then put it together."""
+        """Until the store is whole: claim and build chunks, wait for those of others, then put it together.
+
+        A set that is refused leaves nothing behind: what is wrong with it stays wrong, and mended it is another store.
+        """
         with open(self.folder / "lock", "a+b") as lock:
-            leads = not self.quiet and _claim(lock, len(self.content.chunks) + 1)
-            helpers = self._helpers() if leads else []
+            here = len(self.content.chunks) + 2
+            fcntl.lockf(lock, fcntl.LOCK_SH, 1, here)
             try:
-                self._chunks(lock, leads)
-            finally:
-                for helper in helpers:
-                    helper.terminate()
-                    helper.wait()
-            if not self.quiet and not self.finished:
-                fcntl.lockf(lock, fcntl.LOCK_EX, 1, len(self.content.chunks))
-                if not self.finished:
-                    finish(self)
+                self._build(lock)
+            except UserError:
+                fcntl.lockf(lock, fcntl.LOCK_UN, 1, here)
+                if _claim(lock, here):  # nobody else is at it; the last of several removes the store
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+
+    def _build(self, lock: IO[bytes]) -> None:
+        leads = not self.quiet and _claim(lock, len(self.content.chunks) + 1)
+        helpers = self._helpers() if leads else []
+        try:
+            self._chunks(lock, leads)
+        finally:
+            for helper in helpers:
+                helper.terminate()
+                helper.wait()
+        if not self.quiet and not self.finished:
+            fcntl.lockf(lock, fcntl.LOCK_EX, 1, len(self.content.chunks))
+            if not self.finished:
+                finish(self)
 
     def _chunks(self, lock: IO[bytes], leads: bool) -> None:
         starts = _starts(self.content.chunks)

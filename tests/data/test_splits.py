@@ -124,7 +124,7 @@ def test_files_of_splits(tmp_path: Path) -> None:
     assert sizes(f"parquet:{tmp_path / 'a'}#train=pets-train#test=pets-test")[:2] == (20, 6)
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), -1, -1.0, 0.5, "", "  ", "nan", "NULL", "-1", [0, 1], {"a": 1}])
+@pytest.mark.parametrize("value", [None, float("nan"), -1, -1.0, 0.5, "", "  ", "nan", "NULL", "missing", "-1", [0, 1], {"a": 1}])
 def test_what_is_no_class(value: object) -> None:
     with pytest.raises(Unreadable, match="label"):
         class_name(value)
