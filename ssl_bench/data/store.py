@@ -26,7 +26,7 @@ from ssl_bench.data.store_build import Build
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 
-VERSION = 6
+VERSION = 7
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
 BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused

@@ -120,6 +120,7 @@ class Build:
         rows: dict[str, list[Any]] = {}
         bad: list[list[str]] = []
         unusual: dict[str, int] = {}
+        modes: dict[str, int] = {}
         packed = self.kind == "encoded"
         with _open(self.folder / (f"{i:06d}.pack" if packed else f"{chunk.split}.u8")) as out:
             if packed:
@@ -128,22 +129,24 @@ class Build:
                 out.seek(start * math.prod(self.items.shape))
             for item in chunk.read():
                 try:
-                    pixels, data, odd = self.items.read(item, packed)
+                    pixels, data, odd, (mode, size) = self.items.read(item, packed)
+                    modes[mode] = modes.get(mode, 0) + 1
                 except Unreadable as why:
                     bad.append([item.place, str(why)])
                     pixels, data, odd = np.zeros((self.items.channels, 0), np.uint8), b"", ""
+                    size = (0, 0)
                 if odd:
                     unusual[odd] = unusual.get(odd, 0) + 1
                 raw = pixels.tobytes()
                 out.write(data if packed else raw or bytes(math.prod(self.items.shape)))
-                _add(rows, item, pixels, raw, len(data))
+                _add(rows, item, pixels, raw, len(data), size)
             out.flush()
             os.fsync(out.fileno())
         if len(rows["ok"]) != chunk.count:
             raise UserError(
                 f"'{self.config.name}' changed while it was read: {len(rows['ok'])} of {chunk.count} images."
             )
-        _write_table(self.table(i), rows, bad, unusual)
+        _write_table(self.table(i), rows, {"bad": bad, "unusual": unusual, "modes": modes})
 
     def _helpers(self) -> list[subprocess.Popen[bytes]]:
         """Further processes of this machine, for sets that are worth it."""
@@ -173,12 +176,14 @@ class Build:
         screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
 
 
-def _add(rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes, length: int) -> None:
+def _add(
+    rows: dict[str, list[Any]], item: Item, pixels: np.ndarray, raw: bytes, length: int, size: tuple[int, int]
+) -> None:  # fmt: skip
     wide = pixels.reshape(len(pixels), -1).astype(np.int64)
     new: dict[str, Any] = {
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
-        "label": item.label, "name": item.file, "ok": bool(raw), "length": length,
+        "label": item.label, "name": item.file, "ok": bool(raw), "length": length, "size": size,
         "sums": wide.sum(1), "squares": (wide * wide).sum(1),
     }  # fmt: skip
     if item.targets is not None:
@@ -211,13 +216,13 @@ def _starts(chunks: Sequence[Chunk]) -> list[int]:
     return out
 
 
-def _write_table(path: Path, rows: dict[str, list[Any]], bad: list[list[str]], unusual: dict[str, int]) -> None:
+def _write_table(path: Path, rows: dict[str, list[Any]], facts: dict[str, Any]) -> None:
     names = sorted(set(rows["label"]))
-    about = json.dumps({"names": names, "bad": bad, "unusual": unusual}).encode()
+    about = json.dumps({"names": names, **facts}).encode()
     place = {name: i for i, name in enumerate(names)}
     arrays: dict[str, Any] = {k: np.array([list(v) for v in rows[k]], np.uint8) for k in ("digest", "pixels")}
     arrays |= {"label": np.array([place[name] for name in rows["label"]], np.int64), "ok": np.array(rows["ok"], bool)}
-    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length")}
+    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length", "size")}
     arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
     arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
     buffer = io.BytesIO()
