@@ -192,7 +192,7 @@ def test_the_tree_of_the_readme_is_true_and_short():
 def test_the_table_of_the_readme_is_fresh():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert measured(readme) == readme, "run: python tests/write_tree.py"
-    assert readme.count("| ijepa |") == readme.count("| *pixels* |") == 1
+    assert readme.count("| ijepa + instance norm |") == readme.count("| *pixels* |") == 1
 
 
 def test_the_readmes_of_methods_and_protocols_are_fresh():

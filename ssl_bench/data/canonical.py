@@ -47,14 +47,14 @@ def canonical(
         raise UserError(f"No image of '{name}' can be read: {_shown(tables)}.")
     home = {"train": "train", "test": "test"}
     if content.labelled:
+        if nameless := int((labels[order] < 0).sum()):
+            raise UserError(f"{nameless:,} images of '{name}' are of a class whose name is blank: name it.")
         chosen, own = _with_test(split[order], labels[order], group[order], notes)
         home["test"] = "test" if own else "train"
         notes += _apart(classes, labels[order], chosen, name)
     else:
-        chosen = np.full(len(order), "train")
+        chosen, home["test"] = np.full(len(order), "train"), "train"
         notes.append("The set has no labels: it is for pretraining; evaluate on another with --data.")
-        if held := int((split[order] == "test").sum()):
-            notes.append(f"Without labels {held:,} images of its test split are for pretraining too.")
     text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
     grouped, more = groups.facts(group[order], chosen)
     notes += more
@@ -83,13 +83,22 @@ def canonical(
         "mean": mean, "std": std, "notes": notes, "home": home, "images": len(ok), "labelled": content.labelled,
         "split": {part: int((chosen == part).sum()) for part in ("train", "test")},
         "rows": {part: int((split == part).sum()) for part in ("train", "test")},
-        "read": content.read if content.labelled else [line.replace("test: ", "train: ", 1) for line in content.read],
-        "counts": counts,
-        "groups": grouped,
+        "read": content.read, "counts": counts, "groups": grouped, **_files(tables, ok),
         "plain": int(plain.sum()),
         "bad": [pair for t in tables for pair in t["bad"]],
     }  # fmt: skip
     return arrays, meta
+
+
+def _files(tables: Sequence[dict[str, Any]], ok: np.ndarray) -> dict[str, Any]:
+    """Modes of the files with their number, and their sizes: least, median and most by area, and how many there are."""
+    modes: dict[str, int] = {}
+    for mode, count in (pair for t in tables for pair in t["modes"].items()):
+        modes[mode] = modes.get(mode, 0) + count
+    sizes = np.concatenate([t["size"] for t in tables])[ok]
+    sizes = sizes[np.lexsort((sizes[:, 0], sizes.prod(1)))]
+    spread = [sizes[i].tolist() for i in (0, len(sizes) // 2, -1)]
+    return {"modes": dict(sorted(modes.items())), "sizes": spread, "num_sizes": len(np.unique(sizes, axis=0))}
 
 
 def _remarks(tables: Sequence[dict[str, Any]], bad: int) -> list[str]:

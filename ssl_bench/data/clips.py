@@ -13,7 +13,7 @@ import numpy as np
 
 from ssl_bench.config.schema import DataConfig, Size, sides
 from ssl_bench.data.images import Item
-from ssl_bench.data.items import Kind
+from ssl_bench.data.items import Form, Kind
 from ssl_bench.data.pixels import Unreadable
 from ssl_bench.errors import UserError
 
@@ -71,13 +71,14 @@ class Clips(Kind):
             )
         return (self.frames // tubelet, self.height // patch, self.width // patch)
 
-    def read(self, item: Item, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
+    def read(self, item: Item, keep_bytes: bool) -> tuple[np.ndarray, bytes, str, Form]:
         if not callable(item.image):
             raise Unreadable("not a clip")
         pixels = np.ascontiguousarray(item.image(self))
         if pixels.shape != self.shape or pixels.dtype != np.uint8:
             raise Unreadable(f"{pixels.dtype} {pixels.shape} where uint8 {self.shape} is needed")
-        return pixels, zlib.compress(pixels.tobytes(), 1) if keep_bytes else b"", _unusual(pixels)
+        packed = zlib.compress(pixels.tobytes(), 1) if keep_bytes else b""
+        return pixels, packed, _unusual(pixels), ("clip", (self.width, self.height))
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(zlib.decompress(data), np.uint8).reshape(self.shape)

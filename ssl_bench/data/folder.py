@@ -48,6 +48,8 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
     parts = _parts(rows, told) if told else {"train": rows}
     if not told and not by_hand.none:
         _refuse_splits_in_classes(rows)
+    if not by_hand.none and not by_hand.roles:
+        _refuse_unlabelled_classes(parts)
     classes = any(words for _, words in parts.get("train", []))
     blank = [part for part, found in parts.items() if classes and not any(words for _, words in found)]
     roles, unused = held_out(parts, blank)
@@ -78,16 +80,27 @@ def _item(pattern: str, row: tuple[str, str, str]) -> Item:
     return Item(Path(path), label, path, group=groups.named(below, pattern, path) if pattern else None)
 
 
+def _refuse_unlabelled_classes(parts: dict[str, list[Row]]) -> None:
+    """A folder of images without labels beside the class folders: read as a class, it would be one."""
+    for part, rows in parts.items():
+        names = {words[0] for _, words in rows if words}
+        if found := sorted(name for name in names if role_of(name) == "unlabeled" and len(names) > 1):
+            raise UserError(
+                f"The folder '{found[0]}' lies among the class folders of {part} and its name says that its images "
+                f"have no class: move it out. Or, if it is one: {DECIDE}."
+            )
+
+
 def _unwrapped(rows: Sequence[Row], role: str = "") -> tuple[list[Row], list[str]]:
     """The rows below the folders that only wrap others, and the names of those.
 
-    A folder wraps where it is alone and holds folders and no image; below a split, also where it reads as that split
-    (seg_train/seg_train).
+    A folder wraps where it is the only one and holds folders and no image; below a split, also where it reads as that
+    split (seg_train/seg_train). Images beside it stay where they are.
     """
     rows, through = list(rows), list[str]()
-    while len(alone := {words[0] if words else "" for _, words in rows}) == 1 and "" not in alone:
+    while len(alone := {words[0] for _, words in rows if words}) == 1:
         name = next(iter(alone))
-        if not (role and role_of(name) == role) and not all(len(words) > 1 for _, words in rows):
+        if not (role and role_of(name) == role) and not all(len(words) > 1 for _, words in rows if words):
             break
         rows, through = [(path, words[1:]) for path, words in rows], [*through, name]
     return rows, through

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssl_bench.config.schema import DataConfig, Size, sides
 from ssl_bench.data import pixels as rules
-from ssl_bench.data.items import Kind
+from ssl_bench.data.items import Form, Kind
 from ssl_bench.data.pixels import Unreadable as Unreadable
 from ssl_bench.errors import UserError
 
@@ -105,7 +105,7 @@ class Images(Kind):
     def grid(self, patch: int, tubelet: int = 1) -> tuple[int, int]:
         return (self.height // patch, self.width // patch)
 
-    def read(self, item: Item, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
+    def read(self, item: Item, keep_bytes: bool) -> tuple[np.ndarray, bytes, str, Form]:
         return read(item, self, keep_bytes)
 
     def decode(self, data: bytes) -> np.ndarray:
@@ -141,14 +141,16 @@ def decode(image: bytes | Image.Image, kind: Images) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), " and ".join(filter(None, remarks))
 
 
-def read(item: Item, kind: Images, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
-    """Pixels, encoded bytes (b"" unless they are kept) and what was unusual. `Unreadable` says why it cannot be."""
+def read(item: Item, kind: Images, keep_bytes: bool) -> tuple[np.ndarray, bytes, str, Form]:
+    """Pixels, encoded bytes (b"" unless they are kept), what was unusual, form. `Unreadable` says why it cannot be."""
     try:
         image: Any = item.image
         if keep_bytes or isinstance(image, (bytes, Path, Unreadable)):
             image = encoded(item)
-        pixels, unusual = decode(image() if callable(image) else image, kind)
-        return pixels, image if keep_bytes else b"", unusual
+        image = image() if callable(image) else image
+        pixels, unusual = decode(image, kind)
+        opened = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+        return pixels, image if keep_bytes else b"", unusual, (opened.mode, opened.size)
     except Unreadable:
         raise
     except UnidentifiedImageError as error:

@@ -26,6 +26,9 @@ KINDS = {  # name -> where its class is, imported when it is asked for
 }
 
 
+Form = tuple[str, tuple[int, int]]  # of an item as its file has it: mode (RGB), and width and height
+
+
 class Kind(ABC):
     """Every item of one data set: a frozen dataclass of what they have in common."""
 
@@ -67,8 +70,8 @@ class Kind(ABC):
         """Tokens along each axis, for patches of `patch` places per side (and, in clips, of `tubelet` frames)."""
 
     @abstractmethod
-    def read(self, item: Any, keep_bytes: bool) -> tuple[np.ndarray, bytes, str]:
-        """A source's item -> stored array, its encoded bytes (b"" unless kept), what was unusual; or `Unreadable`."""
+    def read(self, item: Any, keep_bytes: bool) -> tuple[np.ndarray, bytes, str, Form]:
+        """A source's item -> stored array, encoded bytes (b"" unless kept), what was unusual, form; or `Unreadable`."""
 
     @abstractmethod
     def decode(self, data: bytes) -> np.ndarray:

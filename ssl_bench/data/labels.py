@@ -15,7 +15,8 @@ from ssl_bench.data.images import Item, Unreadable
 from ssl_bench.errors import UserError, printable
 
 LABEL = ("label", "labels", "cls", "fine_label", "class", "target")  # a column of any of these names
-MISSING = {"nan", "none", "null", "n/a", "<na>", "nat"}  # what tables write, as text, where there is no label
+# What is written, as text, where there is no label.
+MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "nat", "missing", "unlabeled", "unlabelled"}
 
 
 def tidy(name: str) -> str:

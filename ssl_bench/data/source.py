@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,14 @@ class Content:
     labelled: bool = True
     notes: list[str] = field(default_factory=list)
     read: list[str] = field(default_factory=list)  # which file or folder became which split, in words
+
+    def __post_init__(self) -> None:
+        """Without labels there is nothing to test by: all images are for training, and lie in its part of the store."""
+        held = sum(chunk.count for chunk in self.chunks if chunk.split == "test")
+        if held and not self.labelled:
+            self.chunks[:] = [replace(chunk, split="train") for chunk in self.chunks]
+            self.read[:] = [line.replace("test: ", "train: ", 1) for line in self.read]
+            self.notes.append(f"Without labels {held:,} images of its test split are for pretraining too.")
 
     @property
     def count(self) -> int:

@@ -186,7 +186,8 @@ def held_out(parts: Iterable[str], unlabelled: Sequence[str] = ()) -> tuple[dict
     test = next((p for p in ("test", "val") if p in there and p not in unlabelled), "")
     unused = [p for p in there if p not in ("train", test)]
     roles = {"train": "train", **({test: "test"} if test else {})}
-    return roles, [f"Not used: {', '.join(unused)} (test is '{test}')."] if unused else []
+    why = f"test is '{test}'" if test else "no labels in it" if set(unused) <= set(unlabelled) else "no test split"
+    return roles, [f"Not used: {', '.join(unused)} ({why})."] if unused else []
 
 
 def split_lines(parts: Mapping[str, str], roles: Mapping[str, str]) -> list[str]:

@@ -26,7 +26,7 @@ from ssl_bench.data.store_build import Build
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 
-VERSION = 7  # 7: test images in a file of their own; groups
+VERSION = 7  # 7: test images in a file of their own; groups; sizes and modes of the files
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
 BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused
@@ -78,6 +78,7 @@ def _room(folder: Path, needed: float) -> None:
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if fresh and needed > (free := shutil.disk_usage(folder).free):
+        folder.rmdir()
         raise OSError(f"the store needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -66,20 +67,34 @@ class Build:
         return sum(c.count for i, c in enumerate(self.content.chunks) if self.table(i).exists())
 
     def run(self) -> None:
-        """Until the store is whole: claim and build chunks, wait for those of others, then put it together."""
+        """Until the store is whole: claim and build chunks, wait for those of others, then put it together.
+
+        A set that is refused leaves nothing behind: what is wrong with it stays wrong, and mended it is another store.
+        """
         with open(self.folder / "lock", "a+b") as lock:
-            leads = not self.quiet and _claim(lock, len(self.content.chunks) + 1)
-            helpers = self._helpers() if leads else []
+            here = len(self.content.chunks) + 2
+            fcntl.lockf(lock, fcntl.LOCK_SH, 1, here)
             try:
-                self._chunks(lock, leads)
-            finally:
-                for helper in helpers:
-                    helper.terminate()
-                    helper.wait()
-            if not self.quiet and not self.finished:
-                fcntl.lockf(lock, fcntl.LOCK_EX, 1, len(self.content.chunks))
-                if not self.finished:
-                    finish(self)
+                self._build(lock)
+            except UserError:
+                fcntl.lockf(lock, fcntl.LOCK_UN, 1, here)
+                if _claim(lock, here):  # nobody else is at it; the last of several removes the store
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+
+    def _build(self, lock: IO[bytes]) -> None:
+        leads = not self.quiet and _claim(lock, len(self.content.chunks) + 1)
+        helpers = self._helpers() if leads else []
+        try:
+            self._chunks(lock, leads)
+        finally:
+            for helper in helpers:
+                helper.terminate()
+                helper.wait()
+        if not self.quiet and not self.finished:
+            fcntl.lockf(lock, fcntl.LOCK_EX, 1, len(self.content.chunks))
+            if not self.finished:
+                finish(self)
 
     def _chunks(self, lock: IO[bytes], leads: bool) -> None:
         starts = _starts(self.content.chunks)
@@ -107,6 +122,7 @@ class Build:
         rows: dict[str, list[Any]] = {}
         bad: list[list[str]] = []
         unusual: dict[str, int] = {}
+        modes: dict[str, int] = {}
         packed = self.kind == "encoded"
         with _open(self.folder / (f"{i:06d}.pack" if packed else f"{chunk.split}.u8")) as out:
             if packed:
@@ -115,36 +131,32 @@ class Build:
                 out.seek(start * math.prod(self.items.shape))
             for item in chunk.read():
                 try:
-                    pixels, data, odd = self.items.read(item, packed)
+                    pixels, data, odd, (mode, size) = self.items.read(item, packed)
+                    modes[mode] = modes.get(mode, 0) + 1
                 except Unreadable as why:
                     bad.append([item.place, str(why)])
                     pixels, data, odd = np.zeros((self.items.channels, 0), np.uint8), b"", ""
+                    size = (0, 0)
                 if odd:
                     unusual[odd] = unusual.get(odd, 0) + 1
                 raw = pixels.tobytes()
                 out.write(data if packed else raw or bytes(math.prod(self.items.shape)))
-                _add(rows, item, self.items.by_channel(pixels), raw, len(data))
+                _add(rows, item, self.items.by_channel(pixels), raw, len(data), size)
             out.flush()
             os.fsync(out.fileno())
         if len(rows["ok"]) != chunk.count:
             raise UserError(
                 f"'{self.config.name}' changed while it was read: {len(rows['ok'])} of {chunk.count} images."
             )
-        _write_table(self.table(i), rows, bad, unusual)
+        _write_table(self.table(i), rows, {"bad": bad, "unusual": unusual, "modes": modes})
 
     def _helpers(self) -> list[subprocess.Popen[bytes]]:
         """Further processes of this machine, for sets that are worth it."""
         cores = len(os.sched_getaffinity(0))
         count = min(cores, len(self.content.chunks), -(-(self.content.count - self.before) // ALONE)) - 1
         path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [
-            sys.executable,
-            "-m",
-            "ssl_bench.data.store_build",
-            json.dumps(to_dict(self.config)),
-            self.kind,
-            str(self.folder),
-        ]
+        what = [json.dumps(to_dict(self.config)), self.kind, str(self.folder)]
+        command = [sys.executable, "-m", "ssl_bench.data.store_build", *what]
         return [subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}) for _ in range(count)]
 
     def _progress(self, leads: bool) -> None:
@@ -160,12 +172,14 @@ class Build:
         screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
 
 
-def _add(rows: dict[str, list[Any]], item: Item, by_channel: np.ndarray, raw: bytes, length: int) -> None:
+def _add(
+    rows: dict[str, list[Any]], item: Item, by_channel: np.ndarray, raw: bytes, length: int, size: tuple[int, int]
+) -> None:  # fmt: skip
     wide = by_channel.astype(np.int64)
     new: dict[str, Any] = {
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
-        "label": item.label, "name": item.file, "ok": bool(raw), "length": length,
+        "label": item.label, "name": item.file, "ok": bool(raw), "length": length, "size": size,
         "sums": wide.sum(1), "squares": (wide * wide).sum(1), "group": number(item.group),
     }  # fmt: skip
     if item.targets is not None:
@@ -198,13 +212,13 @@ def _starts(chunks: Sequence[Chunk]) -> list[int]:
     return out
 
 
-def _write_table(path: Path, rows: dict[str, list[Any]], bad: list[list[str]], unusual: dict[str, int]) -> None:
+def _write_table(path: Path, rows: dict[str, list[Any]], facts: dict[str, Any]) -> None:
     names = sorted(set(rows["label"]))
-    about = json.dumps({"names": names, "bad": bad, "unusual": unusual}).encode()
+    about = json.dumps({"names": names, **facts}).encode()
     place = {name: i for i, name in enumerate(names)}
     arrays: dict[str, Any] = {k: np.array([list(v) for v in rows[k]], np.uint8) for k in ("digest", "pixels")}
     arrays |= {"label": np.array([place[name] for name in rows["label"]], np.int64), "ok": np.array(rows["ok"], bool)}
-    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length", "group")}
+    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length", "size", "group")}
     arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
     arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
     buffer = io.BytesIO()
@@ -219,12 +233,8 @@ def finish(build: Build) -> None:
     arrays, meta = canonical.canonical(
         build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape) // build.items.channels
     )
-    meta |= {
-        "kind": build.kind,
-        **build.items.facts,
-        "asked": to_dict(build.config),
-        "seconds": round(time.monotonic() - build.began, 1),
-    }
+    meta |= {"kind": build.kind, **build.items.facts, "asked": to_dict(build.config)}
+    meta["seconds"] = round(time.monotonic() - build.began, 1)
     _seal(build, arrays, meta.pop("home")["test"])
     for name, array in arrays.items():
         buffer = io.BytesIO()

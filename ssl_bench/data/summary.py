@@ -16,7 +16,7 @@ ALL = 20  # classes up to which each is listed
 
 
 def lines(meta: dict[str, Any]) -> list[str]:
-    """Three lines from a store's meta: size and splits, classes with their images, pixels."""
+    """Lines from a store's meta: size and splits, classes with their images, sizes and modes of the files, pixels."""
     counts = ", ".join(f"{count:,} {part}" for part, count in meta["split"].items() if count)
     classes = f"{len(meta['classes'])} classes" if meta["labelled"] else "no labels"
     read = f" ({'; '.join(meta['read'])})" if meta["read"] else ""
@@ -24,6 +24,7 @@ def lines(meta: dict[str, Any]) -> list[str]:
     return [
         f"{meta['name']} at {size_text(meta['image_size'])} px: {counts}, {classes}{read}",
         f"  {_classes(meta)}",
+        f"  {_files(meta)}",
         *_groups(meta),
         f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}; "
         f"{bad:,} unreadable, {plain:,} of one single colour",
@@ -49,6 +50,15 @@ def _classes(meta: dict[str, Any]) -> str:
     spread = "; ".join(f"{part} {c.min():,} to {c.max():,}, median {np.median(c):g}" for part, c in
                        (("train", train), ("test", test)))  # fmt: skip
     return f"train+test images: {', '.join(each[:3])}, ..., {', '.join(each[-3:])} (per class: {spread})"
+
+
+def _files(meta: dict[str, Any]) -> str:
+    """Sizes of the files, least, median and most by area where they differ, and their modes."""
+    least, median, most = (f"{width} x {height}" for width, height in meta["sizes"])
+    sizes = least if meta["num_sizes"] == 1 else (
+        f"{meta['num_sizes']:,} sizes, {least} to {most}, median {median}"
+    )  # fmt: skip
+    return f"files: {sizes} (width x height); {', '.join(f'{n:,} {mode}' for mode, n in meta['modes'].items())}"
 
 
 def first_use(folder: Path, meta: dict[str, Any]) -> list[str]:

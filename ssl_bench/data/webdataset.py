@@ -30,7 +30,10 @@ Row = tuple[str, str, Member, dict[str, Member]]  # tar file, image member's nam
 
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
-    """Shards below a place; `#image=EXTENSION` and `#label=EXTENSION` choose members where samples hold several."""
+    """Shards below a place; `#image=EXTENSION` and `#label=EXTENSION` choose members where samples hold several.
+
+    `#label=none` reads images without classes, whatever lies beside them.
+    """
     state = files(location, ".tar")
     if not state:
         raise UserError(f"No .tar file in {location}. Compressed shards (.tar.gz) must be unpacked to .tar first.")
@@ -41,6 +44,8 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     parts, notes = parts_of(paths, location, by_hand)
     found = {path: _index(path, by_hand, notes) for path in paths if parts[path]}
     kinds = _kinds(found, by_hand, notes)
+    if not kinds and by_hand.one("label") != "none":
+        _refuse_folders(found)
     blank = {part for part in parts.values() if kinds and not _any_label(parts, found, kinds, part)}
     roles, unused = held_out(parts.values(), sorted(blank))
     notes += unused
@@ -56,14 +61,20 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
 def _index(path: str, by_hand: Choice, notes: list[str]) -> list[Row]:
     """One pass over the headers; the key of a member is its name up to the first dot after the last slash."""
     keys: dict[str, dict[str, tuple[str, Member]]] = {}
+    links = 0
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
+                links += member.islnk() or member.issym()
                 if member.isfile() and not base.startswith("."):  # macOS's tar puts ._x.jpg beside every x.jpg
                     stem, _, extension = base.partition(".")
                     place = (member.name, (member.offset_data, member.size))
-                    keys.setdefault(f"{folder}/{stem}", {})[extension.lower()] = place
+                    sample = keys.setdefault(f"{folder}/{stem}", {})
+                    if extension.lower() in sample:
+                        raise UserError(f"{path} holds {member.name} twice: which of them is meant is not known.")
+                    sample[extension.lower()] = place
+            _refuse_cut(path, tar.offset)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a readable tar file: {str(error)[:120]}.") from error
     out: list[Row] = []
@@ -77,10 +88,35 @@ def _index(path: str, by_hand: Choice, notes: list[str]) -> list[Row]:
         if not own and len(ends) == 1:
             own = {"cls": members[ends[0]][1]}
         out.append((path, name, image, own))
+    if links:
+        notes.append(f"{links:,} links in {os.path.basename(path)} are not followed (tar --dereference packs files).")
     if len(out) < len(keys):
         notes.append(f"{len(keys) - len(out):,} samples of {os.path.basename(path)} have no image and are not used.")
     notes += [f"Not read, beside the images of {os.path.basename(path)}: {n:,} .{k}." for k, n in beside.items()]
     return out
+
+
+def _refuse_cut(path: str, after: int) -> None:
+    """Two blocks of zeros end a tar file; Python's reader takes one without for whole, and leaves out what follows."""
+    with open(path, "rb") as file:
+        file.seek(after)
+        end = file.read(512)
+        if len(end) < 512 or end.strip(b"\0"):
+            raise UserError(f"{path} is not a readable tar file: it has no end, so it was cut off or is being written.")
+        while more := file.read(2**20):
+            if more.strip(b"\0"):
+                raise UserError(f"{path} is not a readable tar file: more follows its end (tar -A joins two).")
+
+
+def _refuse_folders(found: dict[str, list[Row]]) -> None:
+    """An archive of class folders is no shard: its classes would be lost."""
+    folders = sorted({name.rpartition("/")[0] for rows in found.values() for _, name, _, _ in rows})
+    if len(folders) > 1:
+        shown = ", ".join(f"'{name}'" for name in folders[:3]) + ", ..." * (len(folders) > 3)
+        raise UserError(
+            f"No sample has a class (.cls, .json), and the images lie in {len(folders)} folders ({shown}): if these "
+            "are classes, unpack the files and write folder:PATH; if not, #label=none after the data's name."
+        )
 
 
 def _image_kind(path: str, members: dict[str, tuple[str, Member]], wanted: str, beside: Counter[str]) -> str:
@@ -105,7 +141,10 @@ def _image_kind(path: str, members: dict[str, tuple[str, Member]], wanted: str, 
 
 def _kinds(found: dict[str, list[Row]], by_hand: Choice, notes: list[str]) -> list[str]:
     """The members that hold classes, of the set as a whole; [] where none does: a caption is no class."""
-    if wanted := by_hand.one("label"):
+    wanted = by_hand.one("label")
+    if wanted == "none":
+        return []
+    if wanted:
         if not any(wanted in labels for rows in found.values() for *_, labels in rows):
             raise UserError(f"#label={wanted}: no sample has a member .{wanted}.")
         return [wanted]

@@ -38,7 +38,7 @@ def test_a_description_is_read_back():
 def test_what_a_store_keeps_is_what_was_made():
     kind = Clips(4, 16, 16)
     pixels = np.random.default_rng(0).integers(0, 256, kind.shape).astype(np.uint8)
-    stored, data, odd = kind.read(Item(lambda k: pixels, "a", "here"), keep_bytes=True)
+    stored, data, odd, _ = kind.read(Item(lambda k: pixels, "a", "here"), keep_bytes=True)
     assert (stored == pixels).all() and (kind.decode(data) == pixels).all() and odd == ""
     still = np.repeat(pixels[:1], 4, 0)
     assert kind.read(Item(lambda k: still, "a", "here"), False)[2] == "still (all frames alike)"

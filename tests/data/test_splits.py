@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import tarfile
 import unicodedata
 from pathlib import Path
 
@@ -124,7 +122,9 @@ def test_files_of_splits(tmp_path: Path) -> None:
     assert sizes(f"parquet:{tmp_path / 'a'}#train=pets-train#test=pets-test")[:2] == (20, 6)
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), -1, -1.0, 0.5, "", "  ", "nan", "NULL", "-1", [0, 1], {"a": 1}])
+@pytest.mark.parametrize("value", [
+    None, float("nan"), -1, -1.0, 0.5, "", "  ", "nan", "NULL", "missing", "unlabeled", "-1", [0, 1], {"a": 1},
+])  # fmt: skip
 def test_what_is_no_class(value: object) -> None:
     with pytest.raises(Unreadable, match="label"):
         class_name(value)
@@ -188,51 +188,6 @@ def test_a_closed_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         open_data(DataConfig(f"folder:{tmp_path}", 8))
 
 
-def shard(path: Path, members: list[tuple[str, bytes]]) -> str:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return f"webdataset:{path}"
-
-
-def test_captions_are_no_classes(tmp_path: Path) -> None:
-    members = [(f"{i}.jpg", image(i, "JPEG")) for i in range(20)] + [(f"{i}.txt", b"photo %d" % i) for i in range(20)]
-    name = shard(tmp_path / "a.tar", members + [(f"{i}.json", b'{"url": "x"}') for i in range(20)])
-    data = open_data(DataConfig(name, 8, 0.2))
-    assert not data.labelled and len(data.train) + len(data.val) == 20
-    assert any("captions" in note for note in data.notes)
-    texts = [(f"{i}.txt", (b"ant", b"bee")[i % 2]) for i in range(20)]
-    assert sizes(shard(tmp_path / "b.tar", members[:20] + texts))[2] == ("ant", "bee")
-
-
-def test_a_sample_without_a_label_is_named(tmp_path: Path) -> None:
-    labels = [(f"{i}.json", json.dumps({"label": i % 2} if i != 7 else {"caption": "x"}).encode()) for i in range(20)]
-    name = shard(tmp_path / "a.tar", [(f"{i}.png", image(i)) for i in range(20)] + labels)
-    with pytest.raises(UserError, match=r"1 of 20 images .*7.png: no label: .json has none of label, cls, class"):
-        open_data(DataConfig(name, 8))
-
-
-def test_several_images_under_one_key(tmp_path: Path) -> None:
-    labels = [(f"{i}.cls", b"%d" % (i % 2)) for i in range(20)]
-    plain = [(f"{i}.jpg", image(i, "JPEG")) for i in range(20)]
-    depth = [(f"{i}.depth.png", image(900)) for i in range(20)]
-    name = shard(tmp_path / "a.tar", depth + plain + labels)
-    alone = open_data(DataConfig(shard(tmp_path / "b.tar", plain + labels), 8, 0.2))
-    assert open_data(DataConfig(name, 8, 0.2)).fingerprint == alone.fingerprint
-    assert any("20 .depth.png" in note for note in notes(DataConfig(name, 8)))
-    pair = [(f"{i}.{side}.jpg", image(i + k, "JPEG")) for i in range(20) for k, side in enumerate(("left", "right"))]
-    name = shard(tmp_path / "c.tar", pair + labels)
-    with pytest.raises(
-        UserError, match=r"2 images under one key, among them 0.left.jpg and 0.right.jpg.*#image=left.jpg"
-    ):
-        open_data(DataConfig(name, 8))
-    assert open_data(DataConfig(f"{name}#image=left.jpg", 8, 0.2)).fingerprint == alone.fingerprint
-    with pytest.raises(UserError, match=r"20 images under one key.*keys have no dot"):
-        open_data(DataConfig(shard(tmp_path / "d.tar", [(f"a.{i}.jpg", image(i, "JPEG")) for i in range(20)]), 8))
-
-
 def test_the_check_shows_what_was_understood_and_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classes(tmp_path / "set" / "Training")
     classes(tmp_path / "set" / "Testing", count=3, first=100)
@@ -249,3 +204,45 @@ def test_the_check_shows_what_was_understood_and_a_sheet(tmp_path: Path, capsys:
     for part in ("train: Training; test: Testing", "ant 12+3, bee 10+3", "2 of 28 images are of one single colour"):
         assert part in done.output
     assert Image.open(tmp_path / "sheet.png").size == (8 * 10 + 120, 2 * 14)
+
+
+def test_the_check_prints_sizes_and_modes_of_the_files(tmp_path: Path) -> None:
+    classes(tmp_path)
+    line = ["data", "check", f"folder:{tmp_path}", "--image-size", "8"]
+    assert "files: 8 x 8 (width x height); 20 RGB" in CliRunner().invoke(cli, line).output
+    for i, size in enumerate([(8, 30), (50, 20)]):
+        grey = np.random.default_rng(i).integers(0, 255, size[::-1], dtype=np.uint8)
+        Image.fromarray(grey).save(tmp_path / "ant" / f"grey{i}.png")
+    done = CliRunner().invoke(cli, line)
+    assert "files: 3 sizes, 8 x 8 to 50 x 20, median 8 x 8 (width x height); 2 L, 20 RGB" in done.output
+
+
+def test_an_image_beside_the_one_folder_that_wraps_the_classes(tmp_path: Path) -> None:
+    classes(tmp_path / "photos")
+    (tmp_path / "cover.png").write_bytes(image(7))
+    assert sizes(f"folder:{tmp_path}") == (16, 4, ("ant", "bee"))
+    assert any("1 images outside the class folders are not" in n for n in notes(DataConfig(f"folder:{tmp_path}", 8)))
+
+
+def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
+    classes(tmp_path, ("ant", " "))
+    with pytest.raises(UserError, match=r"10 images of .* are of a class whose name is blank"):
+        open_data(DataConfig(f"folder:{tmp_path}", 8))
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_a_folder_of_unlabelled_images_is_no_class(tmp_path: Path, below: str) -> None:
+    classes(tmp_path / below, ("ant", "bee", "Unlabeled"))
+    with pytest.raises(UserError, match=r"'Unlabeled' lies among the class folders .* #splits=none"):
+        open_data(DataConfig(f"folder:{tmp_path}", 8))
+    assert sizes(f"folder:{tmp_path / below}#splits=none")[2] == ("Unlabeled", "ant", "bee")
+
+
+def test_without_labels_the_images_of_a_test_split_are_read_and_not_others(tmp_path: Path) -> None:
+    for split, first, count in (("train", 0, 10), ("test", 100, 20)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            (tmp_path / split / f"{i}.png").write_bytes(image(first + i))
+    data = open_data(DataConfig(f"folder:{tmp_path}", 8, 0.2))
+    read = {pixels.numpy().tobytes() for part in (data.train, data.val) for pixels in part.batch(slice(None))}
+    assert len(read) == 30 and not data.labelled and any("Without labels 20 images" in note for note in data.notes)

@@ -155,3 +155,28 @@ def test_a_jpeg_is_decoded_at_a_smaller_scale_where_it_may_be() -> None:
     reduced, _ = decode(buffer.getvalue(), square(24))
     full = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).resize((24, 24), Image.Resampling.BICUBIC))
     assert np.abs(reduced.transpose(1, 2, 0).astype(int) - full).max() <= 6
+
+
+def test_a_refused_set_leaves_nothing_on_disk(fresh: Path) -> None:
+    few = fresh / "few" / "a"
+    few.mkdir(parents=True)
+    for i in range(4):
+        Image.new("RGB", (9, 9), (i, 0, 0)).save(few / f"{i}.png")
+    with pytest.raises(UserError, match="Too few images"):
+        open_data(DataConfig(f"folder:{fresh / 'few'}", 16))
+    for path in few.iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="No image of"):
+        open_data(DataConfig(f"folder:{fresh / 'few'}", 16))
+    assert not list((fresh / "cache" / "stores").iterdir())
+
+
+def test_a_refused_set_is_left_to_another_process_that_builds_it(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"folder:{jpegs(fresh / 'set')}"
+    claim, held = store_build._claim, []
+    monkeypatch.setattr(store_build, "_claim", lambda lock, at: claim(lock, at) and not held)
+    held.append("as long as the other is there")
+    monkeypatch.setattr(store_build.Build, "_build", lambda self, lock: (_ for _ in ()).throw(UserError("refused")))
+    with pytest.raises(UserError, match="refused"):
+        open_data(DataConfig(name, 16))
+    assert list((fresh / "cache" / "stores").iterdir())
