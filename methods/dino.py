@@ -125,6 +125,7 @@ class DINO(Method):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation",
     "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
+    "clips": "tubelets of a clip in place of patches, no local crops, 256 prototypes of fixed length",
 }
 
 

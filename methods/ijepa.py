@@ -2,14 +2,13 @@
 
 Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", CVPR 2023,
 arXiv 2301.08243. The ablations people argue about are plain settings of this file.
-
 The target encoder (EMA) sees the whole image; blocks are cut from its output. Targets get a second LayerNorm without
 parameters; the loss is smooth-L1 as in the official code (the paper says L2). Each block is predicted by itself.
 Evaluated: the target encoder, mean of the patch tokens.
 
-Departs on purpose in its mask sampler (`masking=official` is the published one, bit for bit): blocks reach the last
-row and column (there: never), the shortest context keeps a random part of the others (there: the upper part), and it
-always ends. `small` and `quick` add data2vec's instance norm to the targets; `quick_paper` has the paper's.
+Departs on purpose in its mask sampler (`masking=official` is the published one, bit for bit): blocks reach the last row
+and column, contexts are cut at random places (there: never; to the upper part), and it always ends. `small` and `quick`
+add data2vec's instance norm to the targets; `quick_paper` has the paper's.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ class IJEPAConfig:
         """Settings without effect beside the others: `resolve` refuses to have them set."""
         blocks = {"targets", "target_scale", "target_aspect", "context_scale"}
         out = set() if self.masking in ("multiblock", "official") else blocks
-        if self.target == "pixels":
-            out |= {"teacher", "target_view", "momentum"}
+        out |= {"teacher", "target_view", "momentum"} if self.target == "pixels" else set()
         out |= {"momentum"} if self.teacher != "ema" else set()
         out |= {"instance_norm"} if self.target == "pixels" or self.target_view == "cut" else set()
         return out if self.predictor_depth else out | {"predictor_dim", "predictor_heads"}
@@ -99,17 +97,14 @@ class IJEPA(Method):
     def masks(self, rng: Rng) -> tuple[Tensor, Tensor]:
         """Context positions [B, n] and target positions [B, T, m], disjoint."""
         o, frame = self.objective, self.grid[-2:]  # in clips, the same places at all times
-        if o.masking in ("multiblock", "official"):
-            draw = masks.multiblock if o.masking == "multiblock" else official
-            found = draw(rng, frame, o.targets, o.target_scale, o.target_aspect, o.context_scale)
-        else:
-            found = {"block": masks.block, "raster": masks.raster, "random": masks.random}[o.masking](rng, frame)
-        return through_time(found[0], self.grid), through_time(found[1], self.grid)
+        draw = official if o.masking == "official" else getattr(masks, o.masking)
+        blocks: tuple[Any, ...] = (o.targets, o.target_scale, o.target_aspect, o.context_scale)
+        context, targets = draw(rng, frame, *blocks * (o.masking in ("multiblock", "official")))
+        return through_time(context, self.grid), through_time(targets, self.grid)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
-        context, targets = self.masks(rng)
-        crop = augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std)
-        return {"images": crop, "context": context, "targets": targets}
+        drawn = dict(zip(("context", "targets"), self.masks(rng), strict=True))
+        return {"images": augment(images, rng, self.info.size, self.objective.augment, self.mean, self.std), **drawn}
 
     def targets(self, images: Tensor, positions: Tensor) -> Tensor:
         """Target tokens [B, T, m, D] (or pixels) at positions [B, T, m]."""
@@ -117,20 +112,19 @@ class IJEPA(Method):
         if o.target == "pixels":
             return gather(self.student.patch_embed.patches(images), flat).unflatten(1, positions.shape[1:])
         with torch.set_grad_enabled(o.teacher == "trained"):
+            first = self.encoder.num_prefix
             if o.target_view == "cut":  # every block is encoded by itself
-                whole = [self.encoder(images, keep)[:, self.encoder.num_prefix :] for keep in positions.unbind(1)]
-                return torch.stack(whole, 1)
-            tokens = self.encoder(images)[:, self.encoder.num_prefix :]
-            if o.instance_norm:
-                tokens = F.instance_norm(tokens.float().transpose(1, 2)).transpose(1, 2)
+                return torch.stack([self.encoder(images, keep)[:, first:] for keep in positions.unbind(1)], 1)
+            tokens = self.encoder(images)[:, first:]
+            tokens = F.instance_norm(tokens.float().mT).mT if o.instance_norm else tokens
             return gather(tokens, flat).unflatten(1, positions.shape[1:])
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         images, keep, positions = views["images"], views["context"], views["targets"]
         target = self.targets(images, positions)
         context = self.student(views.get("source", images), keep)[:, self.student.num_prefix :]
-        mean = context.mean(1)[:, None, None].expand_as(target)
-        predicted = self.predict(context, views) if self.objective.predictor_depth else mean
+        flat = not self.objective.predictor_depth
+        predicted = context.mean(1)[:, None, None].expand_as(target) if flat else self.predict(context, views)
         spread = target.detach().float().flatten(0, -2).std(0).mean()
         return {**self.losses(predicted.float(), target.float()), "target_std": spread}
 
@@ -143,9 +137,9 @@ class IJEPA(Method):
         return {"loss": jepa_loss(predicted, target, self.objective.target_norm)}
 
     def after_step(self, at: float) -> None:
-        if self.objective.target == "latent" and self.objective.teacher != "trained":
-            momentum = linear(at, self.objective.momentum, 1.0) if self.objective.teacher == "ema" else 0.0
-            ema(self.encoder, self.student, momentum)
+        o = self.objective
+        if o.target == "latent" and o.teacher != "trained":
+            ema(self.encoder, self.student, linear(at, o.momentum, 1.0) if o.teacher == "ema" else 0.0)
 
     def flops(self) -> float:
         o = self.objective
@@ -160,18 +154,15 @@ class IJEPA(Method):
 OFF_PAPER = {"instance_norm": "instance norm"}  # what makes it another objective, as it stands in its row's name
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "mask sampler", "quick_paper": "mask sampler, EMA from 0.98, predictor of 2 blocks, constant decay",
-    "small, quick": "instance norm on targets, mask sampler, EMA from 0.98, predictor of 2 blocks, constant decay",
+    "small, quick, clips": "instance norm on targets, mask sampler, EMA from 0.98, 2-block predictor, constant decay",
 }  # fmt: skip
 
 
 def paper(backbone: str = "vit_huge_patch14", **changes: Any) -> Config:
-    """ViT-H/14, ImageNet-1k, 300 epochs: linear 79.3 (paper Table 1), under 72 h on 16 A100. No batch rule.
-
-    ssl-bench pretrain --method ijepa --recipe paper data.name=folder:/data/imagenet
-    """
+    """ViT-H/14, ImageNet-1k, 300 epochs: linear 79.3 (Table 1), 72 h, 16 A100. --recipe paper data.name=folder:PATH"""
     optim = OptimConfig(lr=1e-3, lr_start=2e-4, lr_end=1e-6, warmup=40 / 300, weight_decay=0.04, weight_decay_end=0.4)
-    objective = IJEPAConfig(predictor_depth=12, predictor_heads=16)
-    config = budgets.imagenet("ijepa", objective, optim, backbone, 2048, 300, **changes)
+    settings = IJEPAConfig(predictor_depth=12, predictor_heads=16), optim, backbone, 2048, 300
+    config = budgets.imagenet("ijepa", *settings, **changes)
     return replace(config, backbone=replace(config.backbone, class_token=False))
 
 

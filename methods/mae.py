@@ -130,6 +130,7 @@ class MAE(Method):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation",
     "small, quick": "decoder of one block",
+    "clips": "tubelets of a clip in place of patches, decoder of one block",
 }
 
 

@@ -137,6 +137,12 @@ class VideoMAE(Method):
         return 3 * (self.encoder.flops(keep.shape[1]) + self.decoder.flops(keep.shape[1], asked))
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation, random resized crops in place of multi-scale corner crops",
+    "small, quick, clips": "decoder of one block",
+}
+
+
 def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
     """ViT-B/16, Kinetics-400, 1600 epochs of 16 frames of 224 px: K400 81.5, SSv2 70.8, fine-tuned.
 

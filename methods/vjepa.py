@@ -160,6 +160,12 @@ class VJEPA(Method):
         return total
 
 
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation, no flips on sets that name directions",
+    "small, quick, clips": "tubelets of 2 x 4 x 4, EMA from 0.98 to the end, predictor of 2 blocks",
+}
+
+
 def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:
     """ViT-L/16, VideoMix2M, 16 frames of 224 px, 90k steps: K400 80.8, SSv2 69.5 (attentive, 16x8x3 and 16x2x3).
 

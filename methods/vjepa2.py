@@ -25,9 +25,9 @@ class VJEPA2Config(VJEPAConfig):
     """What V-JEPA 2 changes."""
 
     momentum: float = 0.99925  # EMA, constant
-    momentum_end: float = 0.99925
-    stretch: float = 1.0
-    predictor_heads: int = 12
+    momentum_end: float = 0.99925  # the same
+    stretch: float = 1.0  # no line to cut
+    predictor_heads: int = 12  # of the released predictors
     own_mask_tokens: bool = False  # trained with the first of several (the wrapper passes the frame group's index)
 
 
@@ -36,6 +36,12 @@ class VJEPA2(VJEPA):
 
     paper = "V-JEPA 2, Assran et al. 2025, arXiv 2506.09985"
     objective: VJEPA2Config
+
+
+DEPARTS = {  # what leaves the paper, by recipe
+    "paper": "initialisation, repaired rotary positions, no second phase",
+    "small, quick, clips": "repaired rotary positions, tubelets of 2 x 4 x 4, EMA from 0.98, predictor of 2 blocks",
+}
 
 
 def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:

@@ -8,8 +8,9 @@ from results.parts import Cell, Cost, Table
 
 COSTS = ("FLOPs", "time", "images/s", "memory")
 LEGEND = (
-    "Mean ± half-width of the 95 % t-interval over n pretraining seeds (n); with one seed [low, high]: 95 % over test "
-    "images. Bold: the best and those not told apart from it (5 %, Holm over all pairs). ⚠: collapsed runs in the mean."
+    "Mean ± half-width of the 95 % interval over pretraining seeds (n) and test images; of one run [low, high], over "
+    "images alone. Bold: may be the best (95 %: the true best is among these) and surely above random (5 %, Holm); "
+    "it does not say that these are equal. ~: not told from random. ⚠: collapsed runs in the mean."
 )
 
 
@@ -19,8 +20,8 @@ def clean(text: str) -> str:
 
 
 def number(cell: Cell) -> str:
-    """`41.2 ± 2.5 (3)` or, with one seed, `41.2 [38.2, 44.3] (1)`."""
-    flag = " ⚠" if cell.collapsed else ""
+    """`41.2 ± 2.5 (3)` or, with one seed, `41.2 [38.2, 44.3] (1)`; marks behind it, but for bold."""
+    flag = " ~" * cell.unclear + " ⚠" * bool(cell.collapsed)
     if not cell.n:
         return f"{cell.mean:.1f}"
     if cell.low is None or cell.high is None:
@@ -45,21 +46,30 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def costs(cost: Cost) -> list[str]:
-    """The compute cells of a row."""
-    device = " GPU" if "cuda" in cost.device.lower() else " CPU" if cost.device.lower().startswith("cpu") else ""
-    return [
+def cost_names(table: Table) -> tuple[str, ...]:
+    """The columns of compute: FLOPs alone where no row shows more."""
+    more = any(
+        v is not None for r in table.rows for v in (r.cost.hours, r.cost.images_per_second, r.cost.peak_memory_bytes)
+    )
+    return COSTS if more else COSTS[:1]
+
+
+def costs(cost: Cost, shown: Sequence[str] = COSTS) -> list[str]:
+    """The compute cells of a row, of those that are shown."""
+    device = " CPU" if "".join(cost.machines[:1]).startswith("cpu") else " GPU" if cost.machines else ""
+    texts = (
         "–" if cost.flops is None else f"{cost.flops:.2e}",
         "–" if cost.hours is None else duration(cost.hours) + device,
         "–" if cost.images_per_second is None else f"{cost.images_per_second:,.0f}",
         "–" if cost.peak_memory_bytes is None else size(cost.peak_memory_bytes),
-    ]
+    )
+    return [text for name, text in zip(COSTS, texts, strict=True) if name in shown]
 
 
 def headers(table: Table) -> list[str]:
     told = [c.headline == "top1" or c.label.endswith(f" {c.headline}") for c in table.columns]
     units = [c.label if known else f"{c.label} ({c.headline})" for c, known in zip(table.columns, told, strict=True)]
-    return ["method", *units, *COSTS]
+    return ["method", *units, *cost_names(table)]
 
 
 def published_lines(table: Table) -> Sequence[str]:

@@ -47,13 +47,12 @@ def methods(table: Table) -> list[str]:
 
 
 def compute_charts(table: Table) -> dict[str, Chart]:
-    """Accuracy against training compute, one chart per protocol: the Pareto front, references as lines.
+    """Accuracy against training FLOPs, one chart per protocol: the Pareto front, references as lines.
 
-    Compute is FLOPs; where all runs spent the same (an equal budget), it is the time they took.
+    Where all runs spent the same (an equal budget), the methods stand in order.
     """
     out = {}
-    spent = [r.cost.flops for r in table.rows if not r.reference and r.cost.flops]
-    equal = len(spent) > 1 and max(spent) < 1.1 * min(spent) and all(r.cost.hours for r in table.rows if r.cost.flops)
+    equal = equal_budget(table)
     for i, column in enumerate(table.columns):
         rows: Rows = []
         lines: Rows = []
@@ -64,15 +63,22 @@ def compute_charts(table: Table) -> dict[str, Chart]:
             row = {"label": clean(r.label), "mean": cell.mean, "low": low, "high": high, "n": cell.n}
             if not r.reference and r.cost.flops:
                 state = "collapsed runs" if cell.collapsed else "trained"
-                spend = 60 * (r.cost.hours or 0) if equal else r.cost.flops
-                rows.append({**row, "cost": spend, "state": state, "front": False})
+                rows.append({**row, "cost": r.cost.flops, "state": state, "front": False})
             elif r.reference:
                 lines.append(row)
         if column.ranks and rows:
             _front(rows, column.higher)
-            axis = f"minutes of training, {spent[0]:.2g} FLOPs each" if equal else "training FLOPs"
-            out[column.label] = _compute_chart(rows, lines, column, axis, methods(table))
+            drawn = (
+                _ordered_chart(rows, lines, column) if equal else _compute_chart(rows, lines, column, methods(table))
+            )
+            out[column.label] = drawn
     return out
+
+
+def equal_budget(table: Table) -> bool:
+    """Whether several methods spent the same FLOPs."""
+    spent = [r.cost.flops for r in table.rows if not r.reference and r.cost.flops]
+    return len(spent) > 1 and max(spent) < 1.1 * min(spent)
 
 
 def _unit(column: Column) -> str:
@@ -98,19 +104,42 @@ def _front(rows: Rows, higher: bool) -> None:
         best = max(best, score)
 
 
-def _compute_chart(rows: Rows, lines: Rows, column: Column, axis: str, names: Sequence[str]) -> Chart:
-    unit, label = _unit(column), clean(column.label)
-    means = [r["mean"] for r in rows + lines]
-    span = max(means) - min(means) or 10  # intervals of two seeds may be huge: they are shown up to one span
-    low = max(min(r["low"] for r in rows + lines), min(means) - span, 0)
-    high = min(max(r["high"] for r in rows + lines), max(means) + span)
-    scale = alt.Scale(domain=[max(0, low - 0.05 * span), high + 0.05 * span], nice=False, zero=False)
+def _scale(rows: Rows) -> alt.Scale:
+    """The range of the means and their intervals; intervals of two seeds may be huge and are shown up to one span."""
+    means = [r["mean"] for r in rows]
+    span = max(means) - min(means) or 10
+    low = max(min(r["low"] for r in rows), min(means) - span, 0)
+    high = min(max(r["high"] for r in rows), max(means) + span)
+    return alt.Scale(domain=[max(0, low - 0.05 * span), high + 0.05 * span], nice=False, zero=False)
+
+
+def _ordered_chart(rows: Rows, lines: Rows, column: Column) -> Chart:
+    """Methods from the best mean down, with their intervals; references among them, in grey."""
+    every = [*({**r, "kind": "method"} for r in rows), *({**r, "kind": "reference"} for r in lines)]
+    order = [r["label"] for r in sorted(every, key=lambda r: (-r["mean"] if column.higher else r["mean"], r["label"]))]
+    scale, unit = _scale(every), _unit(column)
+    kinds = alt.Scale(domain=["method", "reference"], range=[PALETTE[0], GREY])
+    base = alt.Chart(alt.InlineData(values=every)).encode(
+        y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=180)),
+        color=alt.Color("kind:N", scale=kinds, legend=None),
+    )
+    x = alt.X("mean:Q", scale=scale, title=unit)
+    tips = ["label:N", *[alt.Tooltip(f"{name}:Q", format=".1f") for name in ("mean", "low", "high")], "n:Q"]
+    whisker = base.mark_rule(clip=True, strokeWidth=1.5).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, tooltip=tips)
+    bad = _part(rows, "state", "collapsed runs").encode(x=x, y=alt.Y("label:N", sort=order))
+    chart = alt.layer(whisker, points, *_ring(bad)).properties(width="container", height=40 + 18 * len(every))
+    return chart.properties(description=f"{unit} of the methods in order, {clean(column.label)}")
+
+
+def _compute_chart(rows: Rows, lines: Rows, column: Column, names: Sequence[str]) -> Chart:
+    unit, label, axis, scale = _unit(column), clean(column.label), "training FLOPs", _scale(rows + lines)
     y = alt.Y("mean:Q", scale=scale, title=unit)
     x = alt.X(
         "cost:Q",
         title=axis,
         scale=alt.Scale(type="log", padding=30, nice=False),
-        axis=alt.Axis(format=".0e" if axis == "training FLOPs" else ".2~g", tickCount=4),
+        axis=alt.Axis(format=".0e", tickCount=4),
     )
     color, shape = marks(names, rows)
     tips = ["label:N", alt.Tooltip("mean:Q", format=".1f"), alt.Tooltip("low:Q", format=".1f")]

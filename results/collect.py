@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from results import render, searches, tables, trials
 from results.page import bundle, page
+from results.parts import Table
 from results.records import dumps, read, sha, unique
 from results.rows import by_data, by_table
 from ssl_bench.files import write_atomic
 
 FOLDER = Path(__file__).resolve().parent
 SEARCHES = "search/trials.md"
-FORMATS = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex, "json": render.to_json}
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "md": render.to_markdown,
+    "csv": render.to_csv,
+    "tex": render.to_latex,
+    "json": render.to_json,
+}
 
 
 def collect(source: Path, folder: Path = FOLDER) -> tuple[int, int]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from results import rows as grouping
 from results.parts import MAJORITY, Column, Pair, Row
 from results.records import ACCURACIES, Record
+from ssl_bench import find
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
-    """Who falls short of a reference, who cannot be told from it, and who is below it in a single run."""
+    """Who falls short of a reference, who cannot be told from the raw input, and who is below one in a single run."""
     out = []
     for reference in sorted({p.second for p in pairs}):
         said: dict[str, list[str]] = {}
@@ -18,7 +19,8 @@ def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -
         for p in beside:
             below = means[p.first] != means[reference] and (means[p.first] > means[reference]) != column.higher
             certain = p.result.p_holm is not None and p.result.p_holm <= 0.05
-            if below or (p.result.ranks and not certain):
+            untold = p.result.ranks and not certain and not reference.startswith("random")  # that is marked in the row
+            if (below and (certain or not p.result.ranks)) or untold:
                 short = "falls short of" if certain else "cannot be told from" if p.result.ranks else "is below"
                 said.setdefault(short, []).append(f"`{p.first}`")
         for short, names in sorted(said.items(), reverse=True):
@@ -55,18 +57,20 @@ def budgets(rows: Sequence[Row]) -> list[str]:
 
 
 def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
-    """Single seeds, collapsed runs, runs in another precision than they asked for, uncommitted code."""
+    """Single seeds, runs in another precision than they asked for, uncommitted code."""
     out = []
     able = [r for r in rows if r.method not in ("pixels", MAJORITY) and any(r.cells)]
     single = [r.label for r in able if any(c is not None and c.n == 1 for c in r.cells)]
     if single:
         names = "every row" if len(single) == len(able) else ", ".join(f"`{n}`" for n in single)
         out.append(f"One run (n = 1): {names}. Intervals are over test images; one run neither leads nor ties.")
-    out += [f"`{r.label}`: {r.collapsed} collapsed. The number is kept." for r in rows if r.collapsed]
     trained = {r.run: (r.config.get("precision"), r.compute["pretrain"].get("precision")) for r in records if r.run}
     other = sum(used not in (None, asked) for asked, used in trained.values())
+    unknown = sum(used is None for _, used in trained.values())
     if other:
         out.append(f"{other} of {len(trained)} runs asked for bf16 and computed in fp32: their device has no bf16.")
+    if unknown:
+        out.append(f"The precision of {unknown} of {len(trained)} runs is unknown: older records do not say.")
     dirty = sum(bool(r.code["dirty"]) for r in records)
     if dirty:
         out.append(f"{dirty} of {len(records)} records were made by code with uncommitted changes.")
@@ -106,6 +110,12 @@ def code(records: Sequence[Record], rows: Mapping[str, str]) -> list[str]:
     return out
 
 
+def labels_seen(rows: Sequence[Row]) -> list[str]:
+    """Who saw labels in pretraining without being called so."""
+    names = [f"`{r.label}`" for r in rows if r.labels_seen and r.method != "supervised"]
+    return [f"Pretrained with labels, and set apart as `supervised` is: {', '.join(names)}."] if names else []
+
+
 def own_scorers(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
     """Columns whose numbers come from a protocol's own code, which saw the test labels."""
     own = {grouping.column_key(r) for r in records if grouping.own_scorer(r)}
@@ -114,6 +124,42 @@ def own_scorers(columns: Sequence[Column], records: Sequence[Record]) -> list[st
         for c in columns
         if c.key in own
     ]
+
+
+def collapsed(records: Sequence[Record]) -> list[str]:
+    """Of a row's runs, how many did."""
+    runs = {r.run or r.id: bool(r.collapse["flag"]) for r in records}
+    return [f"{sum(runs.values())} of {len(runs)} runs collapsed. The number is kept"] if any(runs.values()) else []
+
+
+def departs(records: Sequence[Record]) -> list[str]:
+    """What its recipe changes of the paper, as the method's file says."""
+    text = find.departs(records[0].method, records[0].recipe)
+    return [f"leaves the paper: {text}"] if text else []
+
+
+# What has to be known of single rows: each function takes the records of one row and returns phrases, none where there
+# is nothing to say. Rows of which the same is said share one line below the table.
+FOOTNOTES: tuple[Callable[[Sequence[Record]], Iterable[str]], ...] = (collapsed, departs)
+
+
+def footnotes(groups: Sequence[grouping.Group]) -> list[str]:
+    """One line for each phrase of `FOOTNOTES`, with the rows that it holds for."""
+    said: dict[str, list[str]] = {}
+    for group in sorted(groups, key=lambda g: g.label):
+        for source in FOOTNOTES:
+            for text in source(group.records):
+                said.setdefault(text, []).append(f"`{group.label}`")
+    return [f"{', '.join(names)}: {text.removesuffix('.')}." for text, names in said.items()]
+
+
+def seeds_alone(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Columns whose intervals leave the choice of test images out."""
+    over = [{c.over for r in rows if (c := r.cells[i]) is not None} for i in range(len(columns))]
+    names = [column.label for column, found in zip(columns, over, strict=True) if "seeds" in found]
+    if not names:
+        return []
+    return [f"Intervals over seeds alone, since these records hold no correctness per image: {', '.join(names)}."]
 
 
 def repeats(records: Sequence[Record]) -> list[str]:

@@ -14,9 +14,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 
-from results import across, cells, charts, notes, rows, selection, tables
+from results import across, cells, charts, costs, notes, rows, selection, tables
 from results import curves as learning
-from results.parts import Cell, Column, Cost, Row, Table
+from results.parts import Cell, Cost, Row, Table
 from results.records import Record, sha
 from results.rows import by_table
 
@@ -152,6 +152,8 @@ def _part(
         "budget_name": budgets[i],
         "others": others,
         "table": table,
+        "costs": cells.cost_names(table),
+        "equal": charts.equal_budget(table),
         "budget": (stated := notes.budgets(table.rows)),
         "notes": [n for n in table.notes if n not in stated],
         "rows": [_row(r, table) for r in table.rows],
@@ -213,15 +215,16 @@ def _cell(cell: Cell, table: Table, i: int) -> dict[str, Any]:
         "text": cells.number(cell),
         "at": place(cell.mean),
         "ends": ends,
-        "what": _about(cell, table.columns[i]),
+        "what": _about(cell, table, i),
     }
 
 
-def _about(cell: Cell, column: Column) -> str:
+def _about(cell: Cell, table: Table, i: int) -> str:
+    column, top = table.columns[i], tables.ceiling(table.rows, i)
     seeds = ", ".join(f"{v:.2f}" for v in cell.values)
     text = f"{column.label}: seeds {seeds}"
-    if cell.normalised is not None:
-        text += f"; {100 * cell.normalised:.0f} % of the way from chance to supervised"
+    if cell.normalised is not None and top is not None:
+        text += f"; {100 * cell.normalised:.0f} % of the way from the largest class ({column.chance:.1f}) to {top[0]}"
     if cell.optimism is not None:
         text += f"; picking the best candidate on the test images would have added {cell.optimism:.2f} points"
     return text
@@ -276,8 +279,8 @@ def _facts(r: Record) -> list[tuple[str, str]]:
             "collapse",
             (r.collapse["reason"] or "flagged") if r.collapse["flag"] else f"no (RankMe {r.collapse['rankme']})",
         ),
-        ("device", str(spent.get("device", "")) or "none"),
+        ("machine", costs.machine(spent) if spent else "none"),
         ("evaluated at", r.created),
     ]
     names = ["FLOPs", "time", "images/s", "memory"]
-    return facts + [(n, v) for n, v in zip(names, cells.costs(rows.cost([r])), strict=True) if v != "–"]
+    return facts + [(n, v) for n, v in zip(names, cells.costs(costs.cost([r])), strict=True) if v != "–"]

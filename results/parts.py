@@ -27,15 +27,11 @@ class Column:
     higher: bool
     num_test: int
     num_classes: int
+    chance: float | None  # accuracy of always answering the largest class, in percent; None where records do not say
 
     @property
     def ranks(self) -> bool:
         return self.headline not in (*LABEL_FREE, BALANCED)  # the same predictions do not count twice
-
-    @property
-    def chance(self) -> float | None:
-        """Accuracy of guessing, in percent."""
-        return 100 / self.num_classes if self.headline in ("top1", "accuracy") and self.num_classes else None
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Cost:
     hours: float | None = None
     images_per_second: float | None = None
     peak_memory_bytes: float | None = None
-    device: str = ""
+    machines: tuple[str, ...] = ()  # what the runs were made on: device, instructions and precision
     eval_seconds: float | None = None
 
 
@@ -58,13 +54,14 @@ class Cell:
     low: float | None
     high: float | None
     n: int  # pretraining seeds; 0 where nothing was measured, as for `majority`
-    over: str  # what the interval runs over: seeds, images or none
+    over: str  # what the interval runs over: seeds and images, one of them, or none
     values: tuple[float, ...]  # one per pretraining seed
     spread: dict[str, float]  # standard deviation over pretraining, probe and split seeds, where there are several
     collapsed: int  # of the n runs
-    best: bool = False
-    tied: bool = False  # cannot be told from the best; the best itself is tied too
-    normalised: float | None = None  # (accuracy - chance) / (supervised - chance)
+    best: bool = False  # the highest mean of several seeds
+    bold: bool = False  # may be the best of the column, and surely above `random`
+    unclear: bool = False  # not told from `random`
+    normalised: float | None = None  # (accuracy - largest class) / (supervised - largest class)
     optimism: float | None = None  # points that choosing on the test split would have added
     records: tuple[str, ...] = ()
     sample: Sample | None = field(default=None, repr=False, compare=False)
@@ -82,10 +79,12 @@ class Row:
     cost: Cost
     cells: tuple[Cell | None, ...]
     collapsed: str  # "2 of 3 runs" or ""
+    labels_seen: bool = False  # in pretraining
+    network: str = ""  # of which the row `random` with the same is the untrained one
 
     @property
     def reference(self) -> bool:
-        return self.method in (*REFERENCES, MAJORITY)
+        return self.labels_seen or self.method in (*REFERENCES, MAJORITY)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import csv
 import dataclasses
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
-from results.cells import LEGEND, clean, costs, headers, number, published_lines
+from results.cells import LEGEND, clean, cost_names, costs, headers, number, published_lines
 from results.parts import Cell, Table
 from results.terminal import to_text
 
@@ -25,8 +26,8 @@ def to_markdown(table: Table) -> str:
     lines = [line(markdown_escape(h) for h in titles), line([":--"] + ["--:"] * (len(titles) - 1))]
     for row in table.rows:
         name = markdown_escape(row.label)
-        cells = ["–" if c is None else f"**{number(c)}**" if c.tied else number(c) for c in row.cells]
-        lines.append(line([f"*{name}*" if row.reference else name, *cells, *costs(row.cost)]))
+        cells = ["–" if c is None else f"**{number(c)}**" if c.bold else number(c) for c in row.cells]
+        lines.append(line([f"*{name}*" if row.reference else name, *cells, *costs(row.cost, cost_names(table))]))
     notes = [f"- {markdown_note(n)}" for n in table.notes]
     shown = [f"- {markdown_escape(p)}" for p in published_lines(table)]
     return "\n".join([*lines, "", LEGEND, "", *notes, *(["", *shown] if shown else [])]).rstrip() + "\n"
@@ -75,7 +76,10 @@ def to_latex(table: Table) -> str:
         if i and row.reference and not table.rows[i - 1].reference:
             lines.append(r"\midrule")
         cells = ["--" if c is None else _latex_cell(c) for c in row.cells]
-        lines.append(" & ".join([latex_escape(row.label), *cells, *map(_latex_cost, costs(row.cost))]) + r" \\")
+        lines.append(
+            " & ".join([latex_escape(row.label), *cells, *map(_latex_cost, costs(row.cost, cost_names(table)))])
+            + r" \\"
+        )
     lines += [r"\bottomrule", r"\end{tabular}"]
     notes = [latex_escape(LEGEND), *[latex_escape(n.replace("`", "")) for n in table.notes]]
     return "\n".join([*lines, "", r"\smallskip", *[rf"{{\footnotesize {n}}}\par" for n in notes]]) + "\n"
@@ -83,7 +87,7 @@ def to_latex(table: Table) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     text = latex_escape(number(cell))
-    return rf"\textbf{{{text}}}" if cell.tied else text
+    return rf"\textbf{{{text}}}" if cell.bold else text
 
 
 def _latex_cost(text: str) -> str:
@@ -97,24 +101,46 @@ def csv_safe(text: str) -> str:
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def to_csv(table: Table) -> str:
-    """Tidy: one line per row and column of the table, numbers to ten digits."""
+def to_csv(*made: Table) -> str:
+    """Tidy: one line per row and column of each table, numbers to ten digits."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = ["method", "label", "recipe", "overrides", "reference", "budget", "protocol", "variant", "version", "data"]
-    fields += ["headline", "mean", "low", "high", "n", "interval_over", "best", "tied", "collapsed", "normalised"]
-    fields += ["optimism", "flops", "hours", "images_per_second", "peak_memory_bytes", "device"]
+    fields += [
+        "headline",
+        "mean",
+        "low",
+        "high",
+        "n",
+        "interval_over",
+        "best",
+        "bold",
+        "unclear",
+        "collapsed",
+        "normalised",
+    ]
+    fields += ["optimism", "flops", "hours", "images_per_second", "peak_memory_bytes", "machines"]
     writer.writerow(fields)
-    for row in table.rows:
+    for columns, row in [(table.columns, row) for table in made for row in table.rows]:
         names = [*map(csv_safe, (row.method, row.label, row.recipe, " ".join(row.overrides)))]
-        for column, cell in zip(table.columns, row.cells, strict=True):
+        for column, cell in zip(columns, row.cells, strict=True):
             if cell is None:
                 continue
             where = [*map(csv_safe, (row.budget, column.protocol, column.variant)), column.version]
             where += [csv_safe(column.data), csv_safe(column.headline)]
-            value = [cell.mean, cell.low, cell.high, cell.n, cell.over, cell.best, cell.tied, cell.collapsed]
+            value = [
+                cell.mean,
+                cell.low,
+                cell.high,
+                cell.n,
+                cell.over,
+                cell.best,
+                cell.bold,
+                cell.unclear,
+                cell.collapsed,
+            ]
             c = row.cost
-            spent = [c.flops, c.hours, c.images_per_second, c.peak_memory_bytes, csv_safe(c.device)]
+            spent = [c.flops, c.hours, c.images_per_second, c.peak_memory_bytes, csv_safe("; ".join(c.machines))]
             values = [*names, row.reference, *where, *value, cell.normalised, cell.optimism, *spent]
             writer.writerow(["" if v is None else v for v in _settled(values)])
     return out.getvalue()
@@ -125,7 +151,14 @@ def to_dict(table: Table) -> dict[str, Any]:
     rows = []
     for row in table.rows:
         cells = [None if c is None else _cell_dict(c) for c in row.cells]
-        rows.append({**_fields(row, "cells"), "cost": _fields(row.cost), "reference": row.reference, "cells": cells})
+        rows.append(
+            {
+                **_fields(row, "cells", "labels_seen", "network"),
+                "cost": _fields(row.cost),
+                "reference": row.reference,
+                "cells": cells,
+            }
+        )
     return {
         "columns": [_fields(c, "key") for c in table.columns],
         "rows": rows,
@@ -143,8 +176,14 @@ def _fields(item: Any, *without: str) -> dict[str, Any]:
     return {f.name: getattr(item, f.name) for f in dataclasses.fields(item) if f.name not in without}
 
 
-def to_json(table: Table) -> str:
-    return json.dumps(_settled(to_dict(table)), indent=1, sort_keys=True, allow_nan=False) + "\n"
+def to_json(table: Table | list[dict[str, Any]]) -> str:
+    """A table, or several that are plain values already."""
+    return (
+        json.dumps(
+            _settled(to_dict(table) if isinstance(table, Table) else table), indent=1, sort_keys=True, allow_nan=False
+        )
+        + "\n"
+    )
 
 
 def _settled(value: Any) -> Any:
@@ -156,4 +195,10 @@ def _settled(value: Any) -> Any:
     return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
-RENDERERS = {"terminal": to_text, "markdown": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}
+RENDERERS: dict[str, Callable[[Table], str]] = {
+    "terminal": to_text,
+    "markdown": to_markdown,
+    "csv": to_csv,
+    "latex": to_latex,
+    "json": to_json,
+}

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from results.parts import REFERENCES, Column, Cost
-from results.records import Record, sha
+from results.parts import REFERENCES, Column
+from results.records import ACCURACIES, Record, sha
 from results.statistics import Sample
+from ssl_bench import find
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,15 @@ class Group:
 
     @property
     def reference(self) -> bool:
-        return self.method in REFERENCES
+        return self.labels_seen or self.method in REFERENCES
+
+    @property
+    def labels_seen(self) -> bool:
+        """Whether a run of it was pretrained with labels; records older than that field know `supervised` alone."""
+        return any(r.pretrain_data.get("labels_seen", r.method == "supervised") for r in self.records)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
@@ -55,7 +61,7 @@ def _measured_again(records: Sequence[Record]) -> list[list[Record]]:
     out: dict[str, list[Record]] = {}
     for r in sorted(records, key=lambda r: (r.created, r.id)):
         who = r.identity or r.encoder["weights_sha256"]
-        key = _text([r.method, r.recipe, sorted(r.overrides), who, column_key(r), r.seeds, _reading(r)])
+        key = text_of([r.method, r.recipe, sorted(r.overrides), who, column_key(r), r.seeds, _reading(r)])
         out.setdefault(key, []).append(r)
     return list(out.values())
 
@@ -63,7 +69,7 @@ def _measured_again(records: Sequence[Record]) -> list[list[Record]]:
 def column_key(r: Record) -> str:
     """Numbers with different keys are not comparable: another data set, version or setting of the protocol."""
     kind = [r.protocol, r.variant, r.protocol_version, r.protocol_config]
-    return _text([r.data["name"], *kind, r.data["fingerprint"], r.headline])
+    return text_of([r.data["name"], *kind, r.data["fingerprint"], r.headline])
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -72,10 +78,14 @@ def columns(records: Sequence[Record]) -> list[Column]:
     many = len({r.data["name"] for r in records}) > 1
     long = {key: [_name(r, many), f"v{r.protocol_version}", r.headline, f"#{sha(key)[:4]}"] for key, r in first.items()}
     labels = _shortest(long)
+    chance: dict[str, float | None] = dict.fromkeys(first)
+    for r in records:
+        if r.headline in ACCURACIES and "majority" in r.data:
+            chance[column_key(r)] = float(r.data["majority"])
     return [
         Column(
             *(labels[key], key, r.protocol, r.variant, r.protocol_version, r.data["name"], r.headline),
-            *(r.higher_is_better, r.data["num_test"], r.data["num_classes"]),
+            *(r.higher_is_better, r.data["num_test"], r.data["num_classes"], chance[key]),
         )
         for key, r in sorted(first.items())
     ]
@@ -115,7 +125,7 @@ def groups(records: Sequence[Record]) -> list[Group]:
         if r.method in ("random", "pixels") and isinstance(shown := config.get("data"), dict):
             config["data"] = _without(shown, "name")  # nothing was learned from it: the same row on every set
         data = r.pretrain_data.get("fingerprint", "")
-        found.setdefault(_text([r.method, r.recipe, sorted(r.overrides), config, data]), []).append(r)
+        found.setdefault(text_of([r.method, r.recipe, sorted(r.overrides), config, data]), []).append(r)
     split: dict[tuple[str, str], list[Record]] = {}
     varied: dict[tuple[str, str], str] = {}
     for key, members in found.items():
@@ -129,13 +139,19 @@ def groups(records: Sequence[Record]) -> list[Group]:
         families.setdefault(f"{m[0].method}/{m[0].recipe}", []).append(flat(m[0].config))
     parts = {}
     for pair, m in split.items():
-        about = [m[0].method, m[0].recipe, f"v{version(m[0])}", ", ".join(sorted(m[0].overrides)), varied[pair]]
+        about = [
+            find.row_name(m[0].method, m[0].config.get("objective", {})),
+            m[0].recipe,
+            f"v{version(m[0])}",
+            ", ".join(sorted(m[0].overrides)),
+            varied[pair],
+        ]
         settings = _differences(flat(m[0].config), families[f"{m[0].method}/{m[0].recipe}"])
-        parts[_text(pair)] = [*about, settings, f"#{sha(pair[0])[:4]}"]
+        parts[text_of(pair)] = [*about, settings, f"#{sha(pair[0])[:4]}"]
     labels = _shortest(parts)
     return [
         Group(
-            *(labels[_text(key)], m[0].method, m[0].recipe, tuple(sorted(m[0].overrides))),
+            *(labels[text_of(key)], m[0].method, m[0].recipe, tuple(sorted(m[0].overrides))),
             *(_without(m[0].config, "seed", "run"), tuple(m)),
         )
         for key, m in sorted(split.items())
@@ -178,7 +194,7 @@ def _varying(members: Sequence[Record]) -> list[str]:
     """The encoder settings that differ between records of one column and seed set."""
     seen: dict[str, list[dict[str, Any]]] = {}
     for r in members:
-        seen.setdefault(_text([column_key(r), r.seeds]), []).append(_reading(r))
+        seen.setdefault(text_of([column_key(r), r.seeds]), []).append(_reading(r))
     names = {n for many in seen.values() for s in many for n in s if any(o.get(n) != s[n] for o in many)}
     return sorted(names)
 
@@ -187,8 +203,8 @@ def sample(records: Sequence[Record]) -> tuple[Sample, dict[str, float], list[Re
     """One value per pretraining seed (probe and split seeds averaged within), the spreads, one record per seed."""
     units: dict[str, list[Record]] = {}
     for r in records:
-        units.setdefault(r.encoder["weights_sha256"] or _text(r.seeds["pretrain"]), []).append(r)
-    members = sorted(units.values(), key=lambda u: (_text(u[0].seeds["pretrain"]), u[0].id))
+        units.setdefault(r.encoder["weights_sha256"] or text_of(r.seeds["pretrain"]), []).append(r)
+    members = sorted(units.values(), key=lambda u: (text_of(u[0].seeds["pretrain"]), u[0].id))
     values = np.array([np.mean([r.value for r in unit]) for unit in members])
     bits = None
     if all(r.correct for r in records) and len({r.data["num_test"] for r in records}) == 1:
@@ -205,7 +221,7 @@ def sample(records: Sequence[Record]) -> tuple[Sample, dict[str, float], list[Re
 def _by_seed(unit: Sequence[Record], name: str) -> list[float]:
     found: dict[str, list[float]] = {}
     for r in unit:
-        found.setdefault(_text(r.seeds[name]), []).append(r.value)
+        found.setdefault(text_of(r.seeds[name]), []).append(r.value)
     return [float(np.mean(v)) for _, v in sorted(found.items())]
 
 
@@ -222,28 +238,10 @@ def budget(config: dict[str, Any]) -> str:
     return ""
 
 
-def cost(records: Sequence[Record]) -> Cost:
-    """Mean over runs; a run evaluated by several protocols counts once."""
-    runs: dict[str, dict[str, Any]] = {}
-    for r in records:
-        if r.compute["pretrain"]:
-            runs[_text([r.run, r.encoder["weights_sha256"], r.seeds["pretrain"]])] = r.compute["pretrain"]
-
-    def mean(name: str) -> float | None:
-        found = [v[name] for _, v in sorted(runs.items()) if isinstance(v.get(name), (int, float))]
-        return float(np.mean(found)) if found else None
-
-    runs = {k: {**v, "seconds": v["seconds"] * v.get("devices", 1)} if "seconds" in v else v for k, v in runs.items()}
-    seconds = mean("seconds")  # of one device: two GPUs for an hour are two GPU-hours
-    spent = [s for r in records if isinstance(s := r.compute["eval"].get("seconds"), (int, float))]
-    return Cost(
-        flops=mean("flops"),
-        hours=None if seconds is None else seconds / 3600,
-        images_per_second=mean("images_per_second"),
-        peak_memory_bytes=mean("peak_memory_bytes"),
-        device="; ".join(sorted({str(v.get("device", "")) for v in runs.values()} - {""})),
-        eval_seconds=float(np.mean(sorted(spent))) if spent else None,
-    )
+def network(config: dict[str, Any]) -> str:
+    """The backbone and its input: a run's untrained row is the `random` with the same. "" for other people's."""
+    size = data.get("image_size") if isinstance(data := config.get("data"), dict) else None
+    return text_of([config["backbone"], size]) if config.get("backbone") else ""
 
 
 def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -270,6 +268,15 @@ def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
 def by_table(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
     """Per data set and budget what one table compares, of the committed tables as of the page."""
     return {name: by_budget(members) for name, members in sorted(by_data(records).items())}
+
+
+def by_title(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """What `report` prints: a table per data set and budget, but sets that share runs in one, as in `together`."""
+    out: dict[str, list[Record]] = {}
+    for name, members in sorted(together(records).items()):
+        budgets = by_budget(members)
+        out |= {f"{name} · {budget}" if len(budgets) > 1 else name: equal for budget, equal in budgets.items()}
+    return out
 
 
 def together(records: Sequence[Record]) -> dict[str, list[Record]]:

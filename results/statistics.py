@@ -1,9 +1,9 @@
 """Statistics on one column of a table: intervals, and which methods can be told apart.
 
-Two things vary: the pretraining seed and the test images. A percentile bootstrap over three seeds sees too little of
-the first and calls equal methods different far too often (`results/simulate.py` measures it), so decisions are made by
-`compare`: a t-test on the difference of means whose variance adds the seeds and the images, as in the two-way
-random-effects analyses of reader studies (readers = seeds, cases = images; Obuchowski & Rockette 1995, Hillis 2007).
+Two things vary: the pretraining seed and the test images. Each gives a half-width of its own, and the squares of the
+two add up to that of the whole (Zou & Donner 2008, "MOVER"), for one method as for the difference of two, whose images
+are the same. A t-interval over both at once takes two close seeds for certainty; a percentile bootstrap over three
+seeds sees too little of them. `results/simulate.py` measures levels, coverage and power.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy import optimize, special, stats
 from statsmodels.stats import contingency_tables, proportion
 
 LEVEL = 0.95
-FEW = 4  # methods with several seeds, below which nothing is said of what they share
+FEW = 4  # rows with several seeds, below which nothing is said of what they share
+K = TypeVar("K")
+UNSTEADY = 0.8  # share of methods alike whose variance would be lower: above it a method stands for itself
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % interval; `over` says what was resampled in thought: seeds, images or nothing."""
+    """A mean and its 95 % interval."""
 
     mean: float
     low: float | None
     high: float | None
     n: int
-    over: str  # "seeds", "images" or "none"
+    over: str  # what may differ next time: "seeds and images", "seeds", "images" or "none"
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,6 @@ class Shared:
     total: float  # degrees of freedom of all methods' seeds: nobody has more
 
 
-def t_interval(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> Interval:
-    """Mean and t-interval over seeds. With two seeds it is mean ± 12.7 s/√2, and that is what two seeds tell."""
-    x = np.asarray(values, dtype=float)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return Interval(mean, None, None, len(x), "none")
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Interval(mean, mean - half, mean + half, len(x), "seeds")
-
-
 def image_interval(bits: np.ndarray, level: float = LEVEL) -> Interval:
     """Wilson's interval over test images for one seed, in percent. It says nothing about another seed."""
     right, count = float(bits.sum()), bits.size
@@ -90,14 +83,17 @@ def image_interval(bits: np.ndarray, level: float = LEVEL) -> Interval:
     return Interval(100 * right / count, 100 * float(low), 100 * float(high), 1, "images")
 
 
-def interval(sample: Sample) -> Interval:
-    """Over seeds where there are several, else over test images, else none."""
-    if sample.n > 1:
-        return t_interval(sample.values)
+def interval(sample: Sample, shared: Shared | None = None) -> Interval:
+    """Over seeds and images where there are several seeds and bits, else over what there is of the two."""
+    mean = float(sample.values.mean())
+    if sample.n == 1:
+        found = None if sample.bits is None else image_interval(sample.bits[0])
+        return replace(found, mean=mean) if found else Interval(mean, None, None, 1, "none")
+    parts = [_seeds(sample, shared)]
     if sample.bits is not None:
-        images = image_interval(sample.bits[0])
-        return Interval(float(sample.values[0]), images.low, images.high, 1, "images")
-    return t_interval(sample.values)
+        parts.append(_images(100 * sample.bits.mean(axis=0), [sample]))
+    half = _half(parts, 1 - LEVEL)
+    return Interval(mean, mean - half, mean + half, sample.n, "seeds" if sample.bits is None else "seeds and images")
 
 
 def share(samples: Iterable[Sample]) -> Shared | None:
@@ -106,8 +102,8 @@ def share(samples: Iterable[Sample]) -> Shared | None:
     Two or three seeds know next to nothing of their own variance: of 22 methods with three seeds each, 12 points apart,
     Holm's correction over 231 pairs left 20 tied with the best. Empirical Bayes (Smyth 2004, section 6.2): variances
     are draws from a scaled inverse chi-square, whose scale and degrees of freedom are fitted to their logarithms. Where
-    methods differ much in their variance, the freedom goes to zero and each stands for itself. None with fewer than
-    `FEW` methods.
+    rows differ much in their variance, the freedom goes to zero and each stands for itself. None with fewer than
+    `FEW` of them.
     """
     able = [s for s in samples if s.n > 1]
     d = np.array([s.n - 1 for s in able], dtype=float)
@@ -136,85 +132,59 @@ def compare(a: Sample, b: Sample, level: float = LEVEL, shared: Shared | None = 
         assert a.bits is not None
         assert b.bits is not None
         return Comparison(difference, None, None, mcnemar(a.bits[0], b.bits[0]), "McNemar: two runs, not two methods")
-    variance, freedom = _seed_variance(a, b, shared)
+    parts = [_both_seeds([_seeds(s, shared) for s in (a, b) if not s.fixed])]
     if bits:
-        images, image_freedom = _image_variance(a, b)
-        total = variance + images
-        # Not above that of the seeds: a lucky draw of two close seeds must not count as certainty (2 seeds: 7 % false).
-        cap: float = sum(x.n - 1 for x in (a, b) if not x.fixed)
-        cap = min(cap + shared.freedom, shared.total) if shared else cap
-        freedom = min(_satterthwaite([(variance, freedom), (images, image_freedom)]), cap)
-    else:
-        total = variance
-    if total <= 0:
+        assert a.bits is not None
+        assert b.bits is not None
+        parts.append(_images(100 * (a.bits.mean(axis=0) - b.bits.mean(axis=0)), (a, b)))
+    if sum(variance for variance, _ in parts) <= 0:
         return Comparison(difference, None, None, 1.0 if difference == 0 else None, "none")
-    half = float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(total))
-    p = float(2 * stats.t.sf(abs(difference) / np.sqrt(total), freedom))
+    half = _half(parts, 1 - level)
+    p = _p(abs(difference), parts)
     return Comparison(difference, difference - half, difference + half, p, "seeds and images" if bits else "seeds")
 
 
-def _seed_variance(a: Sample, b: Sample, shared: Shared | None) -> tuple[float, float]:
-    """Variance of the difference due to seeds, and Welch's degrees of freedom."""
-    parts = [_variance_of_mean(s, shared) for s in (a, b) if not s.fixed]
-    freedom = _satterthwaite(parts)
-    return sum(v for v, _ in parts), min(freedom, shared.total) if shared else freedom
+def _half(parts: Iterable[tuple[float, float]], alpha: float) -> float:
+    """Half-width from parts (variance, degrees of freedom): the squares of their own half-widths add up."""
+    return float(np.sqrt(sum(v * special.stdtrit(f, alpha / 2) ** 2 for v, f in parts)))
 
 
-def _variance_of_mean(s: Sample, shared: Shared | None) -> tuple[float, float]:
+def _p(distance: float, parts: Sequence[tuple[float, float]]) -> float:
+    """The level at which the interval of half-width `_half` just reaches zero, 1e-12 at least."""
+    if distance >= _half(parts, 1e-12):
+        return 1e-12
+    return float(np.exp(optimize.brentq(lambda x: _half(parts, np.exp(x)) - distance, np.log(1e-12), 0.0)))
+
+
+def _seeds(s: Sample, shared: Shared | None) -> tuple[float, float]:
+    """Variance of the mean due to seeds, and its degrees of freedom."""
     own, freedom = float(s.values.var(ddof=1)), float(s.n - 1)
     if shared is None:
         return own / s.n, freedom
-    both = (freedom * own + shared.freedom * shared.variance) / (freedom + shared.freedom)
-    # Others may raise a lucky variance, and lend their seeds to it; they never excuse an unsteady method.
-    if own > both:
+    # Others lend their seeds to what they may have in common; they never excuse an unsteady method.
+    if own > shared.variance * stats.f.ppf(UNSTEADY, freedom, shared.freedom):
         return own / s.n, freedom
+    both = (freedom * own + shared.freedom * shared.variance) / (freedom + shared.freedom)
     return both / s.n, min(freedom + shared.freedom, shared.total)
 
 
-def _image_variance(a: Sample, b: Sample) -> tuple[float, float]:
-    """Variance of the difference due to the choice of test images, without the part the seeds already show."""
-    assert a.bits is not None
-    assert b.bits is not None
-    images = a.bits.shape[1]
-    per_image = 100 * (a.bits.mean(axis=0) - b.bits.mean(axis=0))
+def _both_seeds(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Variance of a difference due to seeds, with Welch's degrees of freedom."""
+    total = sum(v for v, _ in parts)
+    freedom = total**2 / sum(v**2 / f for v, f in parts if v > 0) if total > 0 else min(f for _, f in parts)
+    return total, freedom
+
+
+def _images(per_image: np.ndarray, samples: Iterable[Sample]) -> tuple[float, float]:
+    """Variance of the mean of `per_image` due to the choice of images, without the part the seeds already show."""
+    images = len(per_image)
     variance = float(per_image.var(ddof=1)) / images
-    for s in (a, b):
+    for s in samples:
         if s.n > 1 and s.bits is not None:
             x = 100 * s.bits.astype(float)
             rest = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
             variance -= float((rest**2).sum()) / ((s.n - 1) * (images - 1)) / (s.n * images)
     return max(variance, 0.0), images - 1
-
-
-def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
-    total = sum(v for v, _ in parts)
-    return total**2 / sum(v**2 / f for v, f in parts if v > 0) if total > 0 else min(f for _, f in parts)
-
-
-def hierarchical_bootstrap(a: Sample, b: Sample, draws: int = 10_000, seed: int = 0) -> Comparison:
-    """Percentile bootstrap of the difference: seeds are drawn again per method, then images, the same for both.
-
-    Asked for by habit and shown beside `compare`; too narrow for few seeds (3 of them: see `results/simulate.py`).
-    """
-    if a.bits is None or b.bits is None:
-        raise ValueError("the hierarchical bootstrap needs correctness bits")
-    rng = np.random.default_rng(seed)
-    images = a.bits.shape[1]
-    means = [np.empty(draws), np.empty(draws)]
-    for start in range(0, draws, 500):
-        size = min(500, draws - start)
-        weights = rng.multinomial(images, np.full(images, 1 / images), size=size) * (100 / images)
-        for out, s in zip(means, (a, b), strict=True):
-            assert s.bits is not None
-            scores = weights @ s.bits.T.astype(float)  # [draws, seeds]
-            picked = rng.integers(s.n, size=(size, s.n))
-            out[start : start + size] = np.take_along_axis(scores, picked, axis=1).mean(axis=1)
-    differences = means[0] - means[1]
-    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    tail = min((differences <= 0).mean(), (differences >= 0).mean())
-    p = min(1.0, 2 * max(float(tail), 1 / draws))
-    mean = float(a.values.mean() - b.values.mean())
-    return Comparison(mean, float(low), float(high), p, "hierarchical bootstrap")
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -234,45 +204,41 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     return [float(x) for x in out]
 
 
-def compare_all(samples: Mapping[str, Sample]) -> dict[tuple[str, str], Comparison]:
-    """All pairs. Holm runs over every pair that speaks about methods: the best is chosen by the data, so the pairs
-    without it count too.
-    """
-    return _compared(itertools.combinations(sorted(samples), 2), samples)
-
-
-def compare_with(samples: Mapping[str, Sample], baselines: Mapping[str, Sample]) -> dict[tuple[str, str], Comparison]:
-    """Every method with every baseline, Holm over all of them."""
-    return _compared(itertools.product(sorted(samples), sorted(baselines)), {**samples, **baselines})
-
-
-def _compared(pairs: Iterable[tuple[str, str]], samples: Mapping[str, Sample]) -> dict[tuple[str, str], Comparison]:
-    shared = share(samples.values())
+def compare_all(samples: Mapping[str, Sample], shared: Shared | None = None) -> dict[tuple[str, str], Comparison]:
+    """All pairs; `p_holm` is corrected over all that speak about methods, for whoever picks a pair by its numbers."""
+    pairs = itertools.combinations(sorted(samples), 2)
     return _corrected({(i, j): compare(samples[i], samples[j], shared=shared) for i, j in pairs})
 
 
-def _corrected(found: dict[tuple[str, str], Comparison]) -> dict[tuple[str, str], Comparison]:
+def compare_with(
+    samples: Mapping[str, Sample], reference: Sample, shared: Shared | None = None
+) -> dict[str, Comparison]:
+    """Every method with one reference, Holm over the methods."""
+    return _corrected({name: compare(samples[name], reference, shared=shared) for name in sorted(samples)})
+
+
+def _corrected(found: dict[K, Comparison]) -> dict[K, Comparison]:
     family = {key: c.p for key, c in found.items() if c.ranks and c.p is not None}
     corrected = dict(zip(family, holm(list(family.values())), strict=True))
     return {key: replace(c, p_holm=corrected.get(key)) for key, c in found.items()}
 
 
-def best_and_tied(
-    samples: Mapping[str, Sample], higher: bool = True, alpha: float = 1 - LEVEL
-) -> tuple[str | None, set[str], dict[tuple[str, str], Comparison]]:
-    """The best method, those that cannot be told from it (it included), and all comparisons.
+def candidates(
+    samples: Mapping[str, Sample], pairs: Mapping[tuple[str, str], Comparison], higher: bool = True
+) -> tuple[str | None, set[str]]:
+    """The highest mean, and all that may be the best: the true best is among them in 95 % of tables.
 
-    Methods with one seed are left out: they neither lead nor tie. With fewer than two others there is no ranking.
+    A method is out where another is better in a one-sided test at 5 % over the number of others (Bonferroni; the set
+    of Hsu 1981): only the tests of the true best count, so 22 methods are 21 tests and not 231. Methods with one seed
+    neither lead nor count; with fewer than two others there is nothing to lead.
     """
-    pairs = compare_all(samples)
-    able = {name: s for name, s in samples.items() if s.n > 1}
+    able = sorted(name for name, s in samples.items() if s.n > 1)
     if len(able) < 2:
-        return None, set(), pairs
-    best = sorted(able, key=lambda m: (-able[m].values.mean() if higher else able[m].values.mean(), m))[0]
-    tied = {best}
-    for name in able:
-        if name != best:
-            p = pairs[(best, name) if best < name else (name, best)].p_holm
-            if p is None or p > alpha:
-                tied.add(name)
-    return best, tied, pairs
+        return None, set()
+    sign = 1 if higher else -1
+    best = min(able, key=lambda m: (-sign * samples[m].values.mean(), m))
+    beaten = set()
+    for (i, j), c in pairs.items():
+        if {i, j} <= set(able) and c.p is not None and c.p / 2 <= (1 - LEVEL) / (len(able) - 1):
+            beaten.add(j if sign * c.difference > 0 else i)
+    return best, set(able) - beaten

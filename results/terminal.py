@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from results.cells import COSTS, LEGEND, clean, costs, headers, number, published_lines
+from results.cells import LEGEND, clean, cost_names, costs, headers, number, published_lines
 from results.parts import Cell, Table
 from ssl_bench.errors import spelled
 
@@ -35,11 +35,12 @@ class View:
 
     def _tables(self, width: int, encoding: str) -> Iterator[RichTable]:
         """The columns in as many tables as the width asks for, measured as `encoding` will show them."""
+        spent = cost_names(self.table)
         names, *titles = (spelled(clean(h), encoding) for h in headers(self.table))
         rows = [
             [
                 *(_cell(c, encoding) for c in row.cells),
-                *(Text(spelled(c, encoding), style="dim") for c in costs(row.cost)),
+                *(Text(spelled(c, encoding), style="dim") for c in costs(row.cost, spent)),
             ]
             for row in self.table.rows
         ]
@@ -48,7 +49,7 @@ class View:
         label = min(most, max([len(names), *map(len, labels)]))
         widths = [3 + max([len(t), *(row[i].cell_len for row in rows)]) for i, t in enumerate(titles)]
         start, free = 0, width - label - 3
-        costs_at = len(titles) if sum(widths) <= free else len(titles) - len(COSTS)  # not one of them on its own
+        costs_at = len(titles) if sum(widths) <= free else len(titles) - len(spent)  # not one of them on its own
         while start < len(titles):
             end, room, stop = start + 1, free - widths[start], costs_at if start < costs_at else len(titles)
             while end < stop and widths[end] <= room:
@@ -72,8 +73,8 @@ class View:
 def _cell(cell: Cell | None, encoding: str) -> Text:
     if cell is None:
         return Text(spelled("–", encoding), style="dim")
-    mark = " *" if cell.tied else "  "  # not by colour alone: the table is also piped into files
-    style = "bold green" if cell.tied else "red" if cell.collapsed else ""
+    mark = " *" if cell.bold else "  "  # not by colour alone: the table is also piped into files
+    style = "bold green" if cell.bold else "red" if cell.collapsed else ""
     return Text(spelled(number(cell), encoding) + mark, style=style)
 
 

@@ -69,8 +69,7 @@ def measured(readme: str) -> str:
         f"An excerpt of [results/tables/{name}.md](results/tables/{name}.md) (all rows and protocols, and where "
         "methods fall short; "
         f"as a page: `results/report.html`). {data['num_train'] + data['num_val']:,} photographs, {trained[0].budget} "
-        f"for every run, {seeds} pretraining seeds, on {' and '.join(sorted({row.cost.device for row in trained}))}. "
-        "Other work shared the machine: compare FLOPs, not times. So small a budget shows the tool; it ranks no papers."
+        f"for every run, {seeds} pretraining seeds. So small a budget shows the tool; it ranks no papers."
     )
     body = [line for line in lines if line.startswith("|")]
     parts = [textwrap.fill(text, 118), "\n".join(body), textwrap.fill(cells.LEGEND, 118)]

@@ -54,7 +54,7 @@ def examine(root: Path) -> tuple[list[tuple[str, str]], list[str]]:
     facts = [("ssl-bench", f"{__version__}, Python {platform.python_version()}"), ("libraries", versions)]
     slow: list[str] = []
     cores, threads, load = len(os.sched_getaffinity(0)), torch.get_num_threads(), os.getloadavg()[0]
-    features = [f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in _cpu_flags()]
+    features = [f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in devices.cpu_flags()]
     facts += [("CPU", f"{devices.processor()}, {cores} cores, threads of a process: {threads}, load {load:.1f}")]
     facts += [("CPU features", ", ".join(features) or "none that help")]
     rates = {name: gemm(torch.device("cpu"), getattr(torch, name)) for name in ("bfloat16", "float32")}
@@ -133,9 +133,3 @@ def write_rate(folder: Path, megabytes: int = 16) -> float:
         file.flush()
         os.fsync(file.fileno())
         return megabytes * len(block) / (time.perf_counter() - began)
-
-
-def _cpu_flags() -> set[str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())

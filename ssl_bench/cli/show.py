@@ -52,7 +52,7 @@ def show_run(run: Run, root: Path) -> None:
             table.add_row(*row)
         say("")
         console.print(table)
-        say("One run: [95 % interval over test images]; seeds: mean ± half a 95 % t-interval (n).", "dim")
+        say("One run: [95 % interval over test images]; several (n): mean ± half of it over seeds and images.", "dim")
     say("")
     for line in _next(run, root, bool(found)):
         say(f"  {line}")

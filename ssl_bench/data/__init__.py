@@ -12,6 +12,7 @@
     groups       images that belong together, which no cut of a split may part
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
+    twins        the same pixels in two sets
     summary      what was understood of a set, in words; a sheet of its images
     dataset      training and validation part, and the sealed test split
     imagenet_subsets   ImageNet's official 1 % and 10 %

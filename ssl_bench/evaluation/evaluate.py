@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from results import records
+from ssl_bench import screen
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, Size, to_dict
+from ssl_bench.data import twins
 from ssl_bench.data.dataset import (
     Dataset,
     Split,
@@ -83,7 +85,9 @@ def evaluate_all(
     for part, name in ((train, "train"), (val, "val"), (test, "test")):
         _refuse_features(encoder, part, name)
     collapse = _collapse(encoder, train)
-    closed = [root, *homes(data)]
+    closed, twin = [root, *homes(data)], _twins(encoder, data)
+    if twin and (line := twins.told(twin)):
+        screen.say(f"note: {line}", "yellow")
 
     def answer(name: str, one: Protocol) -> Answer:
         if tell:
@@ -96,7 +100,7 @@ def evaluate_all(
     for each in answers.waiting(made) if waits else made:
         truth = open_truth(data)
         result = answers.score(each, truth[each.protocol.scores])
-        counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, truth["labels"])}
+        counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
         result["compute"] = {
             "pretrain": encoder.compute,
@@ -131,6 +135,14 @@ def _same_images(encoder: Encoder, data: DataConfig, dataset: Dataset) -> None:
     now = (dataset.fingerprint,) if alike else present(trained)
     if now and now[0] != then:
         raise other_images(data.name, then, now[0])
+
+
+def _twins(encoder: Encoder, data: DataConfig) -> dict[str, Any]:
+    """Test images with the pixels of one that was pretrained on; {} where nothing was, or its images are not here."""
+    if not encoder.run or encoder.pretrain_data.get("name") != encoder.config.get("data", {}).get("name"):
+        return {}
+    trained: DataConfig = from_dict(DataConfig, encoder.config["data"])
+    return twins.with_pretraining(data, trained)
 
 
 def help_with(threads: int, *args: Any) -> None:
@@ -191,7 +203,7 @@ def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:
 
 
 def _record(
-    encoder: Encoder, dataset: Dataset, one: Protocol, name: str, seed: int, counts: dict[str, float],
+    encoder: Encoder, dataset: Dataset, one: Protocol, name: str, seed: int, counts: dict[str, Any],
     collapse: dict[str, Any], result: dict[str, Any],
 ) -> records.Record:  # fmt: skip
     base, _, variant = name.partition(":")

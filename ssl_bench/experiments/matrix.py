@@ -98,8 +98,7 @@ def plan(
 
 
 def settle(rows: Sequence[Row], root: Path, images: recorded.Images | None = None) -> str:
-    """What is left of every row: the protocols without a number, and whether that is all. Returns what to say of
-    numbers that are there and are made anew.
+    """What is left of every row: the protocols without a number. Returns what to say of numbers that are made anew.
 
     `UserError` where a run was trained on other images than those its set's name means now. Where the store is not
     built nothing is known of a set: the row waits, and is settled again when its images have been opened.

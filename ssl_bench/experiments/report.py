@@ -15,7 +15,7 @@ from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
 from results.records import Record, read, unique
-from results.rows import by_data, together
+from results.rows import by_table, by_title
 from results.terminal import View
 from ssl_bench import screen
 from ssl_bench.errors import UserError, nearest
@@ -37,25 +37,29 @@ def load(root: Path | str, collected: bool = False) -> list[Record]:
 
 
 def report(records: Sequence[Record], form: str = "terminal", others: Sequence[dict[str, Any]] = ()) -> str:
-    """One table per data set, or per group of sets that share runs; CSV and JSON hold all data sets in one."""
+    """One table per data set (or group of sets that share runs) and budget; in CSV their lines follow each other, and
+    JSON is a list of them, each with its title.
+    """
     if form not in render.RENDERERS:
         raise UserError(f"Unknown format '{form}'. {nearest(form, render.RENDERERS)}")
-    if form in ("csv", "json"):
-        return render.RENDERERS[form](tables.build(records, others))
-    parts = together(records)
+    made = {title: tables.build(members, others) for title, members in by_title(records).items()}
+    if form == "csv":
+        return render.to_csv(*made.values())
+    if form == "json":
+        return render.to_json([{"title": title, **render.to_dict(table)} for title, table in made.items()])
     out = []
-    for name, members in sorted(parts.items()):
+    for name, table in made.items():
         title = {"markdown": f"## {render.markdown_escape(name)}\n\n", "latex": "% " + cells.clean(name) + "\n"}
-        head = title.get(form, cells.clean(name) + "\n") if len(parts) > 1 else ""
-        out.append(head + render.RENDERERS[form](tables.build(members, others)))
+        head = title.get(form, cells.clean(name) + "\n") if len(made) > 1 else ""
+        out.append(head + render.RENDERERS[form](table))
     return "\n".join(out)
 
 
 def show(records: Sequence[Record], others: Sequence[dict[str, Any]] = ()) -> Group:
     """The terminal report in colour: `console.print(show(records))`."""
-    parts = sorted(together(records).items())
+    parts = by_title(records)
     views: list[Any] = []
-    for name, members in parts:
+    for name, members in parts.items():
         views += [View(tables.build(members, others), name if len(parts) > 1 else ""), Text()]
     return Group(*views[:-1])
 
@@ -135,7 +139,9 @@ def save_charts(records: Sequence[Record], folder: Path, forms: Sequence[str] = 
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, members in sorted(by_data(records).items()):
+    found = {f"{name} {budget}" if i else name: members for name, budgets in by_table(records).items()
+             for i, (budget, members) in enumerate(budgets.items())}  # fmt: skip
+    for name, members in found.items():
         table = tables.build(members)
         labels = {i: row.label for row in table.rows for cell in row.cells if cell is not None for i in cell.records}
         drawn = {f"compute-{k}": c for k, c in charts.compute_charts(table).items()}

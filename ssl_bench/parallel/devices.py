@@ -59,6 +59,28 @@ def device_label(device: torch.device) -> str:
     return f"{device.type} ({processor()}, {n} thread{'s' if n > 1 else ''})"
 
 
+def instructions(device: torch.device) -> str:
+    """The widest products that this CPU has and torch uses, such as `amx_bf16` or `avx2`: two machines of one name may
+    differ in them. "" for a GPU, whose name says it.
+    """
+    if device.type != "cpu":
+        return ""
+    usable = torch.backends.cpu.get_cpu_capability().lower()
+    if usable.startswith("avx512"):
+        wider = ("amx_bf16", "avx512_bf16")
+        return next((name for name in wider if name in cpu_flags()), "avx512")
+    return usable
+
+
+def cpu_flags() -> set[str]:
+    """What the kernel says that the CPU can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+
+
 def crowded(device: torch.device) -> list[str]:
     """What a run of several CPU threads should know where others want the cores too: each step waits for the slowest.
 

@@ -9,7 +9,7 @@ import torch
 
 from ssl_bench.config.schema import BudgetConfig, Config
 from ssl_bench.parallel import collectives
-from ssl_bench.parallel.devices import device_label, peak_memory, used_precision
+from ssl_bench.parallel.devices import device_label, instructions, peak_memory, used_precision
 
 
 def steps(budget: BudgetConfig, num_images: int, flops_per_image: float) -> int:
@@ -36,6 +36,7 @@ def report(
         "flops_per_image": flops_per_image,
         "seconds": round(seconds, 3),
         "device": device_label(device),
+        "instructions": instructions(device),
         "precision": used_precision(config, device),
         "devices": collectives.world_size(),
         "images": images,

@@ -89,7 +89,8 @@ def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, obser
     if state is not None:
         trainer.restore(state)
     before = run.read_json("provenance.json") if state is not None else {}
-    facts: dict[str, Any] = {"data": {"name": data.name, "fingerprint": data.fingerprint}, "remarks": remarks}
+    seen = {"name": data.name, "fingerprint": data.fingerprint, "labels_seen": trainer.uses_labels}
+    facts: dict[str, Any] = {"data": seen, "remarks": remarks}
     facts |= {"device": devices.device_label(device), "processes": collectives.world_size(), "resumed_at": trainer.step}
     facts |= provenance.of_training(config.method, before)
     collectives.first(lambda: run_folder.write_json(run.folder / "provenance.json", provenance.provenance(facts)))

@@ -97,6 +97,7 @@ class Trainer:
         refuse_labels(config, data)
         self.info = DataInfo(data.item, len(data.classes), data.mean, data.std)
         self.method = build(config, self.info, device)
+        self.uses_labels = type(self.method).uses_labels  # as declared: an object that sets it later gets none
         self.flops_per_image = self.method.flops()
         self.share = sharding.share(config.budget.batch_size, config.budget.accumulate)
         self.model = sharding.wrap(self.method, self.method.encoder, config.run.sharding, device)
@@ -170,7 +171,7 @@ class Trainer:
             images, labels, rng = self.batch(part)
             with torch.no_grad():
                 views = method.views(images, rng, at)
-            if method.uses_labels:
+            if self.uses_labels:
                 views["labels"] = labels
             with sharding.without_exchange(self.model, part < config.budget.accumulate - 1):
                 with devices.autocast(config, self.device):

@@ -102,7 +102,10 @@ def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path)
     ("arguments", "sentence"),
     [
         ("pretrain --method ijpea", "Unknown method 'ijpea'. Did you mean 'ijepa'?"),
-        ("pretrain --method mae --recipe tiny", "Method 'mae' has no recipe 'tiny'. Valid: paper, quick, small."),
+        (
+            "pretrain --method mae --recipe tiny",
+            "Method 'mae' has no recipe 'tiny'. Valid: clips, paper, quick, small.",
+        ),
         ("pretrain --method mae optim.rl=1", "Unknown setting 'optim.rl'. Did you mean 'optim.lr'?"),
         ("pretrain --method mae optim.lr=high", "optim.lr='high' must be a number."),
         ("pretrain --method mae data.name=folder:/not/here", "No such path: /not/here."),

@@ -61,10 +61,10 @@ def test_pixels_tell_position_and_scale_but_not_rotation(tmp_path):
 def test_the_probe_is_given_no_factor_of_a_test_image(tmp_path, monkeypatch):
     seen = []
     real = answers.predict
-    monkeypatch.setattr(answers, "predict", lambda *given: seen.append(given) or real(*given))
+    monkeypatch.setattr(answers, "predict", lambda *parts: seen.append(parts) or real(*parts))
     evaluate.evaluate("pixels", "factors", SMALL, tmp_path)
-    train, _, test = seen[0][2:5]
-    assert test.targets is None and not len(test.labels) and train.targets is not None
+    _, _, train, _, test, *_ = seen[0]
+    assert test.targets is None and not len(test.labels) and len(test) == 100 and train.targets is not None
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("factors:ten", "20 or more"), ("factor", "Did you mean 'factors'")])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny
 
 from ssl_bench import find
 from ssl_bench.config.schema import DataConfig, vit
@@ -17,6 +18,7 @@ from ssl_bench.encoders import references, resolve
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import answers, evaluate, features, protocol
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.training.pretrain import pretrain
 
 
 @dataclass(frozen=True)
@@ -222,3 +224,13 @@ def test_the_page_s_protocol_is_one_file(photos, tmp_path, monkeypatch):
     assert first.value > 90  # the classes are colours
     assert first.optimism["candidates"] == 3 and first.optimism["usual"] >= first.optimism["honest"]
     assert first.bits().mean() * 100 == pytest.approx(first.value)
+
+
+def test_the_record_knows_of_labels_and_twins_in_pretraining(photos, tmp_path):
+    for method, labels in (("supervised", True), ("simsiam", False)):
+        run = pretrain(tiny(method, f"folder:{photos}", steps=1), tmp_path)
+        data = evaluate.data_of(run.name, tmp_path)
+        record = evaluate.evaluate(run.name, "knn", data, tmp_path, device="cpu")
+        assert record.pretrain_data["labels_seen"] is labels
+        assert record.data["twins"] == {"pretrain": f"folder:{photos}", "count": 0, "share": 0.0}
+    assert evaluate.evaluate("pixels", "knn", data, tmp_path, device="cpu").data["twins"] == {}

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def test_cell_and_order() -> None:
     assert [r.reference for r in table.rows] == [False] * 3 + [True] * 3
     cell = row(table, "mae").cells[0]
     assert cell is not None
-    assert (cell.n, cell.over, len(cell.values)) == (3, "seeds", 3)
-    assert re.fullmatch(r"29\.8 ± 0\.8 \(3\)", cells.number(cell))
+    assert (cell.n, cell.over, len(cell.values)) == (3, "seeds and images", 3)
+    assert re.fullmatch(r"29\.8 ± 1\.9 \(3\)", cells.number(cell))
     pixels = row(table, "pixels").cells[0]
     assert pixels is not None
     assert (pixels.n, pixels.over) == (1, "images")
@@ -58,21 +59,81 @@ def test_what_choosing_on_the_test_images_would_print_is_said() -> None:
 
 def test_ties_references_and_collapse() -> None:
     table = tables.build(quickstart())
-    tied = {r.label for r in table.rows if (c := r.cells[1]) is not None and c.tied}
-    assert tied == {"dino", "mae"}
+    bold = {r.label for r in table.rows if (c := r.cells[1]) is not None and c.bold}
+    assert bold == {"dino", "mae"}
     assert row(table, "ijepa").collapsed == "1 of 3 runs"
     assert row(table, "ijepa").cells[0].collapsed == 1  # type: ignore[union-attr]
     assert any("`ijepa`" in n and "short of `pixels` (44.4)" in n for n in table.notes)
-    assert any("1 of 3 runs collapsed" in n for n in table.notes)
+    assert "`ijepa`: 1 of 3 runs collapsed. The number is kept." in table.notes
     assert any(n.startswith("Budget of every trained row: 300 steps") for n in table.notes)
-    supervised = row(table, "supervised").cells[0]
-    assert supervised is not None
-    assert supervised.normalised == pytest.approx(1.0)
+
+
+def test_chance_is_the_largest_class_where_records_say_it() -> None:
+    assert tables.build(quickstart()).columns[0].chance is None
+    told = [replace(r, data={**r.data, "majority": 18.1}) for r in quickstart()]
+    table = tables.build(told)
+    assert table.columns[0].chance == 18.1
+    supervised, mae = row(table, "supervised").cells[0], row(table, "mae").cells[0]
+    assert supervised is not None and mae is not None and supervised.normalised == pytest.approx(1.0)
+    assert mae.normalised == pytest.approx((mae.mean - 18.1) / (supervised.mean - 18.1))
+    assert tables.ceiling(table.rows, 0) == ("supervised", supervised.mean)
+
+
+def test_bold_is_for_what_is_surely_above_its_own_network_untrained() -> None:
+    def made(method: str, value: float, seed: int, depth: int) -> records.Record:
+        config = {"method": method, "seed": seed, "backbone": {"depth": depth}, "data": {"image_size": 48}}
+        return fake(method, value + seed / 10, seed, config=config, overrides=[f"backbone.depth={depth}"])
+
+    kept = [made("random", 30, s, 4) for s in range(3)] + [made("random", 50, s, 12) for s in range(3)]
+    kept += [made("mae", 45, s, 4) for s in range(3)] + [made("dino", 50, s, 12) for s in range(3)]
+    shown = {r.method: c for r in tables.build(kept).rows if not r.reference and (c := r.cells[0]) is not None}
+    assert (shown["mae"].bold, shown["mae"].unclear) == (False, False)  # above its own; dino is surely better
+    assert (shown["dino"].bold, shown["dino"].unclear, shown["dino"].best) == (False, True, True)
+    assert cells.number(shown["dino"]).endswith("(3) ~")
+    alone = tables.build([r for r in kept if r.method != "random"])
+    assert not any(c is not None and c.bold for r in alone.rows for c in r.cells)
+    assert "In knn, nothing is bold: `random` was not measured with several seeds." in alone.notes
+
+
+def test_times_of_several_machines_are_not_printed() -> None:
+    def made(method: str, seed: int, **where: str | None) -> records.Record:
+        spent = {**fake(method).compute["pretrain"], **where}
+        spent = {k: v for k, v in spent.items() if v is not None}
+        return fake(method, 40, seed, compute={"pretrain": spent, "eval": {}})
+
+    one = tables.build([made("mae", 0), made("dino", 0)])
+    assert cells.headers(one)[-4:] == list(cells.COSTS)
+    for where in ({"instructions": "amx_bf16"}, {"precision": "bf16"}, {"device": "NVIDIA H200"}, {"precision": None}):
+        table = tables.build([made("mae", 0), made("dino", 0, **where)])
+        assert cells.headers(table)[-1] == "FLOPs"
+        (said,) = [n for n in table.notes if n.startswith("Time, images/s and memory are left out")]
+        assert "cpu (AMD EPYC, 2 threads), avx2, fp32; " in said or "; cpu (AMD EPYC, 2 threads), avx2, fp32" in said
+        assert row(table, "dino").cost.flops and row(table, "dino").cost.hours is None
+    unknown = tables.build([made("mae", 0, instructions=None)])
+    assert "not known to be of one machine" in " ".join(unknown.notes) and cells.headers(unknown)[-1] == "FLOPs"
+    gpu = tables.build([made("mae", 0, device="NVIDIA H200", instructions="")])
+    assert cells.headers(gpu)[-4:] == list(cells.COSTS)
+
+
+@pytest.mark.parametrize("form", render.RENDERERS)
+def test_rows_of_another_budget_stand_in_another_table(form: str) -> None:
+    """mae is the best of its table; a longer dino, in one table with it, would take its bold."""
+    longer = {"seed": 0, "method": "dino", "budget": {"steps": 3000, "batch_size": 128}}
+    made = [*quickstart(), *(fake("dino", 70 + s, s, "linear", config=longer, identity=f"{s}") for s in range(3))]
+    text = report.report(made, form)
+    if form == "csv":
+        assert {r["bold"] for r in csv.DictReader(io.StringIO(text)) if r["method"] == "mae"} == {"True", "False"}
+    elif form == "json":
+        assert [t["title"] for t in json.loads(text)] == [
+            f"clothing48 · {n} steps, batch 128" for n in ("300", "3,000")
+        ]
+    else:
+        assert text.count("3,000 steps") == 2 and "different budgets" not in text
 
 
 def test_one_seed_makes_no_ranking() -> None:
     table = tables.build(quickstart((0,)))
-    assert not any(c is not None and (c.best or c.tied) for r in table.rows for c in r.cells)
+    assert not any(c is not None and (c.best or c.bold) for r in table.rows for c in r.cells)
     assert any("one run neither leads nor ties" in n for n in table.notes)
     assert "**" not in render.to_markdown(table)
 
@@ -86,7 +147,6 @@ def test_who_does_not_beat_a_reference_is_said() -> None:
     assert [n for n in notes if "random" in n] == [
         "In knn, `byol` is below `random` (32.0) in one run, which is no verdict.",
         "In knn, `mae` falls short of `random` (32.0).",
-        "In knn, `dino` cannot be told from `random` (32.0).",
     ]
     assert any(n.startswith("One run (n = 1): `byol`, `vicreg`.") for n in notes)
     assert any(n.startswith("One run (n = 1): every row.") for n in tables.build(quickstart((0,))).notes)
@@ -191,7 +251,7 @@ def test_hostile_names(name: str) -> None:
     assert "\\input" not in latex
     for line in latex.splitlines():
         if line.endswith(r"\\") and "&" in line:
-            assert len(re.findall(r"(?<!\\)&", line)) == len(table.columns) + len(cells.COSTS)
+            assert len(re.findall(r"(?<!\\)&", line)) == len(table.columns) + len(cells.cost_names(table))
     assert json.loads(render.to_json(table))["rows"][0]["method"] in (name, "mae", "b")
 
 
@@ -261,7 +321,9 @@ def test_runs_in_another_precision_than_asked_for_are_counted() -> None:
 
     notes = tables.build([run(0, "fp32"), run(1, "bf16"), run(2, "fp32")]).notes
     assert "2 of 3 runs asked for bf16 and computed in fp32: their device has no bf16." in notes
-    assert not any("fp32" in note for note in tables.build([run(0, "bf16"), fake(seed=1)]).notes)
+    assert not any("computed in fp32" in note for note in tables.build([run(0, "bf16"), run(1, "bf16")]).notes)
+    told = tables.build([run(0, "fp32"), fake(seed=1, compute={"pretrain": {"flops": 1e12}, "eval": {}})]).notes
+    assert "The precision of 1 of 2 runs is unknown: older records do not say." in told
 
 
 def test_runs_trained_again_replace_the_old_numbers_and_the_gap_is_told() -> None:
@@ -279,3 +341,15 @@ def test_runs_trained_again_replace_the_old_numbers_and_the_gap_is_told() -> Non
         and "+2.00 points from those before on average, 2.00 in size, 2.0 at most" in told
     )
     assert not any("trained again" in note for note in tables.build([new, fake(seed=1)]).notes)
+
+
+def test_a_method_that_saw_labels_is_set_apart_whatever_its_name():
+    seen = {"name": "clothing48", "fingerprint": "f", "labels_seen": True}
+    both = [fake(m, v, s, pretrain_data=seen | {"labels_seen": m == "sly"}) for m, v in (("sly", 70.0), ("mae", 40.0))
+            for s in (0, 1, 2)]  # fmt: skip
+    table = tables.build(both)
+    rows = {r.method: r for r in table.rows}
+    assert rows["sly"].reference and not rows["mae"].reference
+    assert not any({p.first, p.second} & {"sly"} for p in table.pairs), "it is compared with no method"
+    assert [r.method for r in table.rows].index("sly") > [r.method for r in table.rows].index("mae")
+    assert any("Pretrained with labels" in n and "`sly`" in n for n in table.notes)
