@@ -2,11 +2,15 @@
 
 Each expectation is a difference of two means with its interval (statistics.compare: seeds and test images). A claim
 holds where every expectation holds, each at 95 % (all of them must pass: no correction is needed). It does not hold
-where one of them fails, at 95 % over all of them together (Bonferroni). Otherwise this budget cannot tell.
+where one of them fails, at 95 % over all of them together (Bonferroni). Otherwise this budget cannot tell; under three
+seeds nothing is judged. What is predicted, and what would falsify it, stands in the file before the first run:
+`mark` is the hash of what it says.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -23,6 +27,7 @@ from ssl_bench.errors import UserError, nearest
 
 FOLDER = Path(__file__).resolve().parent / "claims"
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell at this budget"
+FEW, SEEDS = "insufficient", 3  # under so many seeds
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Expectation:
-    """`better` beats each of `than` by more than `by` points in each of `measure`; or every run of `collapses` does."""
+    """`better` beats each of `than` by more than `by` points in each of `measure`; or every run of `collapses` does.
 
+    Both numbers are differences in points, or percent of the runs that collapse.
+    """
+
+    predicted: float  # the size that is expected
+    falsified_below: float  # a size that surely lies below this falsifies it
     better: tuple[str, ...] = ()
     than: tuple[str, ...] = ()
     by: float = 0.0
@@ -59,7 +69,8 @@ class Claim:
     expect: tuple[Expectation, ...]
     recipe: str = "quick"
     settings: tuple[str, ...] = ()  # of every arm
-    matter: float = 1.0  # points: an advantage surely smaller than this does not hold
+    mark: str = ""  # of what its file says
+    known: str = ""  # results that were known when the sizes were written: such a claim predicts nothing
     note: str = ""
 
     @property
@@ -86,6 +97,7 @@ class Outcome:
     seeds: tuple[int, int] = (0, 0)
     reported: float | None = None  # the difference that the source gives
     values: Mapping[str, list[float]] = field(default_factory=dict)
+    predicted: float | None = None  # the size that the claim's file expects
 
 
 def terms(measure: str) -> list[tuple[str, str]]:
@@ -102,9 +114,18 @@ def load(path: Path) -> Claim:
     """A claim from its file, complete or refused."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        arms = {name: _made(Arm, arm, f"arm '{name}'") for name, arm in values.pop("arms").items()}
-        expect = tuple(_made(Expectation, e, "an expectation") for e in values.pop("expect"))
-        claim = _made(Claim, values | {"name": path.stem, "arms": arms, "expect": expect}, "the claim")
+        arms = {name: _made(Arm, arm, f"arm '{name}'") for name, arm in values["arms"].items()}
+        if any(not {"predicted", "falsified_below"} <= set(e) for e in values["expect"]):
+            raise UserError(
+                "each [[expect]] needs predicted, the size it expects, and falsified_below, the size below which it "
+                "is false, in points: both are written before the first run."
+            )
+        expect = tuple(_made(Expectation, e, "an expectation") for e in values["expect"])
+        if odd := next((e for e in expect if not e.falsified_below <= e.predicted), None):
+            raise UserError(f"predicted={odd.predicted:g} lies below falsified_below={odd.falsified_below:g}.")
+        said = json.dumps(values, sort_keys=True, default=str)
+        values |= {"name": path.stem, "mark": hashlib.sha256(said.encode()).hexdigest()[:16]}
+        claim = _made(Claim, values | {"arms": arms, "expect": expect}, "the claim")
         named = {name for e in claim.expect for name in (*e.better, *e.than, *e.collapses)}
         if odd := sorted(named - set(arms)):
             raise UserError(f"there is no arm '{odd[0]}'. {nearest(odd[0], arms)}")
@@ -145,18 +166,18 @@ def sample(records: Iterable[Record], measure: str) -> Sample | None:
     return Sample(np.array([sum(k * v[seed] for k, v in zip(signs, by_seed, strict=False)) for seed in seeds]))
 
 
-def verdict(low: float | None, high: float | None, by: float, matter: float) -> str:
-    """Of an interval of the difference; `matter` counts only where an advantage is claimed (by >= 0)."""
+def verdict(low: float | None, high: float | None, by: float, falsified_below: float) -> str:
+    """Of an interval of the difference."""
     if low is None or high is None:
         return OPEN
     if low > by:
         return HOLDS
-    return FAILS if high < by + (matter if by >= 0 else 0.0) else OPEN
+    return FAILS if high < falsified_below else OPEN
 
 
 def judge(claim: Claim, found: Mapping[str, Sequence[Record]]) -> list[Outcome]:
     """Every expectation, pair by pair; `found` holds each arm's records."""
-    out: list[Outcome] = [_collapse(name, found[name]) for e in claim.expect for name in e.collapses]
+    out: list[Outcome] = [_collapse(name, found[name], e) for e in claim.expect for name in e.collapses]
     pairs = [(e, m, a, b) for e in claim.expect for m in (e.measure or claim.measure) for a in e.better for b in e.than]
     return out + [_pair(claim, found, pair, len(pairs) + len(out)) for pair in pairs]
 
@@ -170,31 +191,40 @@ def _pair(
     reported = [claim.arms[name].reported for name in (a, b)]
     said = reported[0] - reported[1] if reported[0] is not None and reported[1] is not None else None
     if samples[0] is None or samples[1] is None or not (samples[0].n and samples[1].n):
-        return Outcome(what, OPEN, None, reported=said)
+        return Outcome(what, FEW, None, reported=said, predicted=expected.predicted)
     usual = compare(samples[0], samples[1])
     wide = compare(samples[0], samples[1], 1 - (1 - LEVEL) / family)
-    decided = verdict(usual.low, usual.high, expected.by, claim.matter)
-    if decided == FAILS:  # failing one of many: corrected for their number
-        decided = verdict(wide.low, wide.high, expected.by, claim.matter)
-    values = {name: [round(float(v), 4) for v in s.values] for name, s in zip((a, b), samples, strict=True) if s}
     counts = (samples[0].n, samples[1].n)
-    return Outcome(what, decided, usual.difference, usual.low, usual.high, usual.p, counts, said, values)
+    decided = verdict(usual.low, usual.high, expected.by, expected.falsified_below)
+    if decided == FAILS:  # failing one of many: corrected for their number
+        decided = verdict(wide.low, wide.high, expected.by, expected.falsified_below)
+    decided = FEW if min(counts) < SEEDS else decided
+    values = {name: [round(float(v), 4) for v in s.values] for name, s in zip((a, b), samples, strict=True) if s}
+    measured = (usual.difference, usual.low, usual.high, usual.p, counts, said, values)
+    return Outcome(what, decided, *measured, expected.predicted)
 
 
-def _collapse(name: str, records: Sequence[Record]) -> Outcome:
+def _collapse(name: str, records: Sequence[Record], expected: Expectation) -> Outcome:
     """In percent of the runs; decided where the exact (Clopper-Pearson) interval leaves out half: six alike."""
     flags = list({r.run: bool(r.collapse["flag"]) for r in records}.values())
     if not flags:
-        return Outcome(f"{name} collapses", OPEN, None)
+        return Outcome(f"{name} collapses", FEW, None, predicted=expected.predicted)
     found = stats.binomtest(sum(flags), len(flags)).proportion_ci(LEVEL)
-    decided = HOLDS if found.low > 0.5 else FAILS if found.high < 0.5 else OPEN
+    decided = HOLDS if found.low > 0.5 else FAILS if 100 * found.high < expected.falsified_below else OPEN
+    decided = FEW if len(flags) < SEEDS else decided
     share = 100 * sum(flags) / len(flags)
     return Outcome(
-        f"{name} collapses (% of runs)", decided, share, 100 * found.low, 100 * found.high, seeds=(len(flags), 0)
+        f"{name} collapses (% of runs)",
+        decided,
+        share,
+        100 * found.low,
+        100 * found.high,
+        seeds=(len(flags), 0),
+        predicted=expected.predicted,
     )
 
 
 def overall(outcomes: Sequence[Outcome]) -> str:
     """Of the claim."""
     said = {o.verdict for o in outcomes}
-    return FAILS if FAILS in said else HOLDS if said == {HOLDS} else OPEN
+    return FAILS if FAILS in said else HOLDS if said == {HOLDS} else FEW if FEW in said else OPEN

@@ -8,7 +8,7 @@ import click
 
 from ssl_bench.cli.options import DRY_RUN, KEEP_OLD, ROOT
 from ssl_bench.experiments import matrix
-from ssl_bench.experiments.claims import judged, pick, plan
+from ssl_bench.experiments.claims import judged, mark, pick, plan
 from ssl_bench.screen import console, say, sheet
 
 
@@ -42,6 +42,8 @@ def claims(
         from ssl_bench.experiments import forecast
 
         return forecast.show_matrix(rows, root, jobs)
+    for work in todo:
+        mark(work, root)
     matrix.drive(rows, root, jobs)
     results = [judged(work, given, root) for work in todo]
     if len(results) > 1:

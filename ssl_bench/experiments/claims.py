@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,35 @@ def plan(claims: Sequence[Claim], seeds: int, given: Sequence[str], root: Path) 
     return out
 
 
+def mark(work: Work, root: Path) -> dict[str, Any]:
+    """What the claim's file says, by its hash, and whether that was so before the first of its runs.
+
+    Taken when the claim is first looked at below this root, and kept there; a file that says something else later is
+    told by `mark` beside `now`.
+    """
+    path = root / "claims" / f"{work.claim.name}.mark"
+    if path.exists():
+        taken: dict[str, Any] = json.loads(path.read_text())
+    else:
+        begun = [row.cell.encoder for rows in work.rows.values() for row in rows if row.run and row.run.status()]
+        taken = {"mark": work.claim.mark, "taken": _now(), "runs_before": len(set(begun))}
+        run_folder.write_json(path, taken)
+    return {**taken, "now": work.claim.mark, "known": work.claim.known}
+
+
+def foretold(marked: dict[str, Any]) -> str:
+    """Why a claim was no prediction, or ""."""
+    if marked["known"]:
+        return f"its sizes were written after the runs ({marked['known']})"
+    if marked["runs_before"]:
+        return f"{marked['runs_before']} of its runs were there before its hash was taken"
+    return "its file was changed after its hash was taken" if marked["mark"] != marked["now"] else ""
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def evidence(work: Work, root: Path) -> dict[str, list[Record]]:
     """Each arm's records: of its runs, on its images, by the claim's protocols, all as they are now."""
     there = recorded.Numbers(root)
@@ -116,7 +146,7 @@ def judged(work: Work, given: Sequence[str], root: Path) -> dict[str, Any]:
         "runs": {name: [row.cell.encoder for row in rows] for name, rows in work.rows.items()},
         "settings": list(given), "cost": cost(work, found), "code": provenance.code_state(),
         "versions": provenance.versions(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "schema": 1,
+        "claim": mark(work, root), "created": _now(), "schema": 1,
     }  # fmt: skip
     run_folder.write_json(root / "claims" / f"{work.claim.name}.json", result)
     show(work.claim, outcomes, result)
@@ -130,16 +160,18 @@ def show(claim: Claim, outcomes: Sequence[Outcome], result: dict[str, Any]) -> N
     say(f"{claim.name}: {result['verdict'].upper()}", style)
     say(f"  {claim.statement}")
     say(f"  {claim.source}", "dim")
-    columns = ("reported", "measured", "95 % interval", "seeds")
+    columns = ("reported", "predicted", "measured", "95 % interval", "seeds")
     table = sheet("expected", *columns, "verdict", right=columns)
     for o in outcomes:
         form = "{:.0f}" if o.what.endswith("runs)") else "{:+.2f}"
         span = "" if o.low is None or o.high is None else f"{form.format(o.low)} to {form.format(o.high)}"
-        cells = ["" if v is None else form.format(v) for v in (o.reported, o.difference)]
+        cells = ["" if v is None else form.format(v) for v in (o.reported, o.predicted, o.difference)]
         table.add_row(o.what, *cells, span, " and ".join(str(n) for n in o.seeds if n), o.verdict)
     console.print(table)
     spent = result["cost"]
     say(f"  cost: {spent['runs']} runs, {quantity(spent['flops'], 'FLOP')}, {clock(spent['seconds'])} of training, "
         f"{clock(spent['eval_seconds'])} of evaluation")  # fmt: skip
+    if why := foretold(result["claim"]):
+        say(f"  no prediction: {why}", "yellow")
     if claim.note:
         say(f"  note: {claim.note}", "dim")

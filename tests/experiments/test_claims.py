@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_records import fake
 
 from results import verdicts
-from results.verdicts import FAILS, HOLDS, OPEN
+from results.verdicts import FAILS, FEW, HOLDS, OPEN
 from ssl_bench.cli import claims as command
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import claims
@@ -25,6 +27,8 @@ b = { method = "mae", settings = ["objective.mask_ratio=0.5"], reported = 40.0 }
 [[expect]]
 better = "a"
 than = "b"
+predicted = 5.0
+falsified_below = 1.0
 """
 
 
@@ -63,6 +67,8 @@ def test_the_narrow_predictor_is_half_the_encoder(tmp_path):
     ('than = "b"', 'than = "c"', "no arm 'c'"), ('than = "b"', "", "better and than"),
     ('than = "b"', 'then = "b"', "Did you mean 'than'"), ('measure = "linear"', 'measure = " - "', "not clear"),
     ("statement", "statment", "Did you mean 'statement'"), ("[arms]", "", "not a valid claim"),
+    ("predicted = 5.0", "", "needs predicted, the size it expects, and falsified_below"),
+    ("predicted = 5.0", "predicted = 0.5", "predicted=0.5 lies below falsified_below=1"),
 ])  # fmt: skip
 def test_an_unclear_claim_is_one_sentence(tmp_path, old, new, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -81,7 +87,8 @@ def arm(name, values, protocol="linear", **changes):
 
 @pytest.mark.parametrize(("a", "b", "expected"), [
     ((60.0, 61.0, 60.5), (40.0, 41.0, 40.5), HOLDS), ((40.0, 41.0, 40.5), (60.0, 61.0, 60.5), FAILS),
-    ((50.0, 61.0, 40.5), (45.0, 41.0, 60.5), OPEN), ((60.0,), (40.0,), OPEN),
+    ((50.0, 61.0, 40.5), (45.0, 41.0, 60.5), OPEN), ((60.0,), (40.0,), FEW),
+    ((60.0, 61.0), (40.0, 41.0), FEW), ((40.0, 41.0), (60.0, 61.0), FEW),
 ])  # fmt: skip
 def test_verdicts(tmp_path, a, b, expected):
     outcomes = verdicts.judge(claim(tmp_path), {"a": arm("a", a), "b": arm("b", b)})
@@ -91,7 +98,7 @@ def test_verdicts(tmp_path, a, b, expected):
 
 def test_one_that_fails_sinks_the_claim_and_nothing_measured_leaves_it_open(tmp_path):
     made = claim(tmp_path)
-    assert verdicts.overall(verdicts.judge(made, {"a": [], "b": []})) == OPEN
+    assert verdicts.overall(verdicts.judge(made, {"a": [], "b": []})) == FEW
     good, bad = (verdicts.Outcome("x", v, 1.0) for v in (HOLDS, FAILS))
     assert verdicts.overall([good, bad]) == FAILS and verdicts.overall([good]) == HOLDS
 
@@ -101,7 +108,7 @@ def test_one_that_fails_sinks_the_claim_and_nothing_measured_leaves_it_open(tmp_
     (-3, -1.5, -1, FAILS), (None, None, 0, OPEN),
 ])  # fmt: skip
 def test_verdict_of_an_interval(low, high, by, expected):
-    assert verdicts.verdict(low, high, by, 1.0) == expected
+    assert verdicts.verdict(low, high, by, by + (by >= 0)) == expected
 
 
 def test_a_difference_of_protocols_is_paired_by_seed():
@@ -114,11 +121,13 @@ def test_a_difference_of_protocols_is_paired_by_seed():
 
 
 def test_collapse_counts_runs(tmp_path):
-    made = claim(tmp_path, TEXT.replace('better = "a"\nthan = "b"', 'collapses = "a"'))
+    text = TEXT.replace('better = "a"\nthan = "b"', 'collapses = "a"')
+    text = text.replace("predicted = 5.0", "predicted = 100.0").replace("below = 1.0", "below = 50.0")
+    made = claim(tmp_path, text)
     flagged = {"flag": True, "reason": "all images map to nearly one vector", "rankme": 1.0}
     bad, fine = arm("a", [10.0] * 6, collapse=flagged), arm("a", [40.0] * 6)
     sets = (bad, fine, [*bad[:3], *fine[3:]], bad[:2], fine[:3])  # two or three runs decide nothing
-    assert [verdicts.judge(made, {"a": x})[0].verdict for x in sets] == [HOLDS, FAILS, OPEN, OPEN, OPEN]
+    assert [verdicts.judge(made, {"a": x})[0].verdict for x in sets] == [HOLDS, FAILS, OPEN, FEW, OPEN]
 
 
 def test_the_verdict_is_written_with_its_cost(tmp_path, monkeypatch):
@@ -130,10 +139,38 @@ def test_the_verdict_is_written_with_its_cost(tmp_path, monkeypatch):
                 run_folder.start(tmp_path, row.config).folder / "compute.json", {"flops": 2.0, "seconds": 3.0}
             )
     result = claims.judged(work, [], tmp_path)
-    assert result["verdict"] == OPEN and result["cost"]["flops"] == 8 and result["cost"]["runs"] == 4
+    assert result["verdict"] == FEW and result["cost"]["flops"] == 8 and result["cost"]["runs"] == 4
     assert (tmp_path / "claims" / "mine.json").exists()
 
 
 def test_list_names_every_claim():
     done = CliRunner().invoke(command.claims, ["--list"])
     assert done.exit_code == 0 and all(path.stem in done.output for path in FILES)
+
+
+def test_what_the_file_says_is_marked_before_the_first_run(tmp_path, capsys):
+    made, root = claim(tmp_path), tmp_path / "root"
+    work = claims.plan([made], 3, [], root)[0]
+    first = claims.mark(work, root)
+    assert first["mark"] == made.mark == claim(tmp_path, TEXT + "# a comment").mark and not first["runs_before"]
+    assert claims.foretold(claims.judged(work, [], root)["claim"]) == ""
+    later = claims.plan([claim(tmp_path, TEXT.replace("predicted = 5.0", "predicted = 2.0"))], 3, [], root)[0]
+    result = claims.judged(later, [], root)
+    assert result["claim"]["mark"] == made.mark != result["claim"]["now"]
+    assert "no prediction: its file was changed after its hash was taken" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_claim_looked_at_after_its_runs_is_no_prediction(tmp_path):
+    work = claims.plan([claim(tmp_path)], 3, [], tmp_path)[0]
+    run_folder.set_status(run_folder.start(tmp_path, work.rows["a"][0].config), state="finished")
+    assert claims.foretold(claims.mark(work, tmp_path)) == "1 of its runs were there before its hash was taken"
+    known = claims.plan([claim(tmp_path, 'known = "all"' + TEXT)], 3, [], tmp_path / "fresh")[0]
+    assert "written after the runs (all)" in claims.foretold(claims.mark(known, tmp_path / "fresh"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_verdicts_here_say_that_their_sizes_came_later(path):
+    made, kept = verdicts.load(path), json.loads(path.with_suffix(".json").read_text())
+    assert kept["claim"]["now"] == made.mark and claims.foretold(kept["claim"]).startswith(
+        "its sizes were written after"
+    )
