@@ -132,7 +132,7 @@ def compare(a: Sample, b: Sample, level: float = LEVEL, shared: Shared | None = 
         assert a.bits is not None
         assert b.bits is not None
         return Comparison(difference, None, None, mcnemar(a.bits[0], b.bits[0]), "McNemar: two runs, not two methods")
-    parts = [_both_seeds([_seeds(s, shared) for s in (a, b) if not s.fixed])]
+    parts = [_both_seeds([_seeds(s, shared) for s in (a, b) if not s.fixed], shared)]
     if bits:
         assert a.bits is not None
         assert b.bits is not None
@@ -168,11 +168,11 @@ def _seeds(s: Sample, shared: Shared | None) -> tuple[float, float]:
     return both / s.n, min(freedom + shared.freedom, shared.total)
 
 
-def _both_seeds(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Variance of a difference due to seeds, with Welch's degrees of freedom."""
+def _both_seeds(parts: Sequence[tuple[float, float]], shared: Shared | None) -> tuple[float, float]:
+    """Variance of a difference due to seeds, with Welch's degrees of freedom; what both borrow counts once."""
     total = sum(v for v, _ in parts)
     freedom = total**2 / sum(v**2 / f for v, f in parts if v > 0) if total > 0 else min(f for _, f in parts)
-    return total, freedom
+    return total, min(freedom, shared.total) if shared else freedom
 
 
 def _images(per_image: np.ndarray, samples: Iterable[Sample]) -> tuple[float, float]:

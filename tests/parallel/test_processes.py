@@ -24,6 +24,7 @@ from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import evaluate, features
 from ssl_bench.parallel import collectives, processes
+from ssl_bench.parallel.devices import instructions
 from ssl_bench.parallel.traffic import Traffic
 from ssl_bench.training import run_folder
 from ssl_bench.training.pretrain import pretrain
@@ -287,3 +288,16 @@ def test_two_gpus_train_like_one(sharding: str, photos: Path, tmp_path: Path, mo
     one = pretrain(on(config, 1, device="cuda"), tmp_path / "1")
     two = pretrain(on(config, 2, device="cuda", sharding=sharding), tmp_path / "2")
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+
+
+def test_the_instruction_set_of_a_cpu_is_named_and_a_gpu_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(capability: str, *flags: str) -> str:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr("ssl_bench.parallel.devices.cpu_flags", lambda: set(flags))
+        return instructions(torch.device("cpu"))
+
+    assert of("AVX512", "avx512f", "avx512_bf16", "amx_bf16") == "amx_bf16"
+    assert of("AVX512", "avx512f", "avx512_bf16") == "avx512_bf16"
+    assert of("AVX512", "avx512f") == "avx512"
+    assert of("AVX2", "avx2", "amx_bf16") == "avx2"  # what torch was told not to use does not count
+    assert instructions(torch.device("cuda")) == ""

@@ -123,6 +123,15 @@ def test_others_raise_a_lucky_variance_and_never_excuse_an_unsteady_method() -> 
     assert alone.high - alone.mean == pytest.approx(stats.t.ppf(0.975, 8) * np.sqrt(6 / 8 / 3), rel=0.01)  # type: ignore[operator]
 
 
+def test_what_two_rows_borrow_counts_once() -> None:
+    """Four alike rows of two seeds: one variance with four degrees of freedom, not eight, also for a difference."""
+    rows = [Sample(np.array([x - 1, x + 1.0])) for x in (40, 42, 44, 46)]
+    shared = share(rows)
+    assert shared is not None and shared.total == 4
+    found = compare(rows[0], rows[1], shared=shared)
+    assert found.high - found.difference == pytest.approx(stats.t.ppf(0.975, 4) * np.sqrt(2 * 2 / 2))  # type: ignore[operator]
+
+
 def _samples(rng: np.random.Generator, levels: dict[str, float], seeds: int) -> dict[str, Sample]:
     difficulty = rng.standard_normal(500)
     return {name: simulate.draw(rng, level, 0.5, seeds, difficulty) for name, level in levels.items()}
