@@ -164,7 +164,7 @@ class Finetuned(Predictor):
                 at = (epoch + i / steps) / c.epochs
                 for group in optimizer.param_groups:
                     group["lr"] = group["lr_scale"] * warmup_cosine(at, warmup, 0.0, lr, c.min_lr)
-                images = self.augmented(x.images.batch(rows.numpy()), c, mix("finetune", seed, epoch, i))
+                images = self.augmented(x.items.batch(rows.numpy()), c, mix("finetune", seed, epoch, i))
                 target = x.labels[rows].to(images.device)
                 if mixes:
                     images, target = mixup(images, target)
@@ -187,7 +187,7 @@ class Finetuned(Predictor):
     @torch.no_grad()
     def predict(self, x: Features) -> Tensor:
         rows = torch.arange(len(x)).split(256)
-        return torch.cat([self.model(self.encoder.prepare(x.images.batch(r.numpy()))).float().cpu() for r in rows])
+        return torch.cat([self.model(self.encoder.prepare(x.items.batch(r.numpy()))).float().cpu() for r in rows])
 
 
 class Finetune(Protocol):

@@ -139,9 +139,9 @@ class LabelFree(Protocol):
     def views(self, x: Features, rows: np.ndarray, seed: int) -> Tensor:
         """[images, views, D] of random views of the images `rows`."""
         e, out = x.encoder, []
-        colour = x.images.batch(rows[:1]).shape[1] == 3
+        colour = x.items.batch(rows[:1]).shape[1] == 3
         look = AugmentConfig(crop_scale=(0.3, 1.0), brightness=0.4, contrast=0.4, jitter_p=0.8, saturation=0.2 * colour)
-        images = x.images.batch(rows).to(e.device)
+        images = x.items.batch(rows).to(e.device)
         for i in range(self.config.lidar_views):
             rng = Rng(mix("views", seed, i), len(rows), device=e.device)
             out.append(e.forward(augment(images, rng, e.image_size, look, e.mean, e.std), 1)[x.pooling][:, -1].cpu())

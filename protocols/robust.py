@@ -59,7 +59,7 @@ class Corrupted(Predictor):
     def classify(self, x: Features, name: str, severity: int) -> Tensor:
         found = []
         for start in range(0, len(x), self.config.batch_size):
-            images = x.images.batch(np.arange(start, min(start + self.config.batch_size, len(x))))
+            images = x.items.batch(np.arange(start, min(start + self.config.batch_size, len(x))))
             images = corrupt(
                 images.to(x.encoder.device), name, severity, mix("corrupt", name, severity, start, self.seed)
             )

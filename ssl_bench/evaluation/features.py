@@ -49,14 +49,14 @@ class Streamed:
     """Tokens that do not fit memory: computed each time they are asked for."""
 
     encoder: Encoder
-    images: Split
+    items: Split
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.items)
 
     @torch.no_grad()
     def batch(self, indices: np.ndarray) -> Tensor:
-        return self.encoder.encode(self.images.batch(indices), 1, want_tokens=True)["tokens"]
+        return self.encoder.encode(self.items.batch(indices), 1, want_tokens=True)["tokens"]
 
 
 def memory_limit() -> int:
@@ -102,9 +102,9 @@ def extract(
     bare = split.bare()
     blind = replace(encoder, config={}, source="", run="", pretrain_data={})  # a protocol gets these tokens
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(blind, bare)) if tokens else None
-    images, pooled = Rows.of(bare), found["pooled"]
+    items, pooled = Rows.of(bare), found["pooled"]
     return Features(
-        split.labels, num_classes, encoder.pooling, pooled, images, rows, encoder, split.targets, split.files,
+        split.labels, num_classes, encoder.pooling, pooled, items, rows, encoder, split.targets, split.files,
         encoder.device, split.factors,
     )  # fmt: skip
 

@@ -128,7 +128,7 @@ def augmented_batches(
         found: dict[str, list[Tensor]] = {}
         for i, part in enumerate(rows.split(256)):
             rng = Rng(mix("probe", seed, step, i), len(part), device=encoder.device)
-            images = x.images.batch(part.numpy()).to(encoder.device)
+            images = x.items.batch(part.numpy()).to(encoder.device)
             view = augment(images, rng, encoder.image_size, look, encoder.mean, encoder.std)
             for name, value in encoder.forward(view).items():
                 found.setdefault(name, []).append(value)

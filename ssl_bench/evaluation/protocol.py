@@ -83,7 +83,7 @@ class Features:
     num_classes: int
     pooling: str  # the token the encoder was made for: cls or mean
     pooled: dict[str, Tensor]  # "mean" and, where there is one, "cls": fp32 [N, L, D], each after the final norm
-    images: Rows  # uint8 [B, C, H, W] by index
+    items: Rows  # uint8 [B, C, H, W] by index
     tokens: Rows | None = None  # patch tokens of the last layer [B, T, D] by index, for input = "tokens"
     encoder: Any = None  # ssl_bench.encoders.Encoder, for input = "images"
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors; None on the test part
@@ -92,7 +92,7 @@ class Features:
     factors: tuple[Factor, ...] = ()  # what the targets are
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.items)
 
     def __getitem__(self, key: Key) -> Tensor:
         return combine(self.pooled, key)
@@ -118,7 +118,7 @@ class Features:
         rows = index.numpy()
         return replace(
             self, labels=self.labels[index], pooled={k: v[index] for k, v in self.pooled.items()},
-            images=replace(self.images, index=self.images.index[rows]),
+            items=replace(self.items, index=self.items.index[rows]),
             tokens=self.tokens and replace(self.tokens, index=self.tokens.index[rows]),
             targets=None if self.targets is None else self.targets[index],
             files=None if self.files is None else self.files[rows],
@@ -137,7 +137,7 @@ class Features:
             self, labels=torch.cat([self.labels, other.labels]), tokens=tokens,
             targets=torch.cat(known) if len(known) == 2 else None,
             files=np.concatenate(named) if len(named) == 2 else None,
-            images=Rows.of(self.images, other.images),
+            items=Rows.of(self.items, other.items),
             pooled={k: torch.cat([v, other.pooled[k]]) for k, v in self.pooled.items()},
         )  # fmt: skip
 

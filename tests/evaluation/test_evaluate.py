@@ -34,7 +34,7 @@ class _Cheat(Predictor):
         self.train = train
 
     def predict(self, x: Features) -> torch.Tensor:
-        found = [x.labels] + [getattr(s, "labels", torch.zeros(0)) for s in x.images.sources]
+        found = [x.labels] + [getattr(s, "labels", torch.zeros(0)) for s in x.items.sources]
         found += [getattr(s, "labels", torch.zeros(0)) for s in (x.tokens.sources if x.tokens else ())]
         for labels in found:
             if len(labels) == len(x):
@@ -86,7 +86,7 @@ def test_a_protocol_that_memorises_cannot_beat_chance(encoder, tmp_path):
 def test_test_features_carry_no_labels_and_labelled_ones_are_refused(encoder, tmp_path):
     train, val, test, labels = parts(encoder, tmp_path)
     assert not len(test.labels)
-    assert all(not len(s.labels) for s in test.images.sources)
+    assert all(not len(s.labels) for s in test.items.sources)
     with pytest.raises(AssertionError):
         run(_Memoriser(_Config()), train, val, replace(test, labels=labels), labels)
 
@@ -131,8 +131,8 @@ def test_tokens_that_do_not_fit_are_streamed_with_the_same_values(encoder, tmp_p
 def test_rows_of_two_sources_keep_their_order(encoder, tmp_path):
     train, val, *_ = parts(encoder, tmp_path)
     both = (train + val).take(torch.tensor([205, 3, 239, 3]))
-    one_by_one = [val.images.batch(np.array([39])), val.images.batch(np.array([5])), train.images.batch(np.array([3]))]
-    assert torch.equal(both.images.batch(np.array([2, 0, 1])), torch.cat(one_by_one))
+    one_by_one = [val.items.batch(np.array([39])), val.items.batch(np.array([5])), train.items.batch(np.array([3]))]
+    assert torch.equal(both.items.batch(np.array([2, 0, 1])), torch.cat(one_by_one))
     assert torch.equal(both.own[0], val.own[5])
 
 

@@ -67,7 +67,7 @@ class Mine(Answer):
                 if getattr(a, "filename", None): return Path(a.filename).parent
                 if getattr(a, "folder", None): return Path(a.folder)
                 a = getattr(a, "base", None)
-        return np.load(place(x.images.sources[0].store) / "test_labels.npy")
+        return np.load(place(x.items.sources[0].store) / "test_labels.npy")
 """,
     "cache": """
 class Mine(Answer):
@@ -96,7 +96,7 @@ class Mine(Answer):
     "order": """
 class Mine(Answer):
     def labels(self, x):
-        rows = x.images.sources[0].index  # of the file, which lists one class after the other
+        rows = x.items.sources[0].index  # of the file, which lists one class after the other
         return np.argsort(np.argsort(rows)) * x.num_classes // len(rows)
 """,
     "votes": """
@@ -141,8 +141,8 @@ def again() -> Settings: return Settings(2)
     "pixels": """
 class Mine(Answer):
     def labels(self, x):
-        used = np.concatenate([part.images.sources[0].index for part in (self.train, self.val)])
-        whole = self.train.images.sources[0].store
+        used = np.concatenate([part.items.sources[0].index for part in (self.train, self.val)])
+        whole = self.train.items.sources[0].store
         rest = whole[np.setdiff1d(np.arange(len(whole)), used)]
         self.measured["test_pixels"] = float(rest.reshape(len(rest), -1).any(1).sum())
         return np.zeros(len(x))
