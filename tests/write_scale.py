@@ -86,15 +86,21 @@ class Row:
         return cost.steps(budget, IMAGES, self.flops) * budget.batch_size
 
 
+def of_images() -> list[str]:
+    methods = {name: find.defined(find.module("methods", name), Method) for name in find.names("methods")}
+    return [name for name, method in methods.items() if "image" in method.kinds]
+
+
 def row(name: str, backbone: str) -> Row | None:
     """Built without memory on the meta device; None where the paper's crops do not fit the patches."""
     module = find.module("methods", name)
+    made = find.defined(module, Method)
     config: Config = module.paper(backbone)
     try:
         if backbone.endswith("14") and hasattr(config.objective, "local_size"):
             config = replace(config, objective=replace(config.objective, local_size=98))
         with torch.device("meta"):
-            method: Method = find.defined(module, Method)(config, DataInfo(square(224), 1000))
+            method: Method = made(config, DataInfo(square(224), 1000))
     except UserError:
         return None
     method.mean = torch.zeros(3, 1, 1)  # on the CPU: masks are drawn where it lies
@@ -117,7 +123,7 @@ def span(low: float, high: float) -> str:
 
 def page() -> str:
     """The whole page."""
-    rows = {name: {label: row(name, size) for label, size in BACKBONES.items()} for name in find.names("methods")}
+    rows = {name: {label: row(name, size) for label, size in BACKBONES.items()} for name in of_images()}
     parts = [HEAD.format(peak=PEAK / 1e12, low=LOW, high=HIGH)]
     rates, memory, network = [], [], []
     for label in BACKBONES:

@@ -13,18 +13,19 @@ import pytest
 from click.testing import CliRunner
 from made_sets import make
 from made_writers import Made
+from torch import Tensor
 
 from ssl_bench.cli.main import cli
 from ssl_bench.config.schema import DataConfig, RunConfig
 from ssl_bench.data import store
-from ssl_bench.data.dataset import Split, open_data, open_test
+from ssl_bench.data.dataset import Split, open_data, open_test, open_truth
 from ssl_bench.errors import UserError
 
 SIZE = 16
 COUNT = int(os.environ.get("SSL_BENCH_MADE_SETS", "25"))  # sets; more by hand
 
 
-def found(made: Made, split: Split, classes: tuple[str, ...]) -> list[tuple[int, str]]:
+def found(made: Made, split: Split, labels: Tensor | None, classes: tuple[str, ...]) -> list[tuple[int, str]]:
     """(number of the picture, class) of the images that came out."""
     if not len(split):
         return []
@@ -36,7 +37,7 @@ def found(made: Made, split: Split, classes: tuple[str, ...]) -> list[tuple[int,
         far = [float(np.abs(cell - p.cells).max()) for p in known]
         nearest = known[int(np.argmin(far))]
         assert min(far) <= (1 if nearest.exact else 45), f"pixels of {nearest.kind}: {min(far):.0f} off"
-        label = int(split.labels[i]) if len(split.labels) else -1
+        label = -1 if labels is None else int(labels[i])
         assert label >= 0 or not made.labelled, "a label of -1"
         out.append((id(nearest), classes[label] if made.labelled else ""))
     return out
@@ -73,8 +74,8 @@ def outcome(made: Made) -> str:
         return "sentence"
     assert made.outcome != "sentence", f"not refused: {done.output}"
     meta = json.loads((store.ensure(config) / "meta.json").read_text())
-    train = found(made, data.train, data.classes) + found(made, data.val, data.classes)
-    sealed = found(made, test, data.classes)
+    train = [row for split in (data.train, data.val) for row in found(made, split, split.labels, data.classes)]
+    sealed = found(made, test, open_truth(config).get("labels"), data.classes)
     if made.labelled and not made.test:
         same(made, train + sealed, made.expected("train"))
         each = Counter(label for _, label in made.expected("train"))

@@ -20,6 +20,7 @@ from torch.testing import assert_close as close
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
+from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.slow  # two processes import torch: 10 s on idle cores
 
 METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
-INFO = DataInfo(square(SIZE), 10)
+ITEMS = {"image": square(SIZE), "clip": Clips(4, SIZE, SIZE)}  # of every kind
 State = dict[str, Tensor]
 
 
@@ -68,13 +69,15 @@ def train(name: str, variant: str) -> State:
     if variant:
         config = replace(config, objective=replace(config.objective, **variants(name)[variant]))
     torch.manual_seed(0)
-    method: Method = find.defined(module, Method)(config, INFO)
+    made = find.defined(module, Method)
+    item = ITEMS[made.kinds[0]]
+    method: Method = made(config, DataInfo(item, 10))
     generator, out = torch.Generator().manual_seed(1), {}
     for step in range(STEPS):
         at = (step + 0.5) / STEPS  # the second step sees a moved teacher, centre and queue
-        images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)[rows()]
+        items = torch.randint(0, 256, (BATCH, *item.shape), dtype=torch.uint8, generator=generator)[rows()]
         with torch.no_grad():
-            views = method.views(images, Rng(step, BATCH, rows()), at)
+            views = method.views(items, Rng(step, BATCH, rows()), at)
         if method.uses_labels:
             views["labels"] = torch.arange(BATCH)[rows()]
         method(views, at)["loss"].backward()
