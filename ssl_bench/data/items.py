@@ -9,6 +9,7 @@ transformer a grid. No torch here: the processes that build a store start in a f
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,6 +36,9 @@ class Kind(ABC):
     name: ClassVar[str]
     noun: ClassVar[str]  # what a sentence calls several of them
     suffixes: ClassVar[frozenset[str]]  # of files that hold one, lower case, with the dot
+    columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
+    dtype: ClassVar[str] = "uint8"  # of a stored item, as numpy calls it
+    unit: ClassVar[float] = 255.0  # `by_channel` divided by it has the mean and std that a data set has
 
     @classmethod
     @abstractmethod
@@ -46,6 +50,11 @@ class Kind(ABC):
     def written(cls, facts: dict[str, Any]) -> Kind:
         """The inverse of `facts`."""
 
+    @classmethod
+    def known(cls) -> str:
+        """Which files hold one, in words."""
+        return f"{cls.noun.capitalize()} are {', '.join(sorted(cls.suffixes)) or 'made, not read'}."
+
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -54,15 +63,25 @@ class Kind(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one stored item, uint8; height and width last."""
+        """Of one stored item; of pictures height and width last."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one stored item."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def channels(self) -> int:
         """Numbers at each place: what mean and std have one of each for."""
         return self.shape[0]
 
+    @property
+    def places(self) -> int:
+        """Numbers of each channel that `by_channel` has of an item."""
+        return math.prod(self.shape) // self.channels
+
     def by_channel(self, stored: np.ndarray) -> np.ndarray:
-        """[C, numbers of each] of one stored item; of an empty one, [C, 0]."""
+        """[C, places] of one stored item, of which mean and std are made; of an empty one, [C, 0]."""
         return stored.reshape(self.channels, -1)
 
     @abstractmethod
@@ -77,12 +96,21 @@ class Kind(ABC):
     def decode(self, data: bytes) -> np.ndarray:
         """The stored array of encoded bytes that `read` has kept."""
 
+    def noise(self, count: int, seed: int = 0) -> np.ndarray:
+        """[count, *shape] of items that show nothing: what is timed on them does not depend on what they show."""
+        rng, dtype = np.random.default_rng(seed), np.dtype(self.dtype)
+        if dtype.kind == "f":
+            return rng.standard_normal((count, *self.shape), dtype)
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        return rng.integers(low, high, (count, *self.shape), dtype, endpoint=True)
+
     @abstractmethod
     def floats(self, stored: Tensor) -> Tensor:
         """Stored items [B, *shape] -> the numbers whose mean and std a data set has."""
 
 
-def _class(name: str) -> type[Kind]:
+def of_kind(name: str) -> type[Kind]:
+    """The class of a kind."""
     if name not in KINDS:
         raise UserError(f"Unknown kind of item '{name}'. {nearest(name, KINDS)}")
     module, _, attribute = KINDS[name].partition(":")
@@ -92,9 +120,9 @@ def _class(name: str) -> type[Kind]:
 
 def asked(config: DataConfig, kind: str = "image") -> Kind:
     """The items that a source of this kind gives under these settings."""
-    return _class(kind).asked(config)
+    return of_kind(kind).asked(config)
 
 
 def written(facts: dict[str, Any]) -> Kind:
     """The items that a store's, a run's or an encoder's description speaks of."""
-    return _class(facts.get("item", "image")).written(facts)
+    return of_kind(facts.get("item", "image")).written(facts)
