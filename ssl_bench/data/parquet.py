@@ -40,7 +40,9 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
         p for p in {parts[q] for q in paths} if all(_no_labels(opened[q], named[q][1]) for q in paths if parts[q] == p)
     }
     roles, unused = held_out(parts.values(), sorted(blank))
-    notes += unused
+    notes += unused + _types(
+        {p: str(opened[p].schema_arrow.field(named[p][1]).type) for p in paths if parts[p] in roles}
+    )
     group, told = _group({path: opened[path].schema_arrow.names for path in paths if parts[path] in roles}, by_hand)
     chunks: list[Chunk] = []
     total = 0
@@ -79,6 +81,18 @@ def _columns(path: str, schema: Any, items: Sequence[str]) -> tuple[str, str]:
             "one class per image is needed."
         )
     return found[0], found[1]
+
+
+def _types(found: Mapping[str, str]) -> list[str]:
+    """That 1 and 1.0 are one class, where some files have whole numbers as labels and others have fractions' type."""
+    real = {path: kind.startswith(("half", "float", "double")) for path, kind in found.items()}
+    whole = [path for path, kind in found.items() if kind.startswith(("int", "uint"))]
+    if not whole or not any(real.values()):
+        return []
+    one, two = next(path for path in found if real[path]), whole[0]
+    return [
+        f"Labels are {found[one]} in {Path(one).name} and {found[two]} in {Path(two).name}: 1.0 and 1 are one class."
+    ]
 
 
 def _group(columns: Mapping[str, Sequence[str]], by_hand: Choice) -> tuple[tuple[str, str], list[str]]:
