@@ -8,6 +8,7 @@ from typing import Any
 from results.statistics import Comparison, Sample
 
 REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
+UNTRAINED = ("random", "pixels", "difference")  # what no budget was spent on: they stand in the tables of all budgets
 MAJORITY = "majority"  # always answering the largest class: a row where the test classes are unbalanced
 BALANCED = "balanced"  # mean recall over the classes; beside the headline where they are unbalanced
 LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank
@@ -84,7 +85,7 @@ class Row:
 
     @property
     def reference(self) -> bool:
-        return self.labels_seen or self.method in (*REFERENCES, MAJORITY)
+        return self.labels_seen or self.method in (*REFERENCES, *UNTRAINED, MAJORITY)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
 
 
 def _place(row: Row) -> tuple[int, str]:
-    known = (*REFERENCES, MAJORITY)
+    known = (*REFERENCES, "difference", MAJORITY)
     apart = row.method if row.method in known else "supervised"  # another that saw labels
     return (1 + known.index(apart) if row.reference else 0, row.label)
 

@@ -37,14 +37,14 @@ def load(root: Path | str, collected: bool = False) -> list[Record]:
 
 
 def report(records: Sequence[Record], form: str = "terminal", others: Sequence[dict[str, Any]] = ()) -> str:
-    """One table per data set (or group of sets that share runs) and budget; in CSV their lines follow each other, and
-    JSON is a list of them, each with its title.
+    """One table per data set (or group of sets that share runs) and budget; in CSV their lines follow each
+    other, each with the title of its table, and JSON is a list of them.
     """
     if form not in render.RENDERERS:
         raise UserError(f"Unknown format '{form}'. {nearest(form, render.RENDERERS)}")
     made = {title: tables.build(members, others) for title, members in by_title(records).items()}
     if form == "csv":
-        return render.to_csv(*made.values())
+        return render.to_csv(*made.values(), titles=list(made))
     if form == "json":
         return render.to_json([{"title": title, **render.to_dict(table)} for title, table in made.items()])
     out = []
