@@ -66,6 +66,8 @@ class Cell:
     optimism: float | None = None  # points that choosing on the test split would have added
     records: tuple[str, ...] = ()
     sample: Sample | None = field(default=None, repr=False, compare=False)
+    leading: bool = False  # may be the best of the column, whether above `random` or not
+    above: tuple[bool | None, ...] = ()  # each `random` of its network: surely better, surely worse, or not told (None)
 
 
 @dataclass(frozen=True)

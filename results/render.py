@@ -171,7 +171,7 @@ def to_dict(table: Table) -> dict[str, Any]:
 
 
 def _cell_dict(cell: Cell) -> dict[str, Any]:
-    return _fields(cell, "sample")
+    return _fields(cell, "sample", "leading", "above")
 
 
 def _fields(item: Any, *without: str) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def _judge(rows: list[Row], columns: Sequence[Column], i: int) -> tuple[list[Row
                 cell, low=found.low, high=found.high, best=row.label == best,
                 bold=row.label in leading and bool(above) and all(a is True for a in above),
                 unclear=not row.reference and any(a is None for a in above),
+                leading=row.label in leading, above=tuple(above),
                 normalised=_normalised(cell.mean, column, top[1] if top else None),
             )  # fmt: skip
         out.append(replace(row, cells=(*row.cells[:i], cell, *row.cells[i + 1 :])))

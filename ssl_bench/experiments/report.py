@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from results import cells, charts, render, tables, trials
+from results import cells, charts, ordered, render, tables, trials
 from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
@@ -144,7 +144,8 @@ def save_charts(records: Sequence[Record], folder: Path, forms: Sequence[str] = 
     for name, members in found.items():
         table = tables.build(members)
         labels = {i: row.label for row in table.rows for cell in row.cells if cell is not None for i in cell.records}
-        drawn = {f"compute-{k}": c for k, c in charts.compute_charts(table).items()}
+        drawn = {f"order-{k}": c for k, c in ordered.ordered_charts(table).items()}
+        drawn |= {f"compute-{k}": c for k, c in charts.compute_charts(table).items()}
         drawn |= {f"rankme-{k}": c for k, c in charts.diagnostics_charts(members, labels, table).items()}
         drawn |= {"ranks": c} if (c := charts.rank_chart(table)) is not None else {}
         for title, chart in sorted(drawn.items()):

@@ -193,6 +193,7 @@ def test_a_run_that_cannot_be_opened_costs_its_pictures_only(
 def test_files_for_papers(tmp_path: Path) -> None:
     written = report.save_charts(quickstart(), tmp_path, ("svg", "png"))
     assert {p.suffix for p in written} == {".svg", ".png"}
+    assert {"clothing48-order-knn.svg", "clothing48-compute-linear.png"} <= {p.name for p in written}
     assert all(p.stat().st_size > 1000 for p in written)
 
 
@@ -215,6 +216,8 @@ def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
         view.on("request", lambda r: asked.append(r.url))
         view.goto(path.as_uri())
         view.wait_for_selector(".chart svg")
+        answer, first = (view.locator(of).first.bounding_box() for of in (".answer", "figure:has(.chart)"))
+        assert answer["y"] < first["y"] and first["y"] + first["height"] < 900  # both are seen without scrolling
         names = "table.results tbody:first-of-type tr:not([hidden]) th"
         assert view.locator(names).all_inner_texts() == ["dino", "ijepa", "mae"]
         view.locator(".chart .role-legend-label text", has_text="mae").first.click()
