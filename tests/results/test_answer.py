@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_records import fake, quickstart
 
-from results import answer, cells, charts, ordered, page_rows, tables
+from results import answer, cells, charts, ordered, page_rows, render, tables
 from results.page import page
 from results.parts import Table
 from results.records import Record
@@ -37,6 +37,11 @@ def test_one_that_is_told_from_all_others() -> None:
         r"`pixels` \(30\.0\)\.",
         text,
     )
+
+
+def test_the_terminal_says_it_above_the_table() -> None:
+    lines = render.to_text(tables.build([*CLEAR, *FLOOR]), 200).splitlines()
+    assert lines[0].startswith("mae is the best of 2 methods by knn (61.0 ±")
 
 
 def test_a_tie_names_who_may_be_the_best_and_the_picture_shades_them() -> None:
