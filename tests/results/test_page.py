@@ -247,6 +247,24 @@ def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
     assert asked == [path.as_uri()]
 
 
+@pytest.mark.slow
+def test_the_table_fits_on_paper(tmp_path: Path) -> None:
+    """Eleven columns on the 19 cm of A4 that printers leave; and headers that are repeated have names."""
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or pytest.skip("no chromium")
+    path = tmp_path / "page.html"
+    path.write_text(page([fake("mae", 40 + s, s, f"protocol{i}") for s in range(3) for i in range(7)]))
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        view = browser.new_page(viewport={"width": 718, "height": 1000})
+        view.goto(path.as_uri())
+        view.emulate_media(media="print")
+        assert view.evaluate("document.querySelector('table.results').scrollWidth <= document.body.clientWidth")
+        shown = "getComputedStyle(document.querySelector('table.results thead th'), '::before').content"
+        assert view.evaluate(shown) == '"method"'
+        browser.close()
+
+
 def test_no_two_methods_look_alike_in_a_chart() -> None:
     names = [f"method{i}" for i in range(40)]
     color, shape = (mark.to_dict()["scale"]["range"] for mark in charts.marks(names))
