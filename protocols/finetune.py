@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import Rng, mix
+from ssl_bench.screen import paced
 from ssl_bench.training.method import warmup_cosine
 from ssl_bench.views.augment import AugmentConfig, augment
 
@@ -153,25 +154,24 @@ class Finetuned(Predictor):
         torch.manual_seed(mix("finetune", seed))
         self.model = Classifier(x.encoder, c, x.num_classes).to(x.encoder.device)
         size = min(c.batch_size, len(x)) // 2 * 2  # mixup needs pairs
-        steps, lr = len(x) // size, c.blr * size / 256
+        steps, lr, order = len(x) // size, c.blr * size / 256, torch.Generator().manual_seed(mix("order", seed))
         optimizer = torch.optim.AdamW(param_groups(self.model, x.encoder.depth, c.layer_decay, c.weight_decay), lr=lr)
         mixup = Mixup(c.mixup, c.cutmix, switch_prob=0.5, label_smoothing=c.smoothing, num_classes=x.num_classes)
         mixes = c.mixup > 0 or c.cutmix > 0
-        order, warmup = torch.Generator().manual_seed(mix("order", seed)), c.warmup_epochs / c.epochs
         self.model.train()
-        for epoch in range(c.epochs):
-            for i, rows in enumerate(torch.randperm(len(x), generator=order)[: steps * size].split(size)):
-                at = (epoch + i / steps) / c.epochs
-                for group in optimizer.param_groups:
-                    group["lr"] = group["lr_scale"] * warmup_cosine(at, warmup, 0.0, lr, c.min_lr)
-                images = self.augmented(x.items.batch(rows.numpy()), c, mix("finetune", seed, epoch, i))
-                target = x.labels[rows].to(images.device)
-                if mixes:
-                    images, target = mixup(images, target)
-                loss = F.cross_entropy(self.model(images), target, label_smoothing=0.0 if mixes else c.smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
+        shuffled = (torch.randperm(len(x), generator=order)[: steps * size].split(size) for _ in range(c.epochs))
+        batches = ((epoch, i, rows) for epoch, found in enumerate(shuffled) for i, rows in enumerate(found))
+        for epoch, i, rows in paced("fine-tuning", batches, c.epochs * steps):
+            at = (epoch + i / steps) / c.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr_scale"] * warmup_cosine(at, c.warmup_epochs / c.epochs, 0.0, lr, c.min_lr)
+            images = self.augmented(x.items.batch(rows.numpy()), c, mix("finetune", seed, epoch, i))
+            target = x.labels[rows].to(images.device)
+            images, target = mixup(images, target) if mixes else (images, target)
+            loss = F.cross_entropy(self.model(images), target, label_smoothing=0.0 if mixes else c.smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
         self.model.eval()
 
     def augmented(self, images: Tensor, c: FinetuneConfig, seed: int) -> Tensor:

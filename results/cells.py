@@ -47,11 +47,9 @@ def size(count: float) -> str:
 
 
 def cost_names(table: Table) -> tuple[str, ...]:
-    """The columns of compute: FLOPs alone where no row shows more."""
-    more = any(
-        v is not None for r in table.rows for v in (r.cost.hours, r.cost.images_per_second, r.cost.peak_memory_bytes)
-    )
-    return COSTS if more else COSTS[:1]
+    """The columns of compute, of those in which a row shows something."""
+    found = [costs(r.cost) for r in table.rows]
+    return tuple(name for i, name in enumerate(COSTS) if any(texts[i] != "–" for texts in found))
 
 
 def costs(cost: Cost, shown: Sequence[str] = COSTS) -> list[str]:

@@ -3,7 +3,7 @@ theme are set where they are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -11,7 +11,7 @@ import numpy as np
 
 from results import across
 from results.cells import clean
-from results.parts import LABEL_FREE, Column, Table
+from results.parts import LABEL_FREE, Column, Cost, Table
 from results.records import Record
 from results.rows import column_key, newest
 
@@ -47,12 +47,12 @@ def methods(table: Table) -> list[str]:
 
 
 def compute_charts(table: Table) -> dict[str, Chart]:
-    """Accuracy against training FLOPs, one chart per protocol: the Pareto front, references as lines.
+    """Accuracy against what a run took, one chart per protocol: the Pareto front, references as lines.
 
-    Where all runs spent the same (an equal budget), the methods stand in order.
+    None where there is nothing to see: fewer than two methods, or the same FLOPs for all and no times side by side.
     """
-    out = {}
-    equal = equal_budget(table)
+    out: dict[str, Chart] = {}
+    axis = spent(table)
     for i, column in enumerate(table.columns):
         rows: Rows = []
         lines: Rows = []
@@ -61,27 +61,43 @@ def compute_charts(table: Table) -> dict[str, Chart]:
                 continue
             low, high = (cell.mean, cell.mean) if cell.low is None or cell.high is None else (cell.low, cell.high)
             row = {"label": clean(r.label), "mean": cell.mean, "low": low, "high": high, "n": cell.n}
-            if not r.reference and r.cost.flops:
-                state = "collapsed runs" if cell.collapsed else "trained"
-                rows.append({**row, "cost": r.cost.flops, "state": state, "front": False})
-            elif r.reference:
+            if r.reference:
                 lines.append(row)
-        if column.ranks and rows:
+            elif axis and (cost := COSTS[axis](r.cost)):
+                state = "collapsed runs" if cell.collapsed else "trained"
+                rows.append({**row, "cost": cost, "state": state, "front": False})
+        if column.ranks and len(rows) > 1:
             _front(rows, column.higher)
-            drawn = (
-                _ordered_chart(rows, lines, column) if equal else _compute_chart(rows, lines, column, methods(table))
-            )
-            out[column.label] = drawn
+            out[column.label] = _compute_chart(rows, lines, column, methods(table), axis)
     return out
 
 
-def equal_budget(table: Table) -> bool:
-    """Whether several methods spent the same FLOPs."""
-    spent = [r.cost.flops for r in table.rows if not r.reference and r.cost.flops]
-    return len(spent) > 1 and max(spent) < 1.1 * min(spent)
+COSTS: dict[str, Callable[[Cost], float | None]] = {
+    "training FLOPs": lambda c: c.flops,
+    "seconds of a run": lambda c: c.hours and 3600 * c.hours,
+}
 
 
-def _unit(column: Column) -> str:
+def spent(table: Table) -> str:
+    """The axis on which the methods differ: FLOPs, or time where all spent the same; "" where neither tells them apart.
+
+    Times stand in a table only if they are of one machine.
+    """
+    for name, of in COSTS.items():
+        found = [of(r.cost) for r in table.rows if not r.reference and any(r.cells)]
+        known = [v for v in found if v]
+        if len(known) > 1 and max(known) >= 1.1 * min(known):
+            return name
+    return ""
+
+
+def equal_flops(table: Table) -> float | None:
+    """What each of several methods spent, where that was the same."""
+    found = [r.cost.flops for r in table.rows if not r.reference and r.cost.flops]
+    return found[0] if len(found) > 1 and max(found) < 1.1 * min(found) else None
+
+
+def unit_of(column: Column) -> str:
     """The title of an axis that holds a column's numbers."""
     return "accuracy (%)" if column.headline in ("top1", "accuracy") else column.headline
 
@@ -104,7 +120,7 @@ def _front(rows: Rows, higher: bool) -> None:
         best = max(best, score)
 
 
-def _scale(rows: Rows) -> alt.Scale:
+def scale_of(rows: Rows) -> alt.Scale:
     """The range of the means and their intervals; intervals of two seeds may be huge and are shown up to one span."""
     means = [r["mean"] for r in rows]
     span = max(means) - min(means) or 10
@@ -113,33 +129,14 @@ def _scale(rows: Rows) -> alt.Scale:
     return alt.Scale(domain=[max(0, low - 0.05 * span), high + 0.05 * span], nice=False, zero=False)
 
 
-def _ordered_chart(rows: Rows, lines: Rows, column: Column) -> Chart:
-    """Methods from the best mean down, with their intervals; references among them, in grey."""
-    every = [*({**r, "kind": "method"} for r in rows), *({**r, "kind": "reference"} for r in lines)]
-    order = [r["label"] for r in sorted(every, key=lambda r: (-r["mean"] if column.higher else r["mean"], r["label"]))]
-    scale, unit = _scale(every), _unit(column)
-    kinds = alt.Scale(domain=["method", "reference"], range=[PALETTE[0], GREY])
-    base = alt.Chart(alt.InlineData(values=every)).encode(
-        y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=180)),
-        color=alt.Color("kind:N", scale=kinds, legend=None),
-    )
-    x = alt.X("mean:Q", scale=scale, title=unit)
-    tips = ["label:N", *[alt.Tooltip(f"{name}:Q", format=".1f") for name in ("mean", "low", "high")], "n:Q"]
-    whisker = base.mark_rule(clip=True, strokeWidth=1.5).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, tooltip=tips)
-    bad = _part(rows, "state", "collapsed runs").encode(x=x, y=alt.Y("label:N", sort=order))
-    chart = alt.layer(whisker, points, *_ring(bad)).properties(width="container", height=40 + 18 * len(every))
-    return chart.properties(description=f"{unit} of the methods in order, {clean(column.label)}")
-
-
-def _compute_chart(rows: Rows, lines: Rows, column: Column, names: Sequence[str]) -> Chart:
-    unit, label, axis, scale = _unit(column), clean(column.label), "training FLOPs", _scale(rows + lines)
+def _compute_chart(rows: Rows, lines: Rows, column: Column, names: Sequence[str], axis: str) -> Chart:
+    unit, label, scale = unit_of(column), clean(column.label), scale_of(rows + lines)
     y = alt.Y("mean:Q", scale=scale, title=unit)
     x = alt.X(
         "cost:Q",
         title=axis,
         scale=alt.Scale(type="log", padding=30, nice=False),
-        axis=alt.Axis(format=".0e", tickCount=4),
+        axis=alt.Axis(format=".0e" if axis == "training FLOPs" else ",.3~r", tickCount=4),
     )
     color, shape = marks(names, rows)
     tips = ["label:N", alt.Tooltip("mean:Q", format=".1f"), alt.Tooltip("low:Q", format=".1f")]
@@ -234,7 +231,7 @@ def diagnostics_charts(records: Sequence[Record], labels: Mapping[str, str], tab
             continue
         color, shape = marks(methods(table), rows)
         x = alt.X("rankme:Q", title="RankMe", scale=alt.Scale(zero=False, padding=20))
-        y = alt.Y("value:Q", title=_unit(column), scale=alt.Scale(zero=False, padding=15))
+        y = alt.Y("value:Q", title=unit_of(column), scale=alt.Scale(zero=False, padding=15))
         base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y)
         tips = ["run:N", alt.Tooltip("rankme:Q", format=".1f"), alt.Tooltip("value:Q", format=".1f"), "state:N"]
         pick = pick_one()
@@ -243,7 +240,7 @@ def diagnostics_charts(records: Sequence[Record], labels: Mapping[str, str], tab
         ringed = _ring(_part(rows, "state", "collapsed").encode(x=x, y=y))
         chart = alt.layer(points.add_params(pick), *ringed).properties(width="container", height=240)
         out[column.label] = chart.properties(
-            description=f"RankMe against {_unit(column)}, {clean(column.label)}; collapsed runs are ringed"
+            description=f"RankMe against {unit_of(column)}, {clean(column.label)}; collapsed runs are ringed"
         )
     return out
 

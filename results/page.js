@@ -53,6 +53,7 @@ for (const table of document.querySelectorAll("table.results")) {
   [...table.tHead.rows[0].cells].forEach((th, index) => {
     const button = document.createElement("button");
     button.type = "button";
+    th.dataset.name = th.firstChild.textContent;
     button.append(th.firstChild);
     th.prepend(button);
     button.addEventListener("click", () => sort(table, index, th.dataset.kind, button));

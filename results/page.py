@@ -14,9 +14,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 
-from results import across, cells, charts, costs, notes, rows, selection, tables
+from results import across, answer, cells, charts, costs, notes, ordered, page_rows, rows, selection, tables
 from results import curves as learning
-from results.parts import Cell, Cost, Row, Table
+from results.parts import Table
 from results.records import Record, sha
 from results.rows import by_table
 
@@ -129,11 +129,13 @@ def _part(
     name: str, budgets: Sequence[str], i: int, records: Sequence[Record], curves: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Data set `name` under the i-th of its budgets: only these rows are compared, in the table as in the charts."""
-    table, key = tables.build(records), _key(name, budgets, i)
+    whole, key = tables.build(records), _key(name, budgets, i)
+    table, names_of = page_rows.shortened(whole)
     labels = {i: row.label for row in table.rows for cell in row.cells if cell is not None for i in cell.records}
     mine = [{**c, "label": label} for r, label in _labelled(records, labels) for c in curves.get(r, ())]
     names = [*charts.methods(table), *[r.label for r in table.rows if r.method == "supervised" and any(r.cells)]]
     groups = {
+        "order": [_chart(f"{key}/order", t, c) for t, c in ordered.ordered_charts(table).items()],
         "compute": [_chart(f"{key}/compute", t, c) for t, c in charts.compute_charts(table).items()],
         "curves": [_chart(f"{key}/curves", t, c) for t, c in learning.curve_charts(mine, names).items()],
         "ranks": [_chart(f"{key}/ranks", "Rank per protocol", c)] if (c := charts.rank_chart(table)) else [],
@@ -151,18 +153,29 @@ def _part(
         "first": i == 0,
         "budget_name": budgets[i],
         "others": others,
-        "table": table,
+        "table": whole,
+        "columns": table.columns,
+        "answer": answer.sentence(table, first) if (first := answer.column(table)) is not None else "",
+        "answers": [_answer(table, chart) for chart in groups["order"]],
         "costs": cells.cost_names(table),
-        "equal": charts.equal_budget(table),
+        "spent": charts.spent(table),
+        "equal": charts.equal_flops(table),
+        "settings": any(names_of.values()),
         "budget": (stated := notes.budgets(table.rows)),
         "notes": [n for n in table.notes if n not in stated],
-        "rows": [_row(r, table) for r in table.rows],
+        "rows": [{**page_rows.row(r, table), "settings": names_of[r.label]} for r in table.rows],
         "groups": groups,
         "all_charts": [c for group in groups.values() for c in group],
         "agreement": across.agreement(table),
         "ranked": across.matrix(table)[:2],
         "selectors": selection.selectors(records, keys, finals),
     }
+
+
+def _answer(table: Table, chart: Mapping[str, Any]) -> dict[str, Any]:
+    """The sentence and the picture of the column that the chart is of."""
+    i = [c.label for c in table.columns].index(chart["title"])
+    return {"sentence": answer.sentence(table, i), "reading": ordered.reading(table, i), "chart": chart}
 
 
 def _key(name: str, budgets: Sequence[str], i: int) -> str:
@@ -186,48 +199,6 @@ def _finals(curves: Mapping[str, Any], runs: set[str]) -> dict[str, dict[str, fl
             if values := [c[key] for c in curves[run] if isinstance(c.get(key), (int, float))]:
                 out.setdefault(key, {})[run] = float(values[-1])
     return out
-
-
-def _row(row: Row, table: Table) -> dict[str, Any]:
-    found = [None if c is None else _cell(c, table, i) for i, c in enumerate(row.cells)]
-    return {"row": row, "cells": found, "costs": list(zip(cells.costs(row.cost), _cost_values(row.cost), strict=True))}
-
-
-def _cost_values(cost: Cost) -> list[float | None]:
-    return [cost.flops, cost.hours, cost.images_per_second, cost.peak_memory_bytes]
-
-
-def _cell(cell: Cell, table: Table, i: int) -> dict[str, Any]:
-    """Text, and the whisker in per cent of the column's range; intervals wider than the means' range are cut."""
-    column = [c for r in table.rows if (c := r.cells[i]) is not None]
-    means = [c.mean for c in column]
-    wide = max(means) - min(means) or 1
-    low = max(min(means) - wide, min(c.mean if c.low is None else c.low for c in column)) - 0.05 * wide
-    high = min(max(means) + wide, max(c.mean if c.high is None else c.high for c in column)) + 0.05 * wide
-    span = high - low
-
-    def place(value: float) -> float:
-        return round(min(100, max(0, 100 * (value - low) / span)), 1)
-
-    ends = None if cell.low is None or cell.high is None else (place(cell.low), place(cell.high))
-    return {
-        "cell": cell,
-        "text": cells.number(cell),
-        "at": place(cell.mean),
-        "ends": ends,
-        "what": _about(cell, table, i),
-    }
-
-
-def _about(cell: Cell, table: Table, i: int) -> str:
-    column, top = table.columns[i], tables.ceiling(table.rows, i)
-    seeds = ", ".join(f"{v:.2f}" for v in cell.values)
-    text = f"{column.label}: seeds {seeds}"
-    if cell.normalised is not None and top is not None:
-        text += f"; {100 * cell.normalised:.0f} % of the way from the largest class ({column.chance:.1f}) to {top[0]}"
-    if cell.optimism is not None:
-        text += f"; picking the best candidate on the test images would have added {cell.optimism:.2f} points"
-    return text
 
 
 def _runs(

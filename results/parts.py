@@ -8,6 +8,7 @@ from typing import Any
 from results.statistics import Comparison, Sample
 
 REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
+UNTRAINED = ("random", "pixels", "difference")  # what no budget was spent on: they stand in the tables of all budgets
 MAJORITY = "majority"  # always answering the largest class: a row where the test classes are unbalanced
 BALANCED = "balanced"  # mean recall over the classes; beside the headline where they are unbalanced
 LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank
@@ -65,6 +66,8 @@ class Cell:
     optimism: float | None = None  # points that choosing on the test split would have added
     records: tuple[str, ...] = ()
     sample: Sample | None = field(default=None, repr=False, compare=False)
+    leading: bool = False  # may be the best of the column, whether above `random` or not
+    above: tuple[bool | None, ...] = ()  # each `random` of its network: surely better, surely worse, or not told (None)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Row:
 
     @property
     def reference(self) -> bool:
-        return self.labels_seen or self.method in (*REFERENCES, MAJORITY)
+        return self.labels_seen or self.method in (*REFERENCES, *UNTRAINED, MAJORITY)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from results.cells import LEGEND, clean, cost_names, costs, headers, number, published_lines
@@ -101,8 +101,8 @@ def csv_safe(text: str) -> str:
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def to_csv(*made: Table) -> str:
-    """Tidy: one line per row and column of each table, numbers to ten digits."""
+def to_csv(*made: Table, titles: Sequence[str] = ()) -> str:
+    """Tidy: one line per row and column of each table, numbers to ten digits; with `titles`, which table it is of."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = ["method", "label", "recipe", "overrides", "reference", "budget", "protocol", "variant", "version", "data"]
@@ -120,8 +120,9 @@ def to_csv(*made: Table) -> str:
         "normalised",
     ]
     fields += ["optimism", "flops", "hours", "images_per_second", "peak_memory_bytes", "machines"]
-    writer.writerow(fields)
-    for columns, row in [(table.columns, row) for table in made for row in table.rows]:
+    writer.writerow([*fields, *(["table"] if titles else [])])
+    named = zip(made, titles or ("",) * len(made), strict=True)
+    for title, columns, row in [(title, table.columns, row) for table, title in named for row in table.rows]:
         names = [*map(csv_safe, (row.method, row.label, row.recipe, " ".join(row.overrides)))]
         for column, cell in zip(columns, row.cells, strict=True):
             if cell is None:
@@ -142,6 +143,7 @@ def to_csv(*made: Table) -> str:
             c = row.cost
             spent = [c.flops, c.hours, c.images_per_second, c.peak_memory_bytes, csv_safe("; ".join(c.machines))]
             values = [*names, row.reference, *where, *value, cell.normalised, cell.optimism, *spent]
+            values += [csv_safe(title)] if titles else []
             writer.writerow(["" if v is None else v for v in _settled(values)])
     return out.getvalue()
 
@@ -169,7 +171,7 @@ def to_dict(table: Table) -> dict[str, Any]:
 
 
 def _cell_dict(cell: Cell) -> dict[str, Any]:
-    return _fields(cell, "sample")
+    return _fields(cell, "sample", "leading", "above")
 
 
 def _fields(item: Any, *without: str) -> dict[str, Any]:

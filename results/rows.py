@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from results.parts import REFERENCES, Column
+from results.parts import REFERENCES, UNTRAINED, Column
 from results.records import ACCURACIES, Record, sha
 from results.statistics import Sample
 from ssl_bench import find
+
+ELSEWHERE = "trained elsewhere"  # stands for the budget of networks that this harness did not train
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Group:
 
     @property
     def reference(self) -> bool:
-        return self.labels_seen or self.method in REFERENCES
+        return self.labels_seen or self.method in (*REFERENCES, *UNTRAINED)
 
     @property
     def labels_seen(self) -> bool:
@@ -122,7 +124,7 @@ def groups(records: Sequence[Record]) -> list[Group]:
     found: dict[str, list[Record]] = {}
     for r in records:
         config = _without(r.config, "seed", "run")
-        if r.method in ("random", "pixels") and isinstance(shown := config.get("data"), dict):
+        if r.method in UNTRAINED and isinstance(shown := config.get("data"), dict):
             config["data"] = _without(shown, "name")  # nothing was learned from it: the same row on every set
         data = r.pretrain_data.get("fingerprint", "")
         found.setdefault(text_of([r.method, r.recipe, sorted(r.overrides), config, data]), []).append(r)
@@ -226,15 +228,16 @@ def _by_seed(unit: Sequence[Record], name: str) -> list[float]:
 
 
 def budget(config: dict[str, Any]) -> str:
-    """The budget of a run's config in words."""
+    """The budget of a run's config in words; different budgets have different words, however close they are."""
     found = config.get("budget")
     given: dict[str, Any] = found if isinstance(found, dict) else {}
     for name in ("steps", "epochs", "images", "flops", "hours"):
         amount = given.get(name)
         if amount and isinstance(amount, (int, float)):
             number = f"{amount:.3g}" if amount >= 1e7 or name == "hours" else f"{amount:,.0f}"
+            exact = number if float(number.replace(",", "")) == amount else f"{amount:.15g}"
             unit = {"flops": "FLOPs"}.get(name, name)
-            return f"{number} {unit}, batch {given.get('batch_size', '?')}"
+            return f"{exact} {unit}, batch {given.get('batch_size', '?')}"
     return ""
 
 
@@ -253,12 +256,16 @@ def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records per budget, that of the most records first; what was not trained joins each whose protocols it shares."""
+    """Records per budget, that of the most records first; what was not trained joins each whose protocols it shares.
+
+    Networks that others trained, under whatever budget, are compared with each other.
+    """
     out: dict[str, list[Record]] = {}
     for record in records:
-        out.setdefault(budget(record.config), []).append(record)
+        name = "" if record.method in UNTRAINED else budget(record.config) or ELSEWHERE
+        out.setdefault(name, []).append(record)
     free = out.pop("", [])
-    trained = sorted(out.items(), key=lambda item: (-len(item[1]), item[0]))
+    trained = sorted(out.items(), key=lambda item: (item[0] == ELSEWHERE, -len(item[1]), item[0]))
     if not trained:
         return {"": free}
     shared = {name: {column_key(r) for r in members} for name, members in trained}

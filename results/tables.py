@@ -54,7 +54,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
 
 
 def _place(row: Row) -> tuple[int, str]:
-    known = (*REFERENCES, MAJORITY)
+    known = (*REFERENCES, "difference", MAJORITY)
     apart = row.method if row.method in known else "supervised"  # another that saw labels
     return (1 + known.index(apart) if row.reference else 0, row.label)
 
@@ -112,6 +112,7 @@ def _judge(rows: list[Row], columns: Sequence[Column], i: int) -> tuple[list[Row
                 cell, low=found.low, high=found.high, best=row.label == best,
                 bold=row.label in leading and bool(above) and all(a is True for a in above),
                 unclear=not row.reference and any(a is None for a in above),
+                leading=row.label in leading, above=tuple(above),
                 normalised=_normalised(cell.mean, column, top[1] if top else None),
             )  # fmt: skip
         out.append(replace(row, cells=(*row.cells[:i], cell, *row.cells[i + 1 :])))

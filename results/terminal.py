@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from results import answer
 from results.cells import LEGEND, clean, cost_names, costs, headers, number, published_lines
 from results.parts import Cell, Table
 from ssl_bench.errors import spelled
@@ -28,6 +29,9 @@ class View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
             yield Text(clean(self.title), style="bold")
+        if (first := answer.column(self.table)) is not None:
+            told = answer.sentence(self.table, first).replace("`", "")
+            yield Text(spelled(clean(told), options.encoding))
         yield from self._tables(options.max_width, options.encoding)
         yield Text(LEGEND.replace("Bold:", "*:"), style="dim")
         yield from (Padding(Text(clean(n)), (0, 0, 0, 1)) for n in self.table.notes)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from results import cells, charts, render, tables, trials
+from results import cells, charts, ordered, render, tables, trials
 from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
@@ -37,14 +37,14 @@ def load(root: Path | str, collected: bool = False) -> list[Record]:
 
 
 def report(records: Sequence[Record], form: str = "terminal", others: Sequence[dict[str, Any]] = ()) -> str:
-    """One table per data set (or group of sets that share runs) and budget; in CSV their lines follow each other, and
-    JSON is a list of them, each with its title.
+    """One table per data set (or group of sets that share runs) and budget; in CSV their lines follow each
+    other, each with the title of its table, and JSON is a list of them.
     """
     if form not in render.RENDERERS:
         raise UserError(f"Unknown format '{form}'. {nearest(form, render.RENDERERS)}")
     made = {title: tables.build(members, others) for title, members in by_title(records).items()}
     if form == "csv":
-        return render.to_csv(*made.values())
+        return render.to_csv(*made.values(), titles=list(made))
     if form == "json":
         return render.to_json([{"title": title, **render.to_dict(table)} for title, table in made.items()])
     out = []
@@ -144,7 +144,8 @@ def save_charts(records: Sequence[Record], folder: Path, forms: Sequence[str] = 
     for name, members in found.items():
         table = tables.build(members)
         labels = {i: row.label for row in table.rows for cell in row.cells if cell is not None for i in cell.records}
-        drawn = {f"compute-{k}": c for k, c in charts.compute_charts(table).items()}
+        drawn = {f"order-{k}": c for k, c in ordered.ordered_charts(table).items()}
+        drawn |= {f"compute-{k}": c for k, c in charts.compute_charts(table).items()}
         drawn |= {f"rankme-{k}": c for k, c in charts.diagnostics_charts(members, labels, table).items()}
         drawn |= {"ranks": c} if (c := charts.rank_chart(table)) is not None else {}
         for title, chart in sorted(drawn.items()):

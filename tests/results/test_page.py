@@ -193,6 +193,7 @@ def test_a_run_that_cannot_be_opened_costs_its_pictures_only(
 def test_files_for_papers(tmp_path: Path) -> None:
     written = report.save_charts(quickstart(), tmp_path, ("svg", "png"))
     assert {p.suffix for p in written} == {".svg", ".png"}
+    assert {"clothing48-order-knn.svg", "clothing48-compute-linear.png"} <= {p.name for p in written}
     assert all(p.stat().st_size > 1000 for p in written)
 
 
@@ -215,6 +216,8 @@ def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
         view.on("request", lambda r: asked.append(r.url))
         view.goto(path.as_uri())
         view.wait_for_selector(".chart svg")
+        answer, first = (view.locator(of).first.bounding_box() for of in (".answer", "figure:has(.chart)"))
+        assert answer["y"] < first["y"] and first["y"] + first["height"] < 900  # both are seen without scrolling
         names = "table.results tbody:first-of-type tr:not([hidden]) th"
         assert view.locator(names).all_inner_texts() == ["dino", "ijepa", "mae"]
         view.locator(".chart .role-legend-label text", has_text="mae").first.click()
@@ -242,6 +245,24 @@ def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
         browser.close()
     assert said == []
     assert asked == [path.as_uri()]
+
+
+@pytest.mark.slow
+def test_the_table_fits_on_paper(tmp_path: Path) -> None:
+    """Eleven columns on the 19 cm of A4 that printers leave; and headers that are repeated have names."""
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or pytest.skip("no chromium")
+    path = tmp_path / "page.html"
+    path.write_text(page([fake("mae", 40 + s, s, f"protocol{i}") for s in range(3) for i in range(7)]))
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        view = browser.new_page(viewport={"width": 718, "height": 1000})
+        view.goto(path.as_uri())
+        view.emulate_media(media="print")
+        assert view.evaluate("document.querySelector('table.results').scrollWidth <= document.body.clientWidth")
+        shown = "getComputedStyle(document.querySelector('table.results thead th'), '::before').content"
+        assert view.evaluate(shown) == '"method"'
+        browser.close()
 
 
 def test_no_two_methods_look_alike_in_a_chart() -> None:

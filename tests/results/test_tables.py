@@ -15,7 +15,7 @@ from fake_records import fake, quickstart
 
 from results import cells, records, render, tables
 from results.parts import Row, Table
-from results.rows import together
+from results.rows import by_table, together
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import report
 
@@ -129,6 +129,44 @@ def test_rows_of_another_budget_stand_in_another_table(form: str) -> None:
         ]
     else:
         assert text.count("3,000 steps") == 2 and "different budgets" not in text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"flops": 2.2e12}, {"flops": 2.203e12}),
+        ({"epochs": 2}, {"epochs": 2.4}),
+        ({"images": 1e7}, {"images": 1.0004e7}),
+        ({"hours": 1 / 3}, {"hours": 0.333}),
+        ({"steps": 300}, {"steps": 300, "batch_size": 256}),
+    ],
+)
+def test_budgets_that_round_to_the_same_words_are_not_the_same(one: dict[str, float], other: dict[str, float]) -> None:
+    made = [
+        fake(m, 40, 0, config={"method": m, "budget": {"batch_size": 128, **b}})
+        for m, b in (("mae", one), ("dino", other))
+    ]
+    parts = by_table([*made, fake("random", 20, 0)])["clothing48"]
+    assert sorted([r.method for r in members] for members in parts.values()) == [["dino", "random"], ["mae", "random"]]
+
+
+def test_networks_trained_elsewhere_are_not_rows_of_a_budget() -> None:
+    foreign = fake("timm:vit", 90, None, config={"method": "timm:vit", "source": "timm:vit", "seed": None}, run="")
+    moved = fake("difference", 30, None, config={"method": "difference", "backbone": {}}, run="")
+    parts = by_table([*quickstart(), foreign, moved])["clothing48"]
+    assert [*parts] == ["300 steps, batch 128", "trained elsewhere"]
+    methods = [{r.method for r in members} for members in parts.values()]
+    assert "timm:vit" not in methods[0] and methods[1] == {"timm:vit", "random", "pixels", "difference"}
+    assert row(tables.build(parts["300 steps, batch 128"]), "difference").reference
+
+
+def test_a_reference_in_csv_says_whose_table_it_stands_in() -> None:
+    longer = {"seed": 0, "method": "dino", "budget": {"steps": 3000, "batch_size": 128}}
+    made = [*quickstart(), *(fake("dino", 70 + s, s, config=longer, identity=f"{s}") for s in range(3))]
+    found = [r for r in csv.DictReader(io.StringIO(report.report(made, "csv"))) if r["protocol"] == "knn"]
+    titles = [f"clothing48 · {n} steps, batch 128" for n in ("300", "3,000")]
+    assert [r["table"] for r in found if r["method"] == "random"] == titles
+    assert {(r["budget"], r["table"]) for r in found if r["budget"]} == {(t.split(" · ")[1], t) for t in titles}
 
 
 def test_one_seed_makes_no_ranking() -> None:
