@@ -5,6 +5,7 @@
     answers           what a protocol predicts before the labels are read, and its score after
     seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's
     scorers           the harness's scorers
+    dense             patches and their pixels, for protocols that name every pixel
     validate          a protocol on the validation part alone
     features          each image encoded once, kept under a key of all that decides the features
     linear_heads      many linear heads trained in one pass

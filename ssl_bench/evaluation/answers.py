@@ -36,9 +36,11 @@ def predict(
     name: str, one: Protocol, train: Features, val: Features, test: Features, seed: int, closed: Sequence[Path] = ()
 ) -> Answer:
     """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them."""
-    assert not len(test.labels) and test.targets is None and test.files is None
+    assert not len(test.labels) and test.targets is None and test.files is None and test.masks is None
     if one.scores == "targets" and train.targets is None:
         raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
+    if one.scores == "masks" and train.masks is None:
+        raise UserError("This protocol is scored by masks, which these images lack: use data.name=factors.")
     started = time.perf_counter()
     torch.manual_seed(seed)
     with seal.shut(*closed):

@@ -105,7 +105,7 @@ def extract(
     items, pooled = Rows.of(bare), found["pooled"]
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, items, rows, encoder, split.targets, split.files,
-        encoder.device, split.factors,
+        encoder.device, split.factors, split.masks,
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def crossed(one: Protocol, train: Features, val: Features, seed: int) -> dict[st
         torch.manual_seed(seed)
         predictor = one.fit(train, val.take(choose), seed)
         held = val.take(score)
-        truth = held.labels if one.scores == "labels" else held.targets
+        truth = getattr(held, one.scores)
         assert truth is not None
         with torch.no_grad():
             output = predictor.predict(held.bare())
