@@ -1,6 +1,7 @@
 """The shared transformer, its tokenizer and positions, predictors, projection heads.
 
     vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
+    block        timm's block, and its bf16 pass on a CPU written out
     tokenizer    items -> tokens
     positions    fixed position embeddings; rotary: those that turn queries and keys in every block
     predictor    the JEPA predictor

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ssl_bench.models.block import Block
 from ssl_bench.models.positions import sincos
 from ssl_bench.models.rotary import RotaryBlock, angles
-from ssl_bench.models.timm_parts import Block
 from ssl_bench.models.tokenizer import gather
 from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights, run
 

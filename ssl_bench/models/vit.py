@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ssl_bench.config.schema import ViTConfig
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
+from ssl_bench.models.block import Block
 from ssl_bench.models.positions import resample, sincos
 from ssl_bench.models.rotary import FORMS, RotaryBlock, angles
-from ssl_bench.models.timm_parts import Attention, Block, VisionTransformer
+from ssl_bench.models.timm_parts import Attention, VisionTransformer
 from ssl_bench.models.tokenizer import gather, tokenizer
 from ssl_bench.rng import Rng
 
@@ -53,7 +54,7 @@ class DropPath(nn.Module):
 
 def blocks(
     dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, uniform: bool = False,
-    kind: type[Block] = Block, **kwargs: Any,
+    kind: type[nn.Module] = Block, **kwargs: Any,
 ) -> nn.ModuleList:  # fmt: skip
     """`depth` of timm's pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path`, or is `uniform`."""
     rates = [drop_path if uniform else drop_path * i / max(depth - 1, 1) for i in range(depth)]
