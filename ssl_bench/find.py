@@ -38,11 +38,16 @@ def names(folder: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(found) if not m.name.startswith("_"))
 
 
+def search_here() -> None:
+    """Your own modules are found in this directory too."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def module(folder: str, name: str) -> ModuleType:
     """The module of a plain name in `folder`, or of a dotted name anywhere on the path or in this directory."""
     if "." in name:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
+        search_here()
         return load(name)
     known = names(folder)
     if name not in known:

@@ -10,6 +10,7 @@ from results import published
 from ssl_bench import screen
 from ssl_bench.cli.options import ROOT
 from ssl_bench.errors import UserError
+from ssl_bench.experiments.recorded import of_other_code
 from ssl_bench.experiments.report import check, collect, html, load, report, save_charts, show
 
 
@@ -56,3 +57,5 @@ def command(
         screen.console.print(show(records, others))
     else:
         click.echo(report(records, form, others))
+    for sentence in of_other_code(records):
+        click.secho(f"note: {sentence}", fg="yellow", err=True)

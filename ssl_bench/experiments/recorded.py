@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ssl_bench import find
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, to_dict
 from ssl_bench.data import dataset
@@ -122,6 +123,13 @@ class Numbers:
         many = f"{count} numbers were" if count > 1 else "1 number was"
         return f"{many} made by other code ({names} changed since): measured anew; --keep-old keeps what is there."
 
+    def replaced(self, record: Record) -> str:
+        """What to say where `record` takes the place of a number that other code has measured; "" where not."""
+        old = max(self._records.get(key(record), []), key=lambda r: r.created, default=None)
+        if old is None or not (names := code.differing(old.code, record.code)):
+            return ""
+        return f"it replaces {old.value:.2f}, measured by other code: {code.files(names)} changed since."
+
     def named(self, protocols: Sequence[str], cell: Cell) -> bool:
         """Whether each has a number by the names alone: what a job that has ended did, not what a set means now."""
         there = {(k[0], k[2], k[5:]) for k in self._records}
@@ -146,6 +154,42 @@ def key(record: Record) -> tuple[Any, ...]:
     weights = record.encoder["weights_sha256"] if record.run else ""
     data = (record.data["fingerprint"], record.data["num_val"])
     return (record.run or record.identity, weights, seed, *data, *kind_of(record))
+
+
+def of_other_code(records: Sequence[Record]) -> list[str]:
+    """Which of these numbers come from other code than is here, one sentence per row or protocol and what changed.
+
+    Numbers of an older version stand in rows and columns of their own, which say so. Nothing is said of records from
+    before there was a hash.
+    """
+    from results.rows import newest, version
+    from ssl_bench.evaluation.protocol import Protocol
+    from ssl_bench.training.method import Method
+
+    def now(base: type[Any], folder: str, name: str, then: int) -> int:
+        """The version in the file; that of the record where there is no such file any more."""
+        try:
+            return int(find.defined(find.module(folder, name), base).version)
+        except UserError:
+            return then
+
+    find.search_here()
+    found: dict[tuple[str, str], set[str]] = {}  # what is of other code, and what happened to it -> modules
+    for r in newest(records):
+        trained, then = r.code.get("training") or {}, version(r)
+        if (names := code.since(trained)) and now(Method, "methods", r.method, then) == then:
+            found.setdefault((r.method, "trained"), set()).update(names)
+        if (names := code.since(r.code)) and now(Protocol, "protocols", r.protocol, r.protocol_version) == (
+            r.protocol_version
+        ):
+            found.setdefault((r.protocol, "measured"), set()).update(names)
+    said: dict[tuple[str, str], list[str]] = {}  # the same of several is one sentence
+    for (what, how), modules in sorted(found.items()):
+        said.setdefault((how, code.files(sorted(modules))), []).append(what)
+    return [
+        f"{', '.join(whats)}: {how} by other code than is here now; not as they were then: {files}."
+        for (how, files), whats in sorted(said.items(), reverse=True)
+    ]
 
 
 def refuse_other_code(runs: Mapping[str, run_folder.Run]) -> None:

@@ -66,6 +66,11 @@ def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return changed or (sorted(old.keys() ^ new.keys()) if old else [])
 
 
+def since(then: dict[str, Any]) -> list[str]:
+    """Modules behind what is recorded in `then` that are other ones here and now, as `differing` tells them."""
+    return differing(then, of(*sorted(then.get("modules") or {})))
+
+
 def files(names: Sequence[str]) -> str:
     """`methods/mae.py, ssl_bench/views/masks.py and 2 more`, for a sentence."""
     paths = [name.replace(".", "/") + ".py" for name in names]

@@ -18,7 +18,7 @@ from fake_records import fake
 from methods.mae import MAE
 from results import tables
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import evaluate
+from ssl_bench.evaluation import evaluate, protocol
 from ssl_bench.experiments import recorded
 from ssl_bench.training import code, provenance, run_folder
 from ssl_bench.training.pretrain import pretrain
@@ -189,6 +189,11 @@ def test_a_number_of_other_probe_code_is_measured_anew_unless_kept(photos, tmp_p
     there = recorded.Numbers(tmp_path)
     assert there.missing(["linear"], cell) == ["linear"] and not there.missing(["linear"], cell, keep_old=True)
     assert there.told().startswith("1 number was made by other code (ssl_bench/evaluation/logistic.py changed since)")
+    assert not there.replaced(record)
+    again = evaluate.evaluate(run.name, "linear", config.data, tmp_path, device="cpu")
+    assert there.replaced(again) == (
+        f"it replaces {record.value:.2f}, measured by other code: ssl_bench/evaluation/logistic.py changed since."
+    )
 
 
 def test_a_table_names_the_rows_between_which_code_differs():
@@ -207,6 +212,23 @@ def test_a_table_names_the_rows_between_which_code_differs():
         "Not the same code behind all rows: ssl_bench/views/masks.py (training): "
         "`dino`, `mae`, `swav` against `ijepa`.",
     ]
+
+
+def test_a_report_says_which_numbers_are_of_other_code_than_is_here(edited):
+    def one(method: str, protocol: str, version: int, **changes: Any) -> Any:
+        made = {"commit": "0", "dirty": False, **code.evaluation(protocol), "training": code.training(method)}
+        return fake(method, 40, protocol=protocol, protocol_version=version, code=made, **changes)
+
+    knn, linear = (protocol.load(name).version for name in ("knn", "linear"))
+    there = [one("mae", "knn", knn), one("simmim", "linear", linear), one("simmim", "linear", linear - 1, recipe="old")]
+    assert not recorded.of_other_code(there)
+    edited("methods.mae", "ssl_bench.evaluation.logistic")
+    assert recorded.of_other_code([*there, fake("dino")]) == [  # of which nothing is known
+        "mae: trained by other code than is here now; not as they were then: methods/mae.py.",
+        "linear: measured by other code than is here now; not as they were then: ssl_bench/evaluation/logistic.py.",
+    ]
+    raised = [replace(r, protocol_version=1, config=r.config | {"method_version": 0}) for r in there]
+    assert not recorded.of_other_code(raised), "numbers of another version are rows and columns of their own"
 
 
 def test_a_new_file_that_git_does_not_know_makes_the_code_dirty(tmp_path, monkeypatch):
