@@ -9,6 +9,7 @@ transformer a grid. No torch here: the processes that build a store start in a f
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,9 +21,12 @@ from ssl_bench.errors import UserError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ssl_bench.rng import Rng
+
 KINDS = {  # name -> where its class is, imported when it is asked for
     "image": "ssl_bench.data.images:Images",
     "clip": "ssl_bench.data.clips:Clips",
+    "trajectory": "ssl_bench.data.trajectories:Trajectories",
 }
 
 
@@ -61,6 +65,11 @@ class Kind(ABC):
         """Numbers at each place: what mean and std have one of each for."""
         return self.shape[0]
 
+    @property
+    def places(self) -> int:
+        """Numbers of each channel in one item."""
+        return math.prod(self.shape) // self.channels
+
     def by_channel(self, stored: np.ndarray) -> np.ndarray:
         """[C, numbers of each] of one stored item; of an empty one, [C, 0]."""
         return stored.reshape(self.channels, -1)
@@ -80,6 +89,14 @@ class Kind(ABC):
     @abstractmethod
     def floats(self, stored: Tensor) -> Tensor:
         """Stored items [B, *shape] -> the numbers whose mean and std a data set has."""
+
+    def as_kind(self, names: tuple[str, ...]) -> Kind:
+        """What a method sees of these items that takes kinds of these `names`: as a rule the items themselves."""
+        return self
+
+    def given(self, stored: Tensor, kind: Kind, rng: Rng | None = None) -> Tensor:
+        """Stored items [B, *shape] as items of `kind`, which `as_kind` has named; drawn by `rng` where one is given."""
+        return stored
 
 
 def _class(name: str) -> type[Kind]:

@@ -1,6 +1,6 @@
 """A data set's name -> its source.
 
-`data.name` is a name of the catalogue, `factors`, `movingphotos`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or
+`data.name` is a name of the catalogue, `factors`, `movingphotos`, a world (`two_room`), `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or
 `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits). No torch here; a kind
 of source is imported when it is asked for.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_bench.config.schema import DataConfig
-from ssl_bench.data import catalogue, folder
+from ssl_bench.data import catalogue, folder, world
 from ssl_bench.data.catalogue import EMBEDDED
 from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.source import WILD, Source, is_pattern
@@ -39,6 +39,10 @@ def find(name: str) -> Source:
         from ssl_bench.data import movingphotos
 
         return movingphotos.source(rest)
+    if kind in world.names():
+        from ssl_bench.data import rollouts
+
+        return rollouts.source(name)
     if kind in KINDS and rest:
         if kind == "hf":
             from ssl_bench.data import huggingface
@@ -67,6 +71,7 @@ def known() -> list[str]:
         *EMBEDDED,
         "factors",
         "movingphotos",
+        *world.names(),
         *catalogue.names(),
         *(f"{kind}:{what}" for kind, what in KINDS.items()),
     ]
@@ -74,7 +79,8 @@ def known() -> list[str]:
 
 def item(config: DataConfig) -> Kind:
     """The items of a set under these settings, by its name alone: nothing is opened."""
-    return asked(config, "clip" if config.name.partition(":")[0] in CLIPS else "image")
+    base = config.name.partition(":")[0]
+    return asked(config, "clip" if base in CLIPS else "trajectory" if base in world.names() else "image")
 
 
 def directed(name: str) -> bool:
@@ -86,6 +92,8 @@ def factors(name: str) -> tuple[Factor, ...]:
     """What the numbers are that a set with known factors has of each item."""
     from ssl_bench.data import factors, movingphotos
 
+    if name.partition(":")[0] in world.names():
+        return world.parse(name).world.factors
     known = {"factors": factors.FACTORS, "movingphotos": movingphotos.FACTORS}
     return known.get(name.partition(":")[0], ())
 

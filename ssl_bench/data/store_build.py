@@ -231,7 +231,7 @@ def finish(build: Build) -> None:
     from ssl_bench.data import canonical
 
     arrays, meta = canonical.canonical(
-        build.content, list(_tables(build)), build.config.name, math.prod(build.items.shape) // build.items.channels
+        build.content, list(_tables(build)), build.config.name, build.items.places
     )
     meta |= {"kind": build.kind, **build.items.facts, "asked": to_dict(build.config)}
     meta["seconds"] = round(time.monotonic() - build.began, 1)
