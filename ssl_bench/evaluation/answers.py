@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import seal
 from ssl_bench.evaluation.protocol import Features, Protocol
+from ssl_bench.evaluation.world_scorers import Replay
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def predict(
 ) -> Answer:
     """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them."""
     assert not len(test.labels) and test.targets is None and test.files is None
+    if one.input == "world" and train.world is None:
+        raise UserError("This protocol needs trajectories of a world: use --data two_room.")
     if one.scores == "targets" and train.targets is None:
         raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
     started = time.perf_counter()
@@ -76,9 +79,16 @@ def score(answer: Answer, truth: Tensor) -> dict[str, Any]:
     return {
         "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
         "optimism": optimism, "selected": answer.selected,
-        "correct": None if answer.classes is None else (answer.classes == truth).numpy(),
+        "correct": _correct(answer, truth),
         "seconds": round(answer.seconds + time.perf_counter() - started, 3),
     }  # fmt: skip
+
+
+def _correct(answer: Answer, truth: Tensor) -> Any:
+    """One bit per test item or episode, None where there are none."""
+    if isinstance(answer.protocol.scorer, Replay):
+        return answer.protocol.scorer.bits(answer.output)
+    return None if answer.classes is None else (answer.classes == truth).numpy()
 
 
 def _optimism(answer: Answer, labels: Tensor, metrics: dict[str, float]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from results import records
 from ssl_bench import screen
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, Size, to_dict
-from ssl_bench.data import twins
+from ssl_bench.data import twins, world
 from ssl_bench.data.dataset import (
     Dataset,
     Split,
@@ -36,7 +36,7 @@ from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import answers, features, protocol
 from ssl_bench.evaluation.answers import Answer
-from ssl_bench.evaluation.protocol import Features, Protocol
+from ssl_bench.evaluation.protocol import Features, Protocol, Rows
 from ssl_bench.parallel import collectives, devices, processes
 from ssl_bench.training import code, monitor, provenance, run_folder
 
@@ -100,7 +100,8 @@ def evaluate_all(
     for each in answers.waiting(made) if waits else made:
         truth = open_truth(data)
         result = answers.score(each, truth[each.protocol.scores])
-        counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
+        asked = len(sealed) if result["correct"] is None else len(result["correct"])  # episodes, where these are judged
+        counts = {"num_test": asked, **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
         result["compute"] = {
             "pretrain": encoder.compute,
@@ -163,7 +164,12 @@ def data_of(source: str, root: Path, name: str | None = None, image_size: Size |
 
 
 def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Path, tokens: bool) -> Features:
-    return features.extract(encoder, split, part, dataset.fingerprint, len(dataset.classes), root, tokens)
+    seen = replace(split, view=dataset.pictured().train.view)
+    found = features.extract(encoder, seen, part, dataset.fingerprint, len(dataset.classes), root, tokens)
+    if dataset.item.name != "trajectory":
+        return found
+    asked, raw = world.parse(dataset.name), Rows.of(split.bare())
+    return replace(found, raw=raw, world=asked.world, kind=dataset.item, factors=asked.world.factors)
 
 
 def _refuse_features(encoder: Encoder, found: Features, part: str) -> None:
@@ -189,9 +195,14 @@ def _balance(train: Tensor, val: Tensor, test: Tensor) -> dict[str, float]:
 
 
 def _view(one: Protocol, x: Features) -> Features:
-    """Only what the protocol declares: tokens for `tokens`, the encoder for `images`, which knows of no run or set."""
-    encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if one.input == "images" else None
-    return replace(x, tokens=x.tokens if one.input == "tokens" else None, encoder=encoder)
+    """Only what the protocol declares: tokens for `tokens`, the encoder, which knows of no run or set, for `images` and
+
+    `world`, and whole trajectories for `world`.
+    """
+    whole = one.input in ("images", "world")
+    encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if whole else None
+    tokens, raw = x.tokens if one.input == "tokens" else None, x.raw if one.input == "world" else None
+    return replace(x, tokens=tokens, raw=raw, encoder=encoder)
 
 
 def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:
