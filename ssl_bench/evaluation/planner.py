@@ -2,7 +2,7 @@
 
 Facts of stable-worldmodel's CEMSolver (addbab4, MIT): the first sample is the mean, what is called variance there is the
 elites' standard deviation, the plan is the mean of the last elites and not the best sample. Ours: samples are cut to
-what the world allows before they are judged, so that nothing is planned that cannot be done; no momentum, no warm start.
+what the world allows before they are judged, so that nothing is planned that cannot be done; no momentum; a warm start unless `warm` is false.
 Shapes: E episodes, S samples, K frames ahead, A numbers of the actions between two frames.
 """
 
@@ -33,6 +33,7 @@ class CEMConfig:
     horizon: int = 5  # frames that are planned
     executed: int = 2  # of them that are done before the next plan
     std: float = 1.0  # of the first samples, in units of an action
+    warm: bool = True  # the search begins at what is left of the last plan, then no action; false: at no action
     cost: Literal["sum", "last"] = "sum"  # of the distance to the goal, over all planned frames or at the last
 
     def check(self) -> None:
@@ -44,13 +45,14 @@ class CEMConfig:
 
 def cem(
     cost: Cost, noise: Iterator[Tensor], shape: tuple[int, int, int], elites: int, iterations: int, std: float = 1.0,
-    cut: Callable[[Tensor], Tensor] = lambda plans: plans,
+    cut: Callable[[Tensor], Tensor] = lambda plans: plans, first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Mean and std [E, K, A] of the last elites, and their mean cost [E], for plans of `shape` [E, K, A].
 
-    `noise` gives standard normal [E, S, K, A] for each iteration; `cut` makes plans possible.
+    `noise` gives standard normal [E, S, K, A] for each iteration; `cut` makes plans possible; the search begins around
+    `first` [E, K, A], or around no action.
     """
-    mean, spread = torch.zeros(shape), torch.full(shape, std)
+    mean, spread = torch.zeros(shape) if first is None else first, torch.full(shape, std)
     best = torch.zeros(shape[0])
     for _ in range(iterations):
         drawn = next(noise)
@@ -89,6 +91,7 @@ def act(world: World, found: Episodes, budget: int, config: CEMConfig, judge: Ju
     done, state = world.success(found.start, found.goal), found.start
     actions = np.zeros((len(found), budget, world.action_dim), np.float32)
     block = world.every * world.action_dim
+    left = torch.zeros(len(found), config.horizon, block)  # of the last plan
     for t in range(0, budget, config.executed * world.every):
         at = np.flatnonzero(~done)
         if not len(at):
@@ -96,7 +99,10 @@ def act(world: World, found: Episodes, budget: int, config: CEMConfig, judge: Ju
         drawn = (n[torch.from_numpy(at)] for n in noises(config, len(found), block, title, t))
         cost = judge(state[at], found.goal[at])
         shape = (len(at), config.horizon, block)
-        plan, _, _ = cem(cost, drawn, shape, config.elites, config.iterations, config.std, cutter(world))
+        first = left[torch.from_numpy(at)] if config.warm else None
+        plan, _, _ = cem(cost, drawn, shape, config.elites, config.iterations, config.std, cutter(world), first)
+        left[torch.from_numpy(at), : config.horizon - config.executed] = plan[:, config.executed :]
+        left[:, config.horizon - config.executed :] = 0
         steps = cutter(world)(plan).unflatten(-1, (world.every, world.action_dim)).flatten(1, 2).numpy()
         for i in range(min(config.executed * world.every, budget - t)):
             now = np.where(done[at, None], 0, steps[:, i]).astype(np.float32)
