@@ -95,7 +95,7 @@ class LeWM(WorldModel):
 
 OFF_PAPER = {"similarity": "temporal similarity"}
 DEPARTS = {  # what leaves the paper, by recipe
-    "paper": "this harness's two rooms in place of the paper's, actions not z-scored, frames normalised by the set's moments",
+    "paper": "this harness's two rooms, actions not z-scored, frames normalised by the set's moments",
     "small, quick": "temporal similarity; ViT of 2 blocks at 32 px, latent of 32, 128 directions; the paper's changes",
     "plain": "ViT of 2 blocks at 32 px, latent of 32, 128 directions; the paper's changes",
 }  # fmt: skip

@@ -42,7 +42,9 @@ class PLDMConfig:
         weights = ("variance", "covariance", "time_variance", "similarity", "inverse")
         refuse_outside("objective.", self, {**dict.fromkeys(weights, 0), "rollout": 1, "inverse_hidden": 1})
         if self.rollout < 2 and self.time_variance:
-            raise UserError("objective.time_variance needs two predicted frames: raise objective.rollout, or set it to 0.")
+            raise UserError(
+                "objective.time_variance needs two predicted frames: raise objective.rollout or set it to 0."
+            )
         if not self.dynamics.latent:
             raise UserError("objective.dynamics.latent=0 is for frozen encoders: give pldm a projected latent.")
 
@@ -107,11 +109,10 @@ class PLDM(WorldModel):
         return self.rollout_flops(o.rollout) + o.rollout * inverse
 
 
-OURS = "a ViT, a causal transformer and frames 5 steps apart in place of Impala, GRU and single steps"
 DEPARTS = {  # what leaves the paper, by recipe
-    "paper": f"{OURS}, this harness's two rooms, AdamW",
-    "small, quick": f"{OURS}, 4 predicted frames",
-    "eb_jepa": f"{OURS}, 4 predicted frames; EB-JEPA's weights",
+    "paper": "a ViT, a causal transformer and frames 5 steps apart for Impala, GRU and single steps; our two rooms; AdamW",
+    "small, quick": "a ViT, a causal transformer and frames 5 steps apart for Impala, GRU and single steps; 4 predicted",
+    "eb_jepa": "EB-JEPA's weights; a ViT and a causal transformer for Impala and GRU; 4 frames 5 steps apart predicted",
 }
 
 
@@ -133,10 +134,11 @@ def quick(**changes: Any) -> Config:
 
 
 def eb_jepa(**changes: Any) -> Config:
-    """`small` with EB-JEPA's terms: 16, 8, 12 and 1, over all frames. ssl-bench pretrain --method pldm --recipe eb_jepa"""
-    objective = PLDMConfig(
-        variance=16, covariance=8, time_variance=0, similarity=12, inverse=1, first_only=False
-    )
+    """`small` with EB-JEPA's terms: 16, 8, 12 and 1, over all frames.
+
+    ssl-bench pretrain --method pldm --recipe eb_jepa
+    """
+    objective = PLDMConfig(variance=16, covariance=8, time_variance=0, similarity=12, inverse=1, first_only=False)
     return replace(budgets.small_worlds("pldm", objective, small_optim(), **changes), recipe="eb_jepa")
 
 

@@ -3,8 +3,8 @@
 Assran et al., "V-JEPA 2", 2025, arXiv 2506.09985; `app/vjepa_droid/train.py` at c2963a4 (MIT). Loss: L1 of the next
 features, teacher forcing over all frames plus a rollout of two steps with gradient through both; actions as tokens of
 their own before each frame's. The encoder is that of any finished run of the shared ViT on frames (`encoder=FOLDER`);
-`untrained` is the one that this run's seed gives. `dinowm` is the same with DINO-WM's choices (arXiv 2411.04983): squared
-error, actions laid beside the features.
+`untrained` is the one that this run's seed gives. `dinowm` is the same with DINO-WM's choices (arXiv 2411.04983):
+squared error, actions laid beside the features.
 Here a frame's features are cells of its patch tokens, laid end to end and standardised; published: all patch tokens,
 each layer-normed. Evaluated: the frozen encoder, mean of the patches; the predictor is kept for planning.
 """
@@ -41,7 +41,8 @@ class VJEPA2ACConfig:
         self.dynamics.check()
         refuse_outside("objective.", self, {"rollout": 1, "exponent": 0.1})
         if self.dynamics.latent or self.dynamics.reads == "cls":
-            raise UserError("vjepa2ac predicts features of a frozen encoder: set objective.dynamics.latent=0, reads=cells.")
+            told = "set objective.dynamics.latent=0 and objective.dynamics.reads=cells."
+            raise UserError(f"vjepa2ac predicts features of a frozen encoder: {told}")
 
 
 def frozen_weights(folder: str, backbone: Any) -> dict[str, Tensor]:
@@ -92,11 +93,10 @@ class VJEPA2AC(WorldModel):
         return super().predictor_flops() + rolled + self.dynamics.flops(1)[1] / 3  # the last: forward alone, to watch
 
 
-OURS = "cells of the tokens as one standardised vector, no robot state"
 DEPARTS = {  # what leaves the paper, by recipe
-    "paper": f"{OURS}, this harness's two rooms, an encoder trained here or not at all",
-    "small, quick": f"{OURS}; an untrained encoder unless objective.encoder names a run",
-    "dinowm, dinowm_quick": f"{OURS}, no proprioception; an untrained encoder unless objective.encoder names a run",
+    "paper": "cells of the tokens as one standardised vector, no robot state, two rooms, no published encoder",
+    "small, quick": "cells of the tokens as one vector, no robot state; an untrained encoder unless one is named",
+    "dinowm, dinowm_quick": "cells of the tokens as one vector, no proprioception; an untrained encoder unless one is named",
 }
 
 
@@ -105,7 +105,9 @@ def paper(backbone: str = "vit_giant_patch16", **changes: Any) -> Config:
 
     ssl-bench pretrain --method vjepa2ac --recipe paper objective.encoder=runs/NAME
     """
-    shape = DynamicsConfig("cells", 16, 0, conditioning="tokens", width=1024, depth=24, heads=16, mlp_ratio=4.0, history=7)
+    shape = DynamicsConfig(
+        "cells", 16, 0, conditioning="tokens", width=1024, depth=24, heads=16, mlp_ratio=4.0, history=7
+    )
     optim = OptimConfig(lr=4.25e-4, lr_start=7.5e-5, warmup=15 / 315, weight_decay=0.04)
     config = budgets.worlds("vjepa2ac", VJEPA2ACConfig(shape), optim, backbone, **changes)
     return replace(config, data=replace(config.data, image_size=256))

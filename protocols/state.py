@@ -54,7 +54,8 @@ class Readout(Predictor):
         x, y = (f.flatten(0, 1) for f in (pooled(train, count), pooled(val)))
         columns = [c for f in train.factors for c in f.columns]
         tried = ridge(x, known, list(config.penalties))
-        scores = [float(explained((y @ w + b)[:, columns].double(), held[:, columns].double()).mean()) for w, b in tried]
+        truth, told = held[:, columns].double(), [(y @ w + b)[:, columns].double() for w, b in tried]
+        scores = [float(explained(one, truth).mean()) for one in told]
         best = int(np.argmax(scores))
         weight, bias = tried[best]
         deep = mlp(x, known, seed, epochs=config.epochs)

@@ -1,8 +1,8 @@
 """A data set's name -> its source.
 
-`data.name` is a name of the catalogue, `factors`, `movingphotos`, a world (`two_room`), `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or
-`hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits). No torch here; a kind
-of source is imported when it is asked for.
+`data.name` is a name of the catalogue, `factors`, `movingphotos`, a world (`two_room`), `folder:PATH`, `parquet:PATH`,
+`webdataset:PATH` or `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits).
+No torch here; a kind of source is imported when it is asked for.
 """
 
 from __future__ import annotations

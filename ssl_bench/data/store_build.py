@@ -230,9 +230,7 @@ def finish(build: Build) -> None:
     """Put the tables of all chunks together; meta.json comes last and says that the store is whole."""
     from ssl_bench.data import canonical
 
-    arrays, meta = canonical.canonical(
-        build.content, list(_tables(build)), build.config.name, build.items.places
-    )
+    arrays, meta = canonical.canonical(build.content, list(_tables(build)), build.config.name, build.items.places)
     meta |= {"kind": build.kind, **build.items.facts, "asked": to_dict(build.config)}
     meta["seconds"] = round(time.monotonic() - build.began, 1)
     _seal(build, arrays, meta.pop("home")["test"])

@@ -59,8 +59,8 @@ class Trajectories(Kind):
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Trajectories:
         size = facts["image_size"]
-        numbers = (facts[name] for name in ("length", "every", "action_dim"))
-        return cls(*numbers, *sides(tuple(size) if isinstance(size, list) else size), facts["channels"])
+        height, width = sides(tuple(size) if isinstance(size, list) else size)
+        return cls(facts["length"], facts["every"], facts["action_dim"], height, width, facts["channels"])
 
     @property
     def facts(self) -> dict[str, Any]:

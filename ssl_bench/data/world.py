@@ -29,6 +29,17 @@ DEFAULT = 2000  # training trajectories
 FEWEST = 40
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something seen before and after some actions: as the world has it, and as it cannot be."""
+
+    before: np.ndarray  # states [n, S]
+    actions: np.ndarray  # fp32 [n, every, A]
+    usual: np.ndarray  # states [n, S] after them
+    odd: np.ndarray  # states [n, S] that cannot follow
+    channels: tuple[int, ...] = (0, 1, 2)  # order of the channels of the odd frame
+
+
 class World(ABC):
     """Base of every world; the fields of a subclass are switches, False in the usual world."""
 
@@ -72,6 +83,10 @@ class World(ABC):
     def far_goal(self, rng: np.random.Generator, state: np.ndarray) -> np.ndarray:
         """Goals [n, S] that no straight way leads to, as a rule."""
 
+    @abstractmethod
+    def events(self, rng: np.random.Generator, n: int) -> dict[str, Event]:
+        """n times each thing that cannot happen here, beside what would."""
+
     def success(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Whether each goal is reached: bool [n]."""
         reached: np.ndarray = self.distance(state, goal) < self.radius
@@ -86,6 +101,12 @@ class World(ABC):
     def straight(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Actions [n, A] towards the goal, whatever stands between."""
         return self.clip(goal[..., list(self.position)] - state[..., list(self.position)])
+
+    def after(self, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """The states after actions [n, steps, A]."""
+        for t in range(actions.shape[1]):
+            state = self.step(state, actions[:, t].astype(np.float64))
+        return state
 
     def clip(self, action: np.ndarray) -> np.ndarray:
         """The same actions [..., A], none longer than the limit."""

@@ -56,8 +56,8 @@ class Latents:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Latents [n, D] of frames uint8 [n, C, H, W]."""
-        found = [self.dynamics.project(features(self.encoder, part, self.dynamics.config)) for part in frames.split(FRAMES)]
-        return torch.cat(found).float()
+        read_in = [features(self.encoder, part, self.dynamics.config) for part in frames.split(FRAMES)]
+        return torch.cat([self.dynamics.project(part) for part in read_in]).float()
 
     @torch.no_grad()
     def cost(self, frames: Tensor, goals: Tensor, how: str) -> Callable[[Tensor], Tensor]:
@@ -67,7 +67,7 @@ class Latents:
         @torch.no_grad()
         def cost(plans: Tensor) -> Tensor:
             out = []
-            for z, goal, plan in zip(start, end, plans.to(start.device), strict=True):  # one at a time: in a CPU's cache
+            for z, goal, plan in zip(start, end, plans.to(start.device), strict=True):  # one by one: in a CPU's cache
                 seen = self.dynamics.rollout(z.expand(len(plan), 1, -1), plan)
                 each = (seen - goal).square().mean(-1)
                 out.append(each.sum(1) if how == "sum" else each[:, -1])

@@ -1,9 +1,10 @@
 """The cross-entropy method (CEM), and acting by it: plan, do the first part, look, plan anew.
 
-Facts of stable-worldmodel's CEMSolver (addbab4, MIT): the first sample is the mean, what is called variance there is the
-elites' standard deviation, the plan is the mean of the last elites and not the best sample. Ours: samples are cut to
-what the world allows before they are judged, so that nothing is planned that cannot be done; no momentum; a warm start unless `warm` is false.
-Shapes: E episodes, S samples, K frames ahead, A numbers of the actions between two frames.
+Facts of stable-worldmodel's CEMSolver (addbab4, MIT): the first sample is the mean, what is called variance there is
+the elites' standard deviation, the plan is the mean of the last elites and not the best sample. Ours: samples are cut
+to what the world allows before they are judged, so that nothing is planned that cannot be done; no momentum; a warm
+start unless `warm` is false. Shapes: E episodes, S samples, K frames ahead, A numbers of the actions between two
+frames.
 """
 
 from __future__ import annotations

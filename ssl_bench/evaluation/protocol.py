@@ -201,7 +201,8 @@ class Protocol:
     @property
     def own_scorer(self) -> bool:
         """Whether the numbers come from the protocol's own code: the record and the table say so."""
-        return type(self).score is not Protocol.score or type(self.scorer) not in (*scorers.HARNESS, *world_scorers.WORLDS)
+        known = (*scorers.HARNESS, *world_scorers.WORLDS)
+        return type(self).score is not Protocol.score or type(self.scorer) not in known
 
 
 def refuse_idle(config: Any, why: str, *names: str) -> None:

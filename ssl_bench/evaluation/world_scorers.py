@@ -112,13 +112,13 @@ class Horizons:
 
 @dataclass(frozen=True)
 class Surprise:
-    """Of errors [1 + K, n], those of what may happen first: 100 AUROC of each kind of event that may not."""
+    """Of errors [2 K, n], for each kind of event those of true frames, then of impossible ones: 100 AUROC of each."""
 
     names: tuple[str, ...] = ()
 
     def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
-        usual, metrics = output[0].double(), {}
-        for name, odd in zip(self.names, output[1:].double(), strict=True):
+        metrics: dict[str, float] = {}
+        for name, (usual, odd) in zip(self.names, output.double().unflatten(0, (-1, 2)), strict=True):
             above = (odd[:, None] > usual).double() + 0.5 * (odd[:, None] == usual).double()
             metrics[name] = 100 * float(above.mean())
         return {"mean": sum(metrics.values()) / len(metrics), **metrics}

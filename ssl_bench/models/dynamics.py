@@ -256,7 +256,7 @@ def read(tokens: Tensor, prefix: int, grid: tuple[int, ...], config: DynamicsCon
     if config.reads == "mean":
         return patches.mean(1)
     maps = patches.transpose(1, 2).unflatten(2, grid)
-    return F.adaptive_avg_pool2d(maps, [min(config.cells, side) for side in grid]).flatten(1)
+    return F.adaptive_avg_pool2d(maps, (min(config.cells, grid[0]), min(config.cells, grid[1]))).flatten(1)
 
 
 def width_of(config: DynamicsConfig, dim: int, grid: tuple[int, ...]) -> int:

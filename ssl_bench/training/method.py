@@ -116,6 +116,10 @@ class Method(nn.Module):
             {"params": rest, "lr_scale": 1.0, "weight_decay_scale": 0.0},
         ]
 
+    def judged(self, encoder: ViT, x: Tensor) -> Tensor:
+        """Features [B, D] by whose spread a collapse is seen, of normalised items: as a rule what protocols get."""
+        return encoder.pool(encoder(x), self.pooling)
+
     def kept(self) -> Dynamics | None:
         """What a finished run leaves beside its encoder: how its latents move under actions."""
         return None

@@ -55,8 +55,8 @@ class Monitor:
 
     def __init__(self, trainer: Trainer) -> None:
         data, method, config = trainer.data, trainer.method, trainer.config
-        self.pooling, self.mean, self.std = method.pooling, method.mean, method.std
-        self.labelled, self.item = data.labelled, data.item
+        self.mean, self.std = method.mean, method.std
+        self.labelled, self.item, self.judged = data.labelled, data.item, method.judged
         self.config = config
         run = trainer.steps * config.budget.batch_size * trainer.flops_per_image
         looks = config.monitor_points * (BANK + QUERIES) * method.encoder.flops()
@@ -69,12 +69,12 @@ class Monitor:
 
     @torch.no_grad()
     def features(self, encoder: ViT, images: Tensor) -> Tensor:
-        """Pooled features [N, D] of stored items, fp32 on the CPU; encoded in the precision of the training."""
+        """Features [N, D] of stored items, as the method judges them, on the CPU; encoded in training's precision."""
         device, out = self.mean.device, []
         for chunk in images.split(CHUNK):
             x = (self.item.floats(chunk.to(device)) - self.mean) / self.std
             with devices.autocast(self.config, device):
-                out.append(encoder.pool(encoder(x), self.pooling).float())
+                out.append(self.judged(encoder, x).float())
         return torch.cat(out).cpu()
 
     def __call__(self, encoder: ViT) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ssl_bench.config.schema import Config
 from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig, read, width_of
+from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 
@@ -60,6 +61,15 @@ class WorldModel(Method):
         z: Tensor = self.dynamics.project(features.unflatten(0, frames.shape[:2]))
         return z.float()
 
+    def judged(self, encoder: ViT, x: Tensor) -> Tensor:
+        """The latents: frames of a world differ by little, and so do the tokens that the projector begins with."""
+        features = read(encoder(x), encoder.num_prefix, encoder.grid, self.dynamics.config)
+        training = self.dynamics.training
+        self.dynamics.eval()
+        z: Tensor = self.dynamics.project(features)
+        self.dynamics.train(training)
+        return z
+
     def kept(self) -> Dynamics:
         return self.dynamics
 
@@ -83,4 +93,5 @@ def watched(z: Tensor, predicted: Tensor, target: Tensor) -> dict[str, Any]:
     with torch.no_grad():
         copy = (z[:, 1:] - z[:, :-1]).square().mean()
         error = (predicted - target).square().mean()
-        return {"copy": copy, "error_over_copy": error / copy.clamp(min=1e-12), "latent_std": z.flatten(0, 1).std(0).mean()}
+        spread = z.flatten(0, 1).std(0).mean()
+        return {"copy": copy, "error_over_copy": error / copy.clamp(min=1e-12), "latent_std": spread}

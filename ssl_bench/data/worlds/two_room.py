@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssl_bench.data.factors import Factor
-from ssl_bench.data.world import World
+from ssl_bench.data.world import Event, World
 
 LOW, HIGH = 5.0, 59.0  # of the dot's centre
 WALL, HALF = 32.0, 1.5  # middle of the wall, and half of its width
@@ -191,3 +191,25 @@ class TwoRoom(World):
             state = self.step(state, actions[:, t].astype(np.float64))
             states.append(state)
         return actions, np.stack(states, 1)
+
+    def events(self, rng: np.random.Generator, n: int) -> dict[str, Event]:
+        """teleport: the dot is elsewhere; wall: it goes on through the wall; colour: dot and third channel change."""
+        actions, path = self.demonstrate(rng, n, self.every)
+        before, usual = path[:, 0], path[:, -1]
+        away = usual.copy()
+        away[:, :2] = self._places(rng, usual)
+        near = usual.copy()
+        while len(close := np.flatnonzero(self.distance(away, usual) < 2 * self.radius)):
+            away[close, :2] = self._places(rng, near[close])
+        events = {"teleport": Event(before, actions, usual, away)}
+        events["colour"] = Event(before, actions, usual, usual, (2, 1, 0))
+        wall = self.reset(rng, n)
+        side = np.where(rng.random(n) < 0.5, -1.0, 1.0)
+        y = rng.uniform(LOW, HIGH - 4 * GAP, n)  # anywhere but within 2 GAP of the door
+        wall[:, Y] = np.clip(np.where(y > wall[:, DY] - 2 * GAP, y + 4 * GAP, y), LOW, HIGH)
+        wall[:, X] = wall[:, WX] + side * (HALF + rng.uniform(0, 2, n))
+        push = np.zeros((n, self.every, 2), np.float32)
+        push[..., 0] = -side[:, None] * rng.uniform(1.2, 1.7, n)[:, None]
+        through = wall.copy()
+        through[:, X] += push[..., 0].sum(1)
+        return {**events, "wall": Event(wall, push, self.after(wall, push), through)}
