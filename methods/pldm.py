@@ -110,8 +110,8 @@ class PLDM(WorldModel):
 
 
 DEPARTS = {  # what leaves the paper, by recipe
-    "paper": "a ViT, a causal transformer and frames 5 steps apart for Impala, GRU and single steps; our two rooms; AdamW",
-    "small, quick": "a ViT, a causal transformer and frames 5 steps apart for Impala, GRU and single steps; 4 predicted",
+    "paper": "a ViT and a causal transformer for Impala and GRU, frames 5 steps apart; our two rooms; AdamW",
+    "small, quick": "a ViT and a causal transformer for Impala and GRU; 4 frames 5 steps apart predicted",
     "eb_jepa": "EB-JEPA's weights; a ViT and a causal transformer for Impala and GRU; 4 frames 5 steps apart predicted",
 }
 

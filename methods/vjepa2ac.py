@@ -96,7 +96,7 @@ class VJEPA2AC(WorldModel):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "cells of the tokens as one standardised vector, no robot state, two rooms, no published encoder",
     "small, quick": "cells of the tokens as one vector, no robot state; an untrained encoder unless one is named",
-    "dinowm, dinowm_quick": "cells of the tokens as one vector, no proprioception; an untrained encoder unless one is named",
+    "dinowm, dinowm_quick": "cells of the tokens as one vector, no proprioception; untrained unless one is named",
 }
 
 
