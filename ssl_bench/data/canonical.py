@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ssl_bench.data import groups
+from ssl_bench.data.items import Kind
 from ssl_bench.data.source import Content
 from ssl_bench.errors import UserError
 
@@ -20,7 +21,7 @@ PLAIN = 0.05  # share of images of one single colour above which a note asks
 
 
 def canonical(
-    content: Content, tables: Sequence[dict[str, Any]], name: str, places: int
+    content: Content, tables: Sequence[dict[str, Any]], name: str, items: Kind
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays to save, and meta: classes, fingerprint, mean, std, notes, bad images.
 
@@ -59,12 +60,12 @@ def canonical(
     grouped, more = groups.facts(group[order], chosen)
     notes += more
     text += group[order].astype("<i8").tobytes().hex() if grouped else ""  # they decide what is held out
-    plain = (squares[order] * places == sums[order] ** 2).all(1)  # no channel varies
+    plain = (squares[order] * items.places == sums[order] ** 2).all(1)  # no channel varies
     if plain.mean() > PLAIN:
         notes.append(f"{plain.sum():,} of {len(order):,} images are of one single colour: are they read rightly?")
     notes += _twins(pixels[order], chosen)
     train = order[chosen == "train"]
-    mean, std = _moments(sums[train], squares[train], places)
+    mean, std = _moments(sums[train], squares[train], items)
     where = _table(tables)
     arrays: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
@@ -180,11 +181,11 @@ def _twins(pixels: np.ndarray, split: np.ndarray) -> list[str]:
     return [*out, f"{again:,} training images repeat the pixels of another."] if again else out
 
 
-def _moments(sums: np.ndarray, squares: np.ndarray, places: int) -> tuple[list[float], list[float]]:
-    """Mean and std per channel of pixels in [0, 1], from each item's exact sums [N, C] over its `places`."""
-    count = max(len(sums), 1) * places
-    mean = sums.sum(0) / count / 255
-    std = np.sqrt(squares.sum(0) / count / 255**2 - mean**2)
+def _moments(sums: np.ndarray, squares: np.ndarray, items: Kind) -> tuple[list[float], list[float]]:
+    """Mean and std per channel, of pixels in [0, 1], from each item's sums [N, C] over its places."""
+    count = max(len(sums), 1) * items.places
+    mean = sums.sum(0) / count / items.unit
+    std = np.sqrt(squares.sum(0) / count / items.unit**2 - mean**2)
     return [round(float(m), 4) for m in mean], [round(float(s), 4) or 1.0 for s in std]
 
 

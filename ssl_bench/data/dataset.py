@@ -35,7 +35,7 @@ PATHS = ("folder", "parquet", "webdataset")  # kinds of names that hold a path
 class Split:
     """Images of one part: rows of a store. `batch(indices)` depends on the indices alone."""
 
-    store: Any  # uint8 [M, *item.shape]: mapped, or `Encoded`, which decodes the rows it is asked for; without a path
+    store: Any  # [M, *item.shape]: mapped, or `Encoded`, which decodes the rows it is asked for; without a path
     index: np.ndarray  # int64 [N], rows of the store
     labels: Tensor  # int64 [N]
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
@@ -57,7 +57,7 @@ class Split:
         return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
-        """uint8 [B, *item.shape] for positions in this split."""
+        """[B, *item.shape], of the item's dtype, for positions in this split."""
         rows = self.index[indices if isinstance(indices, slice) else np.asarray(indices)]
         found = torch.from_numpy(np.ascontiguousarray(self.store[rows]))
         return found if self.view is None else self.view(found)
@@ -195,7 +195,8 @@ def _images(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Any
     item = written(meta)
     if meta["kind"] == "encoded":
         return Encoded(folder, np.load(folder / f"{split}_table.npy"), item, threads)
-    return mapped(folder / ("sealed.u8" if split == "test" else f"{split}.u8")).reshape(-1, *item.shape)
+    raw = mapped(folder / ("sealed.u8" if split == "test" else f"{split}.u8"))
+    return raw.view(item.dtype).reshape(-1, *item.shape)
 
 
 def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Split:

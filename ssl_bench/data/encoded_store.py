@@ -24,7 +24,7 @@ def mapped(path: Path) -> np.ndarray:
 
 
 class Encoded:
-    """Items of one split as an array-like: `images[rows]` is uint8 [B, *kind.shape], the same for any threads.
+    """Items of one split as an array-like: `images[rows]` is [B, *kind.shape] of kind.dtype, the same for any threads.
 
     Its files are opened here, all at once, and their place is not kept: a protocol gets these items.
     """
@@ -40,7 +40,7 @@ class Encoded:
         return len(self.table)
 
     def one(self, row: int) -> np.ndarray:
-        """uint8 [*kind.shape]"""
+        """[*kind.shape]"""
         chunk, offset, length = self.table[row].tolist()
         try:
             return self.kind.decode(self.files[chunk][offset : offset + length].tobytes())
@@ -64,7 +64,7 @@ class Encoded:
         found = self.pending.pop(rows.tobytes(), None)
         if found is None:
             found = [self.pool.submit(self.one, row) for row in rows.tolist()]
-        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        out = np.empty((len(rows), *self.shape[1:]), self.kind.dtype)
         for place, future in zip(out, found, strict=True):
             place[:] = future.result()
         return out

@@ -35,6 +35,7 @@ class Factor:
     columns: tuple[int, ...]
 
 
+KIND, DIRECTED = "image", False
 FACTORS = (
     Factor("shape", len(SHAPES), (0,)),
     Factor("colour", len(HUES), (1,)),

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from ssl_bench.data import groups
-from ssl_bench.data.images import SUFFIXES, Item
+from ssl_bench.data.images import Item
+from ssl_bench.data.items import KINDS, of_kind
 from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
 from ssl_bench.data.splits import DECIDE, NO_CHOICE, Choice, folder_roles, held_out, role_of
@@ -26,18 +27,18 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     start of an image's path, from its class on, says what belongs together (see groups),
     as `#group=.+(?=_)` for a/tile7_2.jpg.
     """
-    by_hand.only("train", "test", "splits", "group")
+    by_hand.only("train", "test", "splits", "group", "kind")
     state = files(location)
-    return Source(state, lambda: _content(location, state, by_hand))
+    return Source(state, lambda: _content(location, state, by_hand), by_hand.kind)
 
 
 def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Content:
-    others: Counter[str] = Counter()
+    items, others = of_kind(by_hand.kind), Counter[str]()
     rows: list[Row] = []
     total = 0
     for path, size, _ in state:
         suffix = os.path.splitext(path)[1].lower()
-        if suffix not in SUFFIXES:
+        if suffix not in items.suffixes:
             others[suffix or "without a suffix"] += 1
             continue
         rows.append((path, os.path.relpath(path, location).split(os.sep)[:-1]))
@@ -55,8 +56,8 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
     roles, unused = held_out(parts, blank)
     notes += more + unused
     if others:
-        shown = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
-        notes.append(f"Not read, for their suffix: {shown}. Images are {', '.join(sorted(SUFFIXES))}.")
+        shown = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
+        notes.append(f"Not read, for their suffix: {shown}. {items.known()}{_of_another_kind(others)}")
     if told and (loose := sum(not words for _, words in rows)):
         notes.append(f"{loose} images beside the folders of the splits are not used.")
     chunks, read = [], []
@@ -78,6 +79,11 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
 def _item(pattern: str, row: tuple[str, str, str]) -> Item:
     path, label, below = row
     return Item(Path(path), label, path, group=groups.named(below, pattern, path) if pattern else None)
+
+
+def _of_another_kind(others: Counter[str]) -> str:
+    found = {name: sorted(of_kind(name).suffixes & set(others)) for name in KINDS}
+    return "".join(f" #kind={name} after the data's name reads {', '.join(s)}." for name, s in found.items() if s)
 
 
 def _refuse_unlabelled_classes(parts: dict[str, list[Row]]) -> None:

@@ -11,8 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ssl_bench.data import parquet
-from ssl_bench.data.images import Item
+from ssl_bench.data.images import Images, Item
 from ssl_bench.data.labels import LABEL, labelled
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
 from ssl_bench.data.splits import Choice, choice, held_out, parts_of, split_lines
@@ -56,7 +55,7 @@ def _load(name: str, download: bool) -> dict[str, Any]:
 
 def _columns(name: str, features: Any, wanted: str) -> tuple[str, str]:
     kinds = {column: type(feature).__name__ for column, feature in features.items()}
-    images = [c for c, kind in kinds.items() if kind == "Image"] or [c for c in parquet.IMAGE if c in kinds]
+    images = [c for c, kind in kinds.items() if kind == "Image"] or [c for c in Images.columns if c in kinds]
     labels = [wanted] if wanted else [c for c, kind in kinds.items() if kind == "ClassLabel"]
     labels = labels or [c for c in LABEL if c in kinds]
     if len(images) != 1 or len(labels) > 1 or (wanted and wanted not in kinds):

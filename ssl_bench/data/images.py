@@ -77,6 +77,7 @@ class Images(Kind):
     name: ClassVar[str] = "image"
     noun: ClassVar[str] = "images"
     suffixes: ClassVar[frozenset[str]] = frozenset(SUFFIXES)
+    columns: ClassVar[tuple[str, ...]] = ("image", "img", "jpg", "png", "webp")
 
     @classmethod
     def asked(cls, config: DataConfig) -> Images:

@@ -39,6 +39,9 @@ class Kind(ABC):
     name: ClassVar[str]
     noun: ClassVar[str]  # what a sentence calls several of them
     suffixes: ClassVar[frozenset[str]]  # of files that hold one, lower case, with the dot
+    columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
+    dtype: ClassVar[str] = "uint8"  # of a stored item, as numpy calls it
+    unit: ClassVar[float] = 255.0  # `by_channel` divided by it has the mean and std that a data set has
 
     @classmethod
     @abstractmethod
@@ -50,6 +53,11 @@ class Kind(ABC):
     def written(cls, facts: dict[str, Any]) -> Kind:
         """The inverse of `facts`."""
 
+    @classmethod
+    def known(cls) -> str:
+        """Which files hold one, in words."""
+        return f"{cls.noun.capitalize()} are {', '.join(sorted(cls.suffixes)) or 'made, not read'}."
+
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -58,7 +66,12 @@ class Kind(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one stored item, uint8; height and width last."""
+        """Of one stored item; of pictures height and width last."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one stored item."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def channels(self) -> int:
@@ -67,11 +80,11 @@ class Kind(ABC):
 
     @property
     def places(self) -> int:
-        """Numbers of each channel in one item."""
+        """Numbers of each channel that `by_channel` has of an item."""
         return math.prod(self.shape) // self.channels
 
     def by_channel(self, stored: np.ndarray) -> np.ndarray:
-        """[C, numbers of each] of one stored item; of an empty one, [C, 0]."""
+        """[C, places] of one stored item, of which mean and std are made; of an empty one, [C, 0]."""
         return stored.reshape(self.channels, -1)
 
     @abstractmethod
@@ -86,6 +99,14 @@ class Kind(ABC):
     def decode(self, data: bytes) -> np.ndarray:
         """The stored array of encoded bytes that `read` has kept."""
 
+    def noise(self, count: int, seed: int = 0) -> np.ndarray:
+        """[count, *shape] of items that show nothing: what is timed on them does not depend on what they show."""
+        rng, dtype = np.random.default_rng(seed), np.dtype(self.dtype)
+        if dtype.kind == "f":
+            return rng.standard_normal((count, *self.shape), dtype)
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        return rng.integers(low, high, (count, *self.shape), dtype, endpoint=True)
+
     @abstractmethod
     def floats(self, stored: Tensor) -> Tensor:
         """Stored items [B, *shape] -> the numbers whose mean and std a data set has."""
@@ -99,7 +120,8 @@ class Kind(ABC):
         return stored
 
 
-def _class(name: str) -> type[Kind]:
+def of_kind(name: str) -> type[Kind]:
+    """The class of a kind."""
     if name not in KINDS:
         raise UserError(f"Unknown kind of item '{name}'. {nearest(name, KINDS)}")
     module, _, attribute = KINDS[name].partition(":")
@@ -109,9 +131,9 @@ def _class(name: str) -> type[Kind]:
 
 def asked(config: DataConfig, kind: str = "image") -> Kind:
     """The items that a source of this kind gives under these settings."""
-    return _class(kind).asked(config)
+    return of_kind(kind).asked(config)
 
 
 def written(facts: dict[str, Any]) -> Kind:
     """The items that a store's, a run's or an encoder's description speaks of."""
-    return _class(facts.get("item", "image")).written(facts)
+    return of_kind(facts.get("item", "image")).written(facts)

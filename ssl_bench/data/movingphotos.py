@@ -31,6 +31,7 @@ from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
 from ssl_bench.errors import UserError
 from ssl_bench.rng import mix
 
+KIND, DIRECTED = "clip", True  # a mirrored clip shows another motion
 VERSION = 1  # raised whenever a clip would show something else
 DEFAULT, BLOCK = 4000, 64  # training clips; clips drawn at once
 PHOTOS = Path(__file__).parent / "embedded" / "clothing48"
@@ -193,4 +194,4 @@ def source(rest: str) -> Source:
             chunks += [Chunk(split, len(r), partial(rows, split, r)) for r in ranges]
         return Content(chunks, number * 3 * 8 * 32**2)
 
-    return Source([*files(Path(__file__)), *files(PHOTOS, ".parquet")], content, "clip")
+    return Source([*files(Path(__file__)), *files(PHOTOS, ".parquet")], content, KIND)

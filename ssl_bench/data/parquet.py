@@ -16,32 +16,33 @@ from typing import Any
 
 from ssl_bench.data import groups, labels
 from ssl_bench.data.images import Item
+from ssl_bench.data.items import of_kind
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
 from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError, nearest
 
-IMAGE = ("image", "img", "jpg", "png", "webp")
-
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
-    by_hand.only("train", "test", "splits", "group")
+    by_hand.only("train", "test", "splits", "group", "kind")
     state = files(location, ".parquet")
     if not state:
         raise UserError(f"No .parquet file in {location}.")
-    return Source(state, lambda: _content(location, [p for p, _, _ in state], by_hand))
+    return Source(state, lambda: _content(location, [p for p, _, _ in state], by_hand), by_hand.kind)
 
 
 def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     parts, notes = parts_of(paths, location, by_hand)
     paths = [path for path in paths if parts[path]]
     opened = {path: _open(path) for path in paths}
-    named = {path: _columns(path, file.schema_arrow) for path, file in opened.items()}
+    named = {path: _columns(path, file.schema_arrow, of_kind(by_hand.kind).columns) for path, file in opened.items()}
     blank = {
         p for p in {parts[q] for q in paths} if all(_no_labels(opened[q], named[q][1]) for q in paths if parts[q] == p)
     }
     roles, unused = held_out(parts.values(), sorted(blank))
-    notes += unused
+    notes += unused + _types(
+        {p: str(opened[p].schema_arrow.field(named[p][1]).type) for p in paths if parts[p] in roles}
+    )
     group, told = _group({path: opened[path].schema_arrow.names for path in paths if parts[path] in roles}, by_hand)
     chunks: list[Chunk] = []
     total = 0
@@ -66,12 +67,12 @@ def _open(path: str) -> Any:
         raise UserError(f"{path} is not a readable parquet file: {str(error)[:120]}") from error
 
 
-def _columns(path: str, schema: Any) -> tuple[str, str]:
-    """The image and the label column."""
-    found = [next((n for n in names if n in schema.names), "") for names in (IMAGE, labels.LABEL)]
-    missing = [names[0] for names, name in zip((IMAGE, labels.LABEL), found, strict=True) if not name]
+def _columns(path: str, schema: Any, items: Sequence[str]) -> tuple[str, str]:
+    """The column of items and that of labels."""
+    found = [next((n for n in names if n in schema.names), "") for names in (items, labels.LABEL)]
+    missing = [names[0] for names, name in zip((items, labels.LABEL), found, strict=True) if not name]
     if missing:
-        raise UserError(f"{path} has no column {missing}; it has {schema.names}. image and label are needed.")
+        raise UserError(f"{path} has no column {missing}; it has {schema.names}. {items[0]} and label are needed.")
     if "string" in str(schema.field(found[0]).type)[:12]:
         raise UserError(f"Column '{found[0]}' of {path} holds text: images' bytes are needed, paths are not read.")
     if str(schema.field(found[1]).type).startswith(("list", "large_list", "fixed_size_list", "struct", "map")):
@@ -80,6 +81,18 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
             "one class per image is needed."
         )
     return found[0], found[1]
+
+
+def _types(found: Mapping[str, str]) -> list[str]:
+    """That 1 and 1.0 are one class, where some files have whole numbers as labels and others have fractions' type."""
+    real = {path: kind.startswith(("half", "float", "double")) for path, kind in found.items()}
+    whole = [path for path, kind in found.items() if kind.startswith(("int", "uint"))]
+    if not whole or not any(real.values()):
+        return []
+    one, two = next(path for path in found if real[path]), whole[0]
+    return [
+        f"Labels are {found[one]} in {Path(one).name} and {found[two]} in {Path(two).name}: 1.0 and 1 are one class."
+    ]
 
 
 def _group(columns: Mapping[str, Sequence[str]], by_hand: Choice) -> tuple[tuple[str, str], list[str]]:

@@ -1,14 +1,15 @@
 """A data set's name -> its source.
 
 `data.name` is a name of the catalogue, `factors`, `movingphotos`, a world (`two_room`), `folder:PATH`, `parquet:PATH`,
-`webdataset:PATH` or `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits).
-No torch here; a kind of source is imported when it is asked for.
+`webdataset:PATH` or `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits),
+`#kind=clip` that its items are no images. No torch here; a kind of source is imported when it is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import catalogue, folder, world
@@ -21,8 +22,10 @@ from ssl_bench.errors import UserError, nearest
 if TYPE_CHECKING:
     from ssl_bench.data.factors import Factor
 
-CLIPS = ("movingphotos",)  # names of sets whose items are clips
-DIRECTED = ("movingphotos",)  # names of sets whose labels another one takes in the mirror
+GENERATED = {  # name -> the module that makes it: `source(rest)`, its KIND of item, FACTORS, DIRECTED
+    "factors": "ssl_bench.data.factors",
+    "movingphotos": "ssl_bench.data.movingphotos",
+}
 KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"}
 
 
@@ -31,14 +34,9 @@ def find(name: str) -> Source:
     kind, _, rest = name.partition(":")
     if name in EMBEDDED:
         return _of_path("parquet", str(EMBEDDED[name]))
-    if kind == "factors":
-        from ssl_bench.data import factors
-
-        return factors.source(rest)
-    if kind == "movingphotos":
-        from ssl_bench.data import movingphotos
-
-        return movingphotos.source(rest)
+    if kind in GENERATED:
+        found: Source = _made(kind).source(rest)
+        return found
     if kind in world.names():
         from ssl_bench.data import rollouts
 
@@ -69,8 +67,7 @@ def known() -> list[str]:
     """Every name, for hints."""
     return [
         *EMBEDDED,
-        "factors",
-        "movingphotos",
+        *GENERATED,
         *world.names(),
         *catalogue.names(),
         *(f"{kind}:{what}" for kind, what in KINDS.items()),
@@ -79,23 +76,29 @@ def known() -> list[str]:
 
 def item(config: DataConfig) -> Kind:
     """The items of a set under these settings, by its name alone: nothing is opened."""
-    base = config.name.partition(":")[0]
-    return asked(config, "clip" if base in CLIPS else "trajectory" if base in world.names() else "image")
+    made, rest = config.name.partition(":")[::2]
+    if made in world.names():
+        return asked(config, "trajectory")
+    return asked(config, _made(made).KIND if made in GENERATED else choice(rest)[1].kind if made in KINDS else "image")
 
 
 def directed(name: str) -> bool:
     """Whether the labels of a set say left and right, so that no item may be mirrored."""
-    return name.partition(":")[0] in DIRECTED
+    made = name.partition(":")[0]
+    return made in GENERATED and bool(_made(made).DIRECTED)
 
 
 def factors(name: str) -> tuple[Factor, ...]:
     """What the numbers are that a set with known factors has of each item."""
-    from ssl_bench.data import factors, movingphotos
-
-    if name.partition(":")[0] in world.names():
+    made = name.partition(":")[0]
+    if made in world.names():
         return world.parse(name).world.factors
-    known = {"factors": factors.FACTORS, "movingphotos": movingphotos.FACTORS}
-    return known.get(name.partition(":")[0], ())
+    found: tuple[Factor, ...] = _made(made).FACTORS if made in GENERATED else ()
+    return found
+
+
+def _made(name: str) -> Any:
+    return importlib.import_module(GENERATED[name])
 
 
 def _of_path(kind: str, rest: str) -> Source:

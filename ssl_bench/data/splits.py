@@ -29,7 +29,7 @@ ROLE = {word: role for role, words in WORDS.items() for word in words}
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # TestSet is two words, TEST one
 ENDS = ("", "set", "sets", "data", "images", "imgs", "split")  # testset, traindata
 DECIDE = "#train=NAME and #test=NAME after the data's name decide, #splits=none if no name is a split's"
-SETTINGS = ("train", "test", "splits", "image", "label", "group")
+SETTINGS = ("train", "test", "splits", "image", "label", "group", "kind")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Choice:
     def roles(self) -> dict[str, Sequence[str]]:
         """The names given for train and test; empty where the names of files and folders tell."""
         return {role: self.given[role] for role in ("train", "test") if role in self.given}
+
+    @property
+    def kind(self) -> str:
+        """Of the items: `folder:PATH#kind=clip`."""
+        return self.one("kind") or "image"
 
     def one(self, setting: str) -> str:
         return (self.given.get(setting) or [""])[-1]

@@ -40,9 +40,9 @@ def ensure(config: DataConfig, kind: str = "auto") -> Path:
     name, items = config.name, asked(config, source.kind)
     content = source.content()
     if not content.count:
-        looked = f"No images in '{name}'. Looked for {', '.join(sorted(items.suffixes))} in class folders."
+        looked = f"No {items.noun} in '{name}'. {items.known()} They are looked for in class folders."
         raise UserError(" ".join([looked, *content.notes]))
-    decoded = content.count * math.prod(items.shape)
+    decoded = content.count * items.nbytes
     kind = kind if kind != "auto" else "decoded" if decoded <= DECODED_LIMIT else "encoded"
     try:
         _room(places[kind], decoded if kind == "decoded" else content.encoded_bytes)

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -128,19 +127,19 @@ class Build:
             if packed:
                 out.truncate(0)
             else:
-                out.seek(start * math.prod(self.items.shape))
+                out.seek(start * self.items.nbytes)
             for item in chunk.read():
                 try:
                     pixels, data, odd, (mode, size) = self.items.read(item, packed)
                     modes[mode] = modes.get(mode, 0) + 1
                 except Unreadable as why:
                     bad.append([item.place, str(why)])
-                    pixels, data, odd = np.zeros((self.items.channels, 0), np.uint8), b"", ""
+                    pixels, data, odd = np.zeros((self.items.channels, 0), self.items.dtype), b"", ""
                     size = (0, 0)
                 if odd:
                     unusual[odd] = unusual.get(odd, 0) + 1
                 raw = pixels.tobytes()
-                out.write(data if packed else raw or bytes(math.prod(self.items.shape)))
+                out.write(data if packed else raw or bytes(self.items.nbytes))
                 _add(rows, item, self.items.by_channel(pixels), raw, len(data), size)
             out.flush()
             os.fsync(out.fileno())
@@ -175,7 +174,7 @@ class Build:
 def _add(
     rows: dict[str, list[Any]], item: Item, by_channel: np.ndarray, raw: bytes, length: int, size: tuple[int, int]
 ) -> None:  # fmt: skip
-    wide = by_channel.astype(np.int64)
+    wide = by_channel.astype(np.int64 if by_channel.dtype.kind in "iu" else np.float64)
     new: dict[str, Any] = {
         "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
@@ -218,7 +217,8 @@ def _write_table(path: Path, rows: dict[str, list[Any]], facts: dict[str, Any]) 
     place = {name: i for i, name in enumerate(names)}
     arrays: dict[str, Any] = {k: np.array([list(v) for v in rows[k]], np.uint8) for k in ("digest", "pixels")}
     arrays |= {"label": np.array([place[name] for name in rows["label"]], np.int64), "ok": np.array(rows["ok"], bool)}
-    arrays |= {k: np.array(rows[k], np.int64) for k in ("sums", "squares", "length", "size", "group")}
+    arrays |= {k: np.array(rows[k], np.int64) for k in ("length", "size", "group")}
+    arrays |= {k: np.stack(rows[k]) for k in ("sums", "squares")}  # exact where stored items are integers
     arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
     arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
     buffer = io.BytesIO()
@@ -230,7 +230,7 @@ def finish(build: Build) -> None:
     """Put the tables of all chunks together; meta.json comes last and says that the store is whole."""
     from ssl_bench.data import canonical
 
-    arrays, meta = canonical.canonical(build.content, list(_tables(build)), build.config.name, build.items.places)
+    arrays, meta = canonical.canonical(build.content, list(_tables(build)), build.config.name, build.items)
     meta |= {"kind": build.kind, **build.items.facts, "asked": to_dict(build.config)}
     meta["seconds"] = round(time.monotonic() - build.began, 1)
     _seal(build, arrays, meta.pop("home")["test"])
@@ -256,7 +256,7 @@ def _seal(build: Build, arrays: dict[str, np.ndarray], home: str) -> None:
         files = {int(c): build.folder / f"{c:06d}.pack" for c in np.unique(where[:, 0])}
         target = build.folder / f"{last:06d}.pack"
     else:
-        size = np.full(len(rows), math.prod(build.items.shape))
+        size = np.full(len(rows), build.items.nbytes)
         where = np.stack([0 * rows, rows * size, size], 1)
         files, target = {0: build.folder / f"{home}.u8"}, build.folder / "sealed.u8"
     if not target.exists():

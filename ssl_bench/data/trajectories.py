@@ -121,6 +121,11 @@ class Trajectories(Kind):
         item[self.planes :].reshape(-1)[: len(rest)] = rest
         return item
 
+    def noise(self, count: int, seed: int = 0) -> np.ndarray:
+        frames = super().noise(count, seed)
+        frames[:, self.planes :] = 0  # random bytes are no actions
+        return frames
+
     def frames(self, items: Tensor) -> Tensor:
         """uint8 [B, T, C, H, W] of items [B, P, H, W]."""
         return items[:, : self.planes].unflatten(1, (self.length, self.bands))

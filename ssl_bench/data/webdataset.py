@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssl_bench.data.images import MAX_BYTES, SUFFIXES, Item, Unreadable
+from ssl_bench.data.images import MAX_BYTES, Item, Unreadable
+from ssl_bench.data.items import of_kind
 from ssl_bench.data.labels import class_name
 from ssl_bench.data.source import Content, Source, cut, files
 from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
@@ -37,7 +38,7 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     state = files(location, ".tar")
     if not state:
         raise UserError(f"No .tar file in {location}. Compressed shards (.tar.gz) must be unpacked to .tar first.")
-    return Source(state, partial(_content, location, [path for path, _, _ in state], by_hand))
+    return Source(state, partial(_content, location, [path for path, _, _ in state], by_hand), by_hand.kind)
 
 
 def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
@@ -80,7 +81,7 @@ def _index(path: str, by_hand: Choice, notes: list[str]) -> list[Row]:
     out: list[Row] = []
     beside: Counter[str] = Counter()
     for members in keys.values():
-        if not (kind := _image_kind(path, members, by_hand.one("image"), beside)):
+        if not (kind := _image_kind(path, members, by_hand, beside)):
             continue
         name, image = members[kind]
         own = {k: place for k, (_, place) in members.items() if k in LABELS or k == by_hand.one("label")}
@@ -119,9 +120,10 @@ def _refuse_folders(found: dict[str, list[Row]]) -> None:
         )
 
 
-def _image_kind(path: str, members: dict[str, tuple[str, Member]], wanted: str, beside: Counter[str]) -> str:
-    """The extension of a sample's image: the one asked for, the only one, or the only plain one (not depth.png)."""
-    images = [k for k in members if f".{k.rpartition('.')[2]}" in SUFFIXES]
+def _image_kind(path: str, members: dict[str, tuple[str, Member]], by_hand: Choice, beside: Counter[str]) -> str:
+    """The extension of a sample's item: the one asked for, the only one, or the only plain one (not depth.png)."""
+    suffixes, wanted = of_kind(by_hand.kind).suffixes, by_hand.one("image")
+    images = [k for k in members if f".{k.rpartition('.')[2]}" in suffixes]
     if wanted:
         chosen = [k for k in images if k == wanted]
     else:

@@ -101,7 +101,7 @@ class Encoder:
         return next(iter(self.model.parameters())).device if self.model is not None else torch.device("cpu")
 
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 [B, *item.shape] -> the floats the network was made for: resize, centre crop, normalise."""
+        """Stored items [B, *item.shape] -> the floats the network was made for: resize, centre crop, normalise."""
         if (frames := images.shape[1] if images.ndim == 5 else 0) != self.frames:
             has, needs = (f"clips of {n} frames" if n else "images" for n in (frames, self.frames))
             raise UserError(

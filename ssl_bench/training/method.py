@@ -81,7 +81,7 @@ class Method(nn.Module):
         return ViT(replace(self.config.backbone, **changes), self.info.item)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
-        """What the objective looks at, from stored items, uint8 [B, *item.shape]. Runs without gradient."""
+        """What the objective looks at, from stored items [B, *item.shape]. Runs without gradient."""
         raise NotImplementedError
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:

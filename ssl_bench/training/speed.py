@@ -26,9 +26,8 @@ STAGES = ("data", "forward", "backward", "clip", "optimizer", "EMA", "rest")
 def noise(config: Config, images: int = 0) -> Dataset:
     """Random images of the config's size in memory: speed does not depend on what they show."""
     item, count = item_of(config.data), images or max(2 * config.budget.batch_size, 64)
-    store = np.random.default_rng(0).integers(0, 256, (count, *item.shape), dtype=np.uint8)
     labels = torch.arange(count) % 10
-    part = Split(store, np.arange(count), labels)
+    part = Split(item.noise(count), np.arange(count), labels)
     moments = (0.5,) * item.channels, (0.25,) * item.channels
     return Dataset("noise", tuple("0123456789"), "", *moments, item, config.data, part, part)
 

@@ -64,7 +64,7 @@ def rehearse(config: Config) -> None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             with _Unfilled():
                 method: Method = cls(config, info)
-            items = item.given(torch.zeros(2, *item.shape, dtype=torch.uint8), info.item)
+            items = item.given(torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype)), info.item)
             method.eval().views(items, Rng(0, 2), 0.0)
     except ValueError as error:
         size = size_text(config.data.image_size)

@@ -18,7 +18,7 @@ from ssl_bench import find
 from ssl_bench.cli.data import command
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import DataConfig, RunConfig, identity, to_dict
-from ssl_bench.data import items
+from ssl_bench.data import items, registry
 from ssl_bench.data.dataset import open_data
 from ssl_bench.data.images import Images, square
 from ssl_bench.encoders.from_run import from_run
@@ -135,3 +135,24 @@ def test_a_limit_is_given_to_the_set_as_it_was_asked_for(wide, tmp_path, monkeyp
     done = CliRunner().invoke(command, ["check", *words])
     assert done.exit_code == 0, done.output
     assert len(open_data(config).train) > 0
+
+
+def test_the_kind_of_a_path_is_said_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"")
+    name = f"folder:{tmp_path}"
+    assert registry.item(DataConfig(name)).name == "image"
+    assert registry.item(DataConfig(f"{name}#kind=clip")).name == "clip"
+    with pytest.raises(UserError, match=r"No clips in .* #kind=image after the data's name reads .png"):
+        open_data(DataConfig(f"{name}#kind=clip"))
+    with pytest.raises(UserError, match=r"Unknown kind of item 'clips'. Did you mean 'clip'"):
+        open_data(DataConfig(f"{name}#kind=clips"))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_noise_is_of_the_stored_type(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Images, "dtype", dtype)
+    kind = Images(4, 4)
+    made = kind.noise(50)
+    assert made.shape == (50, 3, 4, 4) and made.dtype == dtype and made.nbytes == 50 * kind.nbytes
+    assert made.std() > (0.9 if dtype == "float32" else 50)

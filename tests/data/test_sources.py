@@ -214,3 +214,13 @@ def test_a_comparison_evaluated_on_another_set(photos: Path, tmp_path: Path) -> 
     for more, sentence in (("cifra10", "Did you mean 'cifar10'"), ("clothing48 --slurm gpu", "no effect with --slurm")):
         done = CliRunner().invoke(cli, ["compare", "--root", str(tmp_path), "--eval-data", *more.split()])
         assert isinstance(done.exception, UserError) and sentence in str(done.exception)
+
+
+def test_whole_labels_of_another_type_are_one_class_and_said(tmp_path: Path) -> None:
+    for part, kind in (("train", pa.int64()), ("test", pa.float64())):
+        rows = {"image": [png(i + (part == "test") * 100) for i in range(60)], "label": pa.array([0, 1, 2] * 20, kind)}
+        pq.write_table(pa.table(rows), tmp_path / f"{part}.parquet")
+    config = DataConfig(f"parquet:{tmp_path}", 8, 0.2)
+    data = open_data(config)
+    assert len(data.classes) == 3
+    assert "Labels are double in test.parquet and int64 in train.parquet: 1.0 and 1 are one class." in notes(config)
