@@ -60,7 +60,8 @@ class Oracle(Predictor):
         held = of_frames(val, found, min(100, len(val)), val.kind.length)
         known = val.targets[: len(held)].reshape(*held.shape[:2], -1)[..., place]
         apart = [torch.cat([torch.pdist(one) for one in part]).numpy() for part in (held, known)]
-        self.measured = {"distance": 100 * float(spearmanr(*apart).statistic)}
+        alike = min(float(a.std()) for a in apart) < 1e-9  # of a latent that is the same everywhere: no slope at all
+        self.measured = {"distance": 0.0 if alike else 100 * float(spearmanr(*apart).statistic)}
         self.selected = {"dynamics": "the run's own" if not found.fitted else "fitted", **found.fitted}
 
     @torch.no_grad()

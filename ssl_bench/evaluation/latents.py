@@ -147,7 +147,7 @@ def fit(x: Features, config: FitConfig, seed: int) -> Latents:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(dynamics.parameters(), 1.0)
         optimizer.step()
-    return Latents(x.encoder, dynamics.eval(), {"steps": steps, "trajectories": len(found), "loss": float(loss)})
+    return Latents(x.encoder, dynamics.eval(), {"steps": steps, "trajectories": len(found), "loss": loss.item()})
 
 
 def ridge(x: Tensor, y: Tensor, penalties: list[float]) -> list[tuple[Tensor, Tensor]]:
