@@ -146,6 +146,19 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent / "worlds")]))
 
 
+def kind_of(name: str) -> type[World]:
+    """The class of a world."""
+    if name not in names():
+        raise UserError(f"Unknown world '{name}'. {nearest(name, names())}")
+    return find.defined(find.load(f"ssl_bench.data.worlds.{name}"), World)
+
+
+def options_of(name: str) -> list[str]:
+    """The switches that a world has."""
+    kind: Any = kind_of(name)
+    return [f.name for f in fields(kind)]
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a set's name `WORLD[:OPTIONS][:N]` asks for."""
@@ -158,10 +171,8 @@ class Asked:
 def parse(name: str) -> Asked:
     """`two_room`, `two_room:random,block`, `two_room:500`, `two_room:random:500`. `UserError` for anything else."""
     base, *rest = name.split(":")
-    if base not in names():
-        raise UserError(f"Unknown world '{base}'. {nearest(base, names())}")
-    kind: Any = find.defined(find.load(f"ssl_bench.data.worlds.{base}"), World)
-    known = [f.name for f in fields(kind)]
+    kind: Any = kind_of(base)
+    known = options_of(base)
     chosen, count = "", ""
     if len(rest) == 1:
         chosen, count = ("", rest[0]) if rest[0].isdigit() else (rest[0], "")
