@@ -21,6 +21,7 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import DynamicsConfig
+from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.world_model import WorldModel, watched
 
@@ -64,7 +65,7 @@ def off_diagonal(z: Tensor) -> Tensor:
 
 def pldm_terms(z: Tensor, predicted: Tensor, first_only: bool = True) -> dict[str, Tensor]:
     """Latents [B, T, D] and predictions [B, T - 1, D] of all but the first frame."""
-    judged = z[:, 0] if first_only else z.flatten(0, 1)
+    judged = collectives.gather(z[:, 0] if first_only else z.flatten(0, 1))  # of all processes
     return {
         "prediction": (predicted - z[:, 1:]).square().mean(),
         "variance": hinge(judged, 0), "covariance": off_diagonal(judged),
