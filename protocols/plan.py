@@ -62,7 +62,7 @@ class Planner(Predictor):
         c, world = self.config, self.world
         steps, out = max(BUDGETS.values()), []
         for goals, budget in BUDGETS.items():
-            found, started = rollouts.episodes(world, goals, c.episodes), time.perf_counter()
+            found, started = rollouts.episodes(world, goals, c.episodes, x.sealed), time.perf_counter()
 
             def judge(state: np.ndarray, goal: np.ndarray) -> Cost:
                 seen, wanted = (torch.from_numpy(world.render(s, self.size)) for s in (state, goal))
@@ -89,7 +89,7 @@ class Plan(Protocol):
 
     def fit(self, train: Features, val: Features, seed: int) -> Planner:
         assert train.world is not None
-        self.scorer = Replay(train.world, POLICIES)
+        self.scorer = Replay(train.world.title, POLICIES)
         return Planner(train, self.config, latents.of(train, self.config.fit, seed))
 
     def classes(self, output: Tensor) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_bench.config.schema import refuse_outside
-from ssl_bench.data.world import Event, World, sealed_seed
+from ssl_bench.data.world import Event, World, open_seed, sealed_seed
 from ssl_bench.evaluation import latents
 from ssl_bench.evaluation.latents import FitConfig, Latents
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
@@ -32,9 +32,9 @@ class SurpriseConfig:
         self.fit.check()
 
 
-def events(world: World, n: int) -> dict[str, Event]:
-    """The same for everybody."""
-    seed = sealed_seed(world.name, world.version, *world.options, "events")
+def events(world: World, n: int, sealed: bool) -> dict[str, Event]:
+    """The same for everybody; those that are not sealed are for choosing settings."""
+    seed = (sealed_seed if sealed else open_seed)(world.name, world.version, *world.options, "events")
     return world.events(np.random.default_rng(seed), n)
 
 
@@ -53,7 +53,7 @@ class Surprised(Predictor):
     def predict(self, x: Features) -> Tensor:
         """Errors [2 K, n]: of each kind of event the true frames, then the impossible ones."""
         out = []
-        for event in events(self.world, self.config.events).values():
+        for event in events(self.world, self.config.events, x.sealed).values():
             first, actions = self.seen(event.before), torch.from_numpy(event.actions).flatten(1)
             told = self.found.dynamics(first[:, None], actions[:, None].to(first.device))[:, 0]
             for frame in (self.seen(event.usual), self.seen(event.odd, event.channels)):
@@ -70,7 +70,7 @@ class Surprise(Protocol):
 
     def fit(self, train: Features, val: Features, seed: int) -> Surprised:
         assert train.world is not None
-        self.scorer = Scorer(tuple(events(train.world, 2)))
+        self.scorer = Scorer(tuple(events(train.world, 2, sealed=False)))
         return Surprised(train, self.config, latents.of(train, self.config.fit, seed))
 
     def classes(self, output: Tensor) -> None:

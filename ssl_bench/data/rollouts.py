@@ -62,14 +62,16 @@ class Episodes:
         return len(self.start)
 
 
-def episodes(world: World, goals: GOALS, n: int) -> Episodes:
-    """The first n sealed episodes. far: `World.far_goal`; near: 25 steps on, by the policies of the data.
+def episodes(world: World, goals: GOALS, n: int, sealed: bool = True) -> Episodes:
+    """The first n episodes. far: `World.far_goal`; near: 25 steps on, by the policies of the data.
 
-    Episode i depends on the world, its options, `goals` and i alone.
+    Episode i depends on the world, its options, `goals`, `sealed` and i alone. Those that are not sealed are for
+    choosing settings.
     """
     starts, ends = [], []
+    draw = worlds.sealed_seed if sealed else worlds.open_seed
     for i in range(n):
-        seed = worlds.sealed_seed(world.name, world.version, *world.options, goals, i)
+        seed = draw(world.name, world.version, *world.options, goals, i)
         rng = np.random.default_rng(seed)
         if goals == "far":
             starts.append(world.reset(rng, 1))

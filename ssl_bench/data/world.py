@@ -150,7 +150,9 @@ def kind_of(name: str) -> type[World]:
     """The class of a world."""
     if name not in names():
         raise UserError(f"Unknown world '{name}'. {nearest(name, names())}")
-    return find.defined(find.load(f"ssl_bench.data.worlds.{name}"), World)
+    base: Any = World
+    found: type[World] = find.defined(find.load(f"ssl_bench.data.worlds.{name}"), base)
+    return found
 
 
 def options_of(name: str) -> list[str]:

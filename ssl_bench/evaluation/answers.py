@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ def predict(
     torch.manual_seed(seed)
     with seal.shut(*closed):
         found = one.fit(train, val, seed)
+        if isinstance(one.scorer, Replay):
+            one.scorer = replace(one.scorer, sealed=True)
         with torch.no_grad():
             output = found.predict(test)
             classes, tried = one.classes(output), list(found.candidates(test))

@@ -20,10 +20,9 @@ from results import records
 from ssl_bench import screen
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, Size, to_dict
-from ssl_bench.data import twins, world
+from ssl_bench.data import twins
 from ssl_bench.data.dataset import (
     Dataset,
-    Split,
     homes,
     open_data,
     open_test,
@@ -36,7 +35,7 @@ from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import answers, features, protocol
 from ssl_bench.evaluation.answers import Answer
-from ssl_bench.evaluation.protocol import Features, Protocol, Rows
+from ssl_bench.evaluation.protocol import Features, Protocol
 from ssl_bench.parallel import collectives, devices, processes
 from ssl_bench.training import code, monitor, provenance, run_folder
 
@@ -73,10 +72,10 @@ def evaluate_all(
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)
     started = time.perf_counter()
-    train = _part(encoder, dataset, dataset.train, "train", root, tokens)
-    val = _part(encoder, dataset, dataset.val, "val", root, tokens)
+    train = features.of_part(encoder, dataset, dataset.train, "train", root, tokens)
+    val = features.of_part(encoder, dataset, dataset.val, "val", root, tokens)
     sealed = open_test(data)
-    test = _part(encoder, dataset, sealed, "test", root, tokens)
+    test = features.of_part(encoder, dataset, sealed, "test", root, tokens)
     feature_seconds = time.perf_counter() - started
     helped = collectives.rank() > 0
     collectives.leave()
@@ -161,15 +160,6 @@ def data_of(source: str, root: Path, name: str | None = None, image_size: Size |
     found = replace(base, name=name or base.name, image_size=base.image_size if image_size is None else image_size)
     found.check()
     return found
-
-
-def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Path, tokens: bool) -> Features:
-    seen = replace(split, view=dataset.pictured().train.view)
-    found = features.extract(encoder, seen, part, dataset.fingerprint, len(dataset.classes), root, tokens)
-    if dataset.item.name != "trajectory":
-        return found
-    asked, raw = world.parse(dataset.name), Rows.of(split.bare())
-    return replace(found, raw=raw, world=asked.world, kind=dataset.item, factors=asked.world.factors)
 
 
 def _refuse_features(encoder: Encoder, found: Features, part: str) -> None:

@@ -80,18 +80,11 @@ def features(encoder: Encoder, frames: Tensor, config: DynamicsConfig) -> Tensor
     """What the dynamics read of the last layer, [n, F], of frames uint8 [n, C, H, W]."""
     if config.reads == "cells":
         tokens = encoder.encode(frames, 1, want_tokens=True)["tokens"]
-        return read(tokens, 0, grid_of(encoder, tokens), config)
+        return read(tokens, 0, encoder.grid, config)
     found = encoder.encode(frames, 1)
     if config.reads not in found:
         raise UserError(f"'{encoder.source}' has no {config.reads} token for its dynamics.")
     return found[config.reads][:, -1]
-
-
-def grid_of(encoder: Encoder, tokens: Tensor) -> tuple[int, ...]:
-    """Rows and columns of the tokens [n, N, D]: the encoder's, or a square."""
-    side = round(tokens.shape[1] ** 0.5)
-    known: tuple[int, ...] = getattr(encoder.model, "grid", (side, side))
-    return known if encoder.model is not None else (side, side)
 
 
 def of(x: Features, config: FitConfig, seed: int) -> Latents:

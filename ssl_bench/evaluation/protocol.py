@@ -94,6 +94,7 @@ class Features:
     raw: Rows | None = None  # whole trajectories by index, for input = "world"; `items` are their first frames
     world: World | None = None  # that they were made in
     kind: Any = None  # ssl_bench.data.trajectories.Trajectories: takes `raw` apart
+    sealed: bool = False  # the test part: only then are the sealed episodes of a world asked for
 
     def __len__(self) -> int:
         return len(self.items)

@@ -63,7 +63,7 @@ def test_success_is_judged_by_doing_it_again():
         oracle.append(ROOMS.oracle(state, found.goal).astype(np.float32))
         state = ROOMS.step(state, oracle[-1].astype(np.float64))
     ways = np.stack([np.stack([np.stack(oracle, 1), still]), np.zeros((2, 6, 100, 2), np.float32)])
-    scorer, output = Replay(ROOMS, ("", "still")), torch.from_numpy(ways)
+    scorer, output = Replay("two_room", ("", "still")), torch.from_numpy(ways)
     metrics = scorer(output, torch.zeros(0), 2)
     assert scorer.bits(output).all() and metrics["success"] == 100 and metrics["success_still"] == 0
     assert metrics["near"] == metrics["near_at_start"]

@@ -9,13 +9,18 @@ from conftest import tiny
 
 from results import records
 from ssl_bench.config.schema import DataConfig
+from ssl_bench.data import rollouts
+from ssl_bench.data.dataset import open_data
+from ssl_bench.data.world import parse
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation import features, protocol, validate
 from ssl_bench.evaluation.evaluate import evaluate, evaluate_all
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.training.pretrain import pretrain
 from ssl_bench.training.run_folder import Run
 
+ROOMS = parse("two_room").world
 DATA = DataConfig("two_room:60", image_size=24, val_fraction=0.2)
 FEW = [
     "plan.episodes=4", "plan.cem.samples=8", "plan.cem.elites=2", "plan.cem.iterations=1", "fit.steps=4",
@@ -98,3 +103,19 @@ def test_protocols_of_images_see_the_first_frames(run: Run):
 def test_settings_that_cannot_be_are_a_sentence(setting: str, says: str, tmp_path: Path):
     with pytest.raises(UserError, match=says):
         evaluate("pixels", "plan", DATA, tmp_path, overrides=[setting])
+
+
+def test_no_setting_is_chosen_by_the_sealed_episodes(run: Run, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    inner = rollouts.episodes
+    monkeypatch.setattr(rollouts, "episodes", lambda *given: asked.append(given[3]) or inner(*given))
+    one = protocol.load("plan", [t.removeprefix("plan.") for t in settings("plan")])
+    data, encoder = open_data(DATA), from_run(run)
+    train, val = (
+        features.of_part(encoder, data, split, name, run.folder.parent)
+        for split, name in ((data.train, "train"), (data.val, "val"))
+    )
+    found = validate.crossed(one, train, val, 0)
+    assert {"success", "near"} <= found.keys() and asked and not any(asked)
+    own, sealed = (rollouts.episodes(ROOMS, "far", 2, which).start[0, :2] for which in (False, True))
+    assert own != pytest.approx(sealed)
