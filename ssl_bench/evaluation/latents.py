@@ -68,12 +68,16 @@ class Latents:
         def cost(plans: Tensor) -> Tensor:
             out = []
             for z, goal, plan in zip(start, end, plans.to(start.device), strict=True):  # one by one: in a CPU's cache
-                seen = self.dynamics.rollout(z.expand(len(plan), 1, -1), plan)
-                each = (seen - goal).square().mean(-1)
-                out.append(each.sum(1) if how == "sum" else each[:, -1])
+                out.append(goal_cost(self.dynamics.rollout(z.expand(len(plan), 1, -1), plan), goal, how))
             return torch.stack(out).cpu()
 
         return cost
+
+
+def goal_cost(latents: Tensor, goal: Tensor, how: str) -> Tensor:
+    """Mean squared distance of latents [..., K, D] to a goal's, at the last of K frames or as the sum over them."""
+    each = (latents - goal).square().mean(-1)
+    return each.sum(-1) if how == "sum" else each[..., -1]
 
 
 def features(encoder: Encoder, frames: Tensor, config: DynamicsConfig) -> Tensor:

@@ -11,6 +11,7 @@ from sines import sines
 
 from ssl_bench.data import rollouts, world
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation.latents import goal_cost
 from ssl_bench.evaluation.planner import CEMConfig, act, cem, cutter, noises, true_cost
 from ssl_bench.evaluation.world_scorers import BUDGETS, Replay, Surprise, reached, wilson
 
@@ -26,6 +27,14 @@ def test_cem_has_the_known_values(iterations, mean, first, std, cost):
     plan, spread, found = cem(lambda p: (p - goal).square().sum((2, 3)), noise, (1, 3, 2), 5, iterations)
     told = [float(plan.sum()), float(plan[0, 0, 0]), float(spread.sum()), float(found)]
     assert told == pytest.approx([mean, first, std, cost], abs=2e-5)
+
+
+def test_the_cost_of_a_goal_has_the_known_values():
+    """stable-worldmodel's GoalMSE with its reduction `mean`; the others are 8 times as much, the sum over 8 numbers."""
+    latents, goal = sines(1, 2, 5, 4, 8), sines(2, 2, 1, 8)
+    cost = torch.stack([goal_cost(*pair, "last") for pair in zip(latents, goal, strict=True)])
+    assert float(cost[0, 0]) == pytest.approx(1.230723, abs=2e-6)
+    assert [float(8 * cost[0, 0]), float(8 * cost[1, 4])] == pytest.approx([9.845786, 11.366531], abs=1e-5)
 
 
 def test_plans_are_cut_before_they_are_judged():

@@ -68,6 +68,15 @@ def test_the_terms_of_eb_jepa_are_of_all_frames():
     assert float(off_diagonal(sines(1, 6, 8))) == pytest.approx(0.053607, abs=2e-6)
 
 
+def test_the_terms_at_each_time_step_are_those_of_stable_worldmodel():
+    z, told, actions = sines(1, 6, 4, 8), sines(2, 6, 3, 2), sines(3, 6, 3, 2)
+    assert float((told - actions).square().mean()) == pytest.approx(1.204016, abs=2e-6)
+    assert float((z[:, 1:] - z[:, :-1]).square().mean()) == pytest.approx(0.826317, abs=2e-6)
+    assert float(hinge(z, 0)) == pytest.approx(0.351102, abs=2e-6)
+    assert float(hinge(z - z.mean(0), 1)) == pytest.approx(0.467399, abs=2e-6)
+    assert sum(float(off_diagonal(z[:, t])) for t in range(4)) / 4 == pytest.approx(0.037719, abs=2e-6)
+
+
 def test_a_forecast_is_teacher_forced_and_rolled_out_by_itself():
     torch.manual_seed(0)
     dynamics = Dynamics(DynamicsConfig(latent=0, width=8, heads=2), 8, 4).eval()
@@ -75,7 +84,7 @@ def test_a_forecast_is_teacher_forced_and_rolled_out_by_itself():
     forced = (dynamics(z[:, :3], actions) - z[:, 1:]).abs().mean()
     second = dynamics(torch.cat([z[:, :1], dynamics(z[:, :1], actions[:, :1])], 1), actions[:, :2])[:, 1]
     total = forced + (second - z[:, 2]).abs().mean()
-    assert float(forecast_loss(dynamics, z, actions)) == pytest.approx(float(total), abs=1e-6)
+    assert forecast_loss(dynamics, z, actions).item() == pytest.approx(total.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("method", WORLDS)
