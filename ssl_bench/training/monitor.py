@@ -50,6 +50,14 @@ def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -
     return float((votes.argmax(1) == truth).float().mean())
 
 
+def slope(z: Tensor, places: Tensor) -> float:
+    """Spearman's correlation of the distances of features [N, D] and of places [N, 2]; 0 where nothing differs."""
+    from scipy.stats import spearmanr  # imported for whom it serves: it takes half a second
+
+    apart = [torch.pdist(x.double()).numpy() for x in (z, places)]
+    return float(spearmanr(*apart).statistic) if min(a.std() for a in apart) > 1e-12 else 0.0
+
+
 class Monitor:
     """Looks at the evaluated encoder a few times per run; says when its features collapse."""
 
@@ -66,6 +74,9 @@ class Monitor:
         queries = torch.linspace(0, len(data.val) - 1, num_queries).long().numpy()
         self.bank, self.bank_labels = data.train.batch(bank), data.train.labels[bank]
         self.queries, self.query_labels = data.val.batch(queries), data.val.labels[queries]
+        place = next((f.columns for f in data.val.factors if f.name == "position"), ())
+        known = data.val.targets if place and data.item.name == "trajectory" else None
+        self.places = None if known is None else known[queries][:, place]  # where the agent is, of a world
 
     @torch.no_grad()
     def features(self, encoder: ViT, images: Tensor) -> Tensor:
@@ -93,6 +104,8 @@ class Monitor:
             }  # fmt: skip
         if self.labelled:
             values["knn"] = knn_accuracy(bank, self.bank_labels, queries, self.query_labels)
+        if self.places is not None:  # whether a planner has a slope: it ranked models as planning did
+            values["distance"] = slope(queries, self.places)
         values["collapsed"] = float(collapse_reason(values) != "")
         return values
 

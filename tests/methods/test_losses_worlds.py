@@ -19,6 +19,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig, forecast_loss
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import configured
+from ssl_bench.training.monitor import Monitor, slope
 from ssl_bench.training.train import Trainer, rehearse
 
 WORLDS = ("lewm", "pldm", "vjepa2ac")
@@ -124,3 +125,15 @@ def test_what_cannot_be_trained_is_a_sentence():
         rehearse(replace(config, objective=replace(config.objective, rollout=19)))
     with pytest.raises(UserError, match="no folder of a finished run"):
         rehearse(configured("vjepa2ac", "quick", ["objective.encoder=runs/nothing"]))
+
+
+def test_the_monitor_of_a_world_sees_collapse_and_slope_in_the_latents():
+    config = tiny("lewm", "").check()
+    t = Trainer(config, open_data(config.data), torch.device("cpu"))
+    monitor = Monitor(t)
+    before = {k: v.clone() for k, v in t.method.state_dict().items()}
+    values = monitor(t.method.encoder)
+    assert -1 <= values["distance"] <= 1 and values["std"] > 0.05
+    assert all(torch.equal(v, before[k]) for k, v in t.method.state_dict().items()), "a look changes nothing"
+    assert monitor.places is not None and slope(3 * monitor.places, monitor.places) == pytest.approx(1)
+    assert slope(torch.ones(5, 2), torch.rand(5, 2)) == 0
