@@ -190,3 +190,17 @@ def optimism(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
                 f"points on average and {gap:.1f} at most (`{name}`: {mean + gap:.1f} for {mean:.1f})."
             )
     return out
+
+
+def policies(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
+    """What plain policies and a planner in the true world reach on the episodes of a column, as its records tell."""
+    out, named = [], {"random": "random actions", "straight": "a straight line", "oracle": "the oracle",
+                      "true": "the same planner in the true world", "at_start": "solved at the start"}  # fmt: skip
+    for column in columns:
+        told: dict[str, None] = {}
+        for r in records:
+            beside = {f"{r.headline}_{name}": text for name, text in named.items()}
+            if grouping.column_key(r) == column.key and beside.keys() <= r.metrics.keys():
+                told["; ".join(f"{text} {r.metrics[key]:.1f}" for key, text in beside.items())] = None
+        out += [f"Beside {column.label}, on the same episodes: {text}." for text in told]
+    return out

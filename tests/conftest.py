@@ -51,10 +51,11 @@ def make_photos(root: Path) -> Path:
 def tiny(method: str, data: str, steps: int = 6, **changes: object) -> Config:
     """The method's quick recipe on a toy backbone: 24 px, 6 px patches, 12 items per step.
 
-    A method that takes no images gets clips made here in place of `data`.
+    A method that takes no images gets clips made here in place of `data`, or trajectories of two rooms.
     """
-    if "image" not in find.defined(find.module("methods", method), Method).kinds:
-        data = "movingphotos:0:120"
+    kinds = find.defined(find.module("methods", method), Method).kinds
+    if "image" not in kinds:
+        data = "movingphotos:0:120" if "clip" in kinds else "two_room:60"
     config = find.recipes(find.module("methods", method))["quick"]()
     shape = ViTConfig(embed_dim=32, depth=2, num_heads=2, patch_size=6, class_token=config.backbone.class_token)
     objective = config.objective

@@ -116,7 +116,7 @@ def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:
     from ssl_bench.data.summary import sheet
     from ssl_bench.errors import UserError
 
-    data = open_data(config, RunConfig(bad_limit=bad_limit))
+    data = open_data(config, RunConfig(bad_limit=bad_limit)).pictured()
     labels, rng = data.train.labels.numpy(), np.random.default_rng(0)
     rows = {}
     for i, title in enumerate(data.classes if data.labelled else ("",)):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ssl_bench import find, screen
 from ssl_bench.config.schema import size_text
-from ssl_bench.data import catalogue
+from ssl_bench.data import catalogue, world
 from ssl_bench.encoders import known
 
 
@@ -83,6 +83,11 @@ def datasets() -> Table:
     own = {
         "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
         "movingphotos": "clips made from the embedded photographs, of ten motions; movingphotos:LEVEL:N, level 0 to 2",
+        **{
+            name: f"a world, 2,000 trajectories: {_first_line(find.load(f'ssl_bench.data.worlds.{name}'))} "
+            f"{name}:OPTIONS:N, options {', '.join(world.options_of(name))}"
+            for name in world.names()
+        },
         "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",
         "parquet:PATH": "a file, a folder, a glob; columns image (bytes) and label; the split from the files' names",
         "webdataset:PATH": "tar shards of key.jpg and key.cls or key.json; the split from the files' names",

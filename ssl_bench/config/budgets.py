@@ -6,6 +6,7 @@ of the published runs. Methods add their objective and their optimizer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfig, vit
@@ -79,4 +80,32 @@ def films(
         "budget": BudgetConfig(batch_size=batch_size, steps=steps),
         "monitor_points": 100,
     }
+    return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))
+
+
+QUICK_WORLD_FLOPS = 2e12  # a minute on one slow core
+SMALL_WORLD_FLOPS = 6e12  # three minutes on one slow core
+
+
+def quick_worlds(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """A first look at a world: frames of 32 px, the same small ViT and FLOPs for every method; fp32 is as fast."""
+    base: dict[str, Any] = {
+        "backbone": vit("toy_patch8"), "precision": "fp32", "data": DataConfig("two_room", image_size=32),
+        "budget": BudgetConfig(batch_size=64, flops=QUICK_WORLD_FLOPS),
+    }  # fmt: skip
+    return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
+
+
+def small_worlds(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """The same, as long as planning needs."""
+    budget = BudgetConfig(batch_size=64, flops=SMALL_WORLD_FLOPS)
+    return replace(quick_worlds(method, objective, optim, **({"budget": budget} | changes)), recipe="small")
+
+
+def worlds(method: str, objective: Any, optim: OptimConfig, backbone: str, **changes: Any) -> Config:
+    """224 px, 10,000 trajectories, for a GPU."""
+    base: dict[str, Any] = {
+        "backbone": vit(backbone), "data": DataConfig("two_room:10000", image_size=224),
+        "budget": BudgetConfig(batch_size=128, steps=20_000),
+    }  # fmt: skip
     return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))

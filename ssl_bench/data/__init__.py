@@ -4,10 +4,13 @@
     catalogue    sets known by name (catalogue.toml); embedded/: those in the package
     folder, parquet, webdataset, huggingface   the kinds of source; source: what they have in common
     factors, movingphotos   sets made here, whose every factor is known: images, clips
+    world        what a world with actions and goals is; worlds/: one file each
+    rollouts     sets of trajectories made in a world, and the sealed starts and goals of planning
     splits       which file or folder is which split
     labels       what may be a label
     items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
-                 clips: the kind `clip`; pixels: the rules for modes and ranges beyond 8 bits
+                 clips: the kind `clip`; trajectories: the kind `trajectory`; pixels: the rules for modes and ranges
+                 beyond 8 bits
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     groups       images that belong together, which no cut of a split may part
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones

@@ -9,8 +9,9 @@ file nor their place in their own tells anything of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Split:
     files: np.ndarray | None = None  # bytes [N], the file names of training images whose source has them
     factors: tuple[Factor, ...] = ()  # what the targets are
     masks: Tensor | None = None  # uint8 [N, H, W] of a set with masks: the class of each pixel, 255: void
+    view: Callable[[Tensor], Tensor] | None = None  # of what is stored, where `batch` gives something else
 
     def __len__(self) -> int:
         return len(self.index)
@@ -61,7 +63,8 @@ class Split:
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
         """[B, *item.shape], of the item's dtype, for positions in this split."""
         rows = self.index[indices if isinstance(indices, slice) else np.asarray(indices)]
-        return torch.from_numpy(np.ascontiguousarray(self.store[rows]))
+        found = torch.from_numpy(np.ascontiguousarray(self.store[rows]))
+        return found if self.view is None else self.view(found)
 
     @property
     def decodes(self) -> bool:
@@ -89,6 +92,14 @@ class Dataset:
     val: Split
     notes: tuple[str, ...] = ()  # unreadable images, a test split cut here, duplicates: what a reader must know
     labelled: bool = True
+
+    def pictured(self) -> Dataset:
+        """The same set as an encoder of images or clips sees it: of a trajectory its first frame."""
+        kind = self.item.as_kind(("image", "clip"))
+        if kind is self.item:
+            return self
+        view = partial(self.item.given, kind=kind)
+        return replace(self, item=kind, train=replace(self.train, view=view), val=replace(self.val, view=view))
 
 
 def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:

@@ -21,9 +21,12 @@ from ssl_bench.errors import UserError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ssl_bench.rng import Rng
+
 KINDS = {  # name -> where its class is, imported when it is asked for
     "image": "ssl_bench.data.images:Images",
     "clip": "ssl_bench.data.clips:Clips",
+    "trajectory": "ssl_bench.data.trajectories:Trajectories",
 }
 
 
@@ -111,6 +114,14 @@ class Kind(ABC):
     @abstractmethod
     def floats(self, stored: Tensor) -> Tensor:
         """Stored items [B, *shape] -> the numbers whose mean and std a data set has."""
+
+    def as_kind(self, names: tuple[str, ...]) -> Kind:
+        """What a method sees of these items that takes kinds of these `names`: as a rule the items themselves."""
+        return self
+
+    def given(self, stored: Tensor, kind: Kind, rng: Rng | None = None) -> Tensor:
+        """Stored items [B, *shape] as items of `kind`, which `as_kind` has named; drawn by `rng` where one is given."""
+        return stored
 
 
 def of_kind(name: str) -> type[Kind]:

@@ -1,7 +1,7 @@
 """A data set's name -> its source.
 
-`data.name` is a name of the catalogue, `factors`, `movingphotos`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or
-`hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits),
+`data.name` is a name of the catalogue, `factors`, `movingphotos`, a world (`two_room`), `folder:PATH`, `parquet:PATH`,
+`webdataset:PATH` or `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits),
 `#kind=clip` that its items are no images. No torch here; a kind of source is imported when it is asked for.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_bench.config.schema import DataConfig
-from ssl_bench.data import catalogue, folder
+from ssl_bench.data import catalogue, folder, world
 from ssl_bench.data.catalogue import EMBEDDED
 from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.source import WILD, Source, is_pattern
@@ -37,6 +37,10 @@ def find(name: str) -> Source:
     if kind in GENERATED:
         found: Source = _made(kind).source(rest)
         return found
+    if kind in world.names():
+        from ssl_bench.data import rollouts
+
+        return rollouts.source(name)
     if kind in KINDS and rest:
         if kind == "hf":
             from ssl_bench.data import huggingface
@@ -64,6 +68,7 @@ def known() -> list[str]:
     return [
         *EMBEDDED,
         *GENERATED,
+        *world.names(),
         *catalogue.names(),
         *(f"{kind}:{what}" for kind, what in KINDS.items()),
     ]
@@ -72,6 +77,8 @@ def known() -> list[str]:
 def item(config: DataConfig) -> Kind:
     """The items of a set under these settings, by its name alone: nothing is opened."""
     made, rest = config.name.partition(":")[::2]
+    if made in world.names():
+        return asked(config, "trajectory")
     return asked(config, _made(made).KIND if made in GENERATED else choice(rest)[1].kind if made in KINDS else "image")
 
 
@@ -84,6 +91,8 @@ def directed(name: str) -> bool:
 def factors(name: str) -> tuple[Factor, ...]:
     """What the numbers are that a set with known factors has of each item."""
     made = name.partition(":")[0]
+    if made in world.names():
+        return world.parse(name).world.factors
     found: tuple[Factor, ...] = _made(made).FACTORS if made in GENERATED else ()
     return found
 

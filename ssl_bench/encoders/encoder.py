@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ssl_bench.config.schema import Size
 from ssl_bench.errors import UserError
+from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.views.plain import cells, plain
 
@@ -64,6 +65,7 @@ class Encoder:
     collapse: dict[str, Any] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)  # that pretrained it: see training/code.py
     frames: int = 0  # of a clip; 0: images
+    dynamics: Dynamics | None = None  # how latents move under actions, where its pretraining has learned that
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -75,13 +77,15 @@ class Encoder:
             "image_size": size, "resize": self.resize or size,
             "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
+            **({"dynamics_sha256": sha256(self.dynamics)} if self.dynamics else {}),
             **({"raw": self.method} if self.method == DIFFERENCE else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
         """The same encoder on a device, in eval mode."""
-        if self.model is not None:
-            self.model.to(device).eval()
+        for part in (self.model, self.dynamics):
+            if part is not None:
+                part.to(device).eval()
         return self
 
     @property

@@ -12,6 +12,7 @@ from ssl_bench.config.schema import ViTConfig, identity, to_dict
 from ssl_bench.data.items import written
 from ssl_bench.encoders.encoder import Encoder, fitted
 from ssl_bench.errors import UserError
+from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
 
@@ -36,12 +37,24 @@ def from_run(run: run_folder.Run) -> Encoder:
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
-        frames=item.facts.get("frames", 0),
+        frames=item.facts.get("frames", 0), dynamics=_dynamics(run),
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),
         collapse={"flag": bool(status.get("collapsed")), "reason": status.get("collapse_reason") or "", "rankme": None},
     )  # fmt: skip
+
+
+def _dynamics(run: run_folder.Run) -> Dynamics | None:
+    """What a run has learned of actions; None where it has not."""
+    if not (run.folder / "dynamics.json").exists():
+        return None
+    facts, path = run.read_json("dynamics.json"), run.folder / "dynamics.safetensors"
+    payload = path.read_bytes()
+    if checkpoint.sha256(payload) != facts.get("weights_sha256"):
+        raise UserError(f"{path} is damaged: its checksum is not that of dynamics.json.")
+    shape = (from_dict(DynamicsConfig, facts["config"]), int(facts["features"]), int(facts["actions"]))
+    return fitted(lambda: Dynamics(*shape), load(payload), str(path)).eval()
 
 
 def _code(facts: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | 
         raise UserError(told)
     with torch.random.fork_rng():
         torch.manual_seed(mix("random", seed))
-        model = ViT(backbone, asked(look, data.item.name if data else "image"))
+        model = ViT(backbone, asked(look, data.pictured().item.name if data else "image"))
     mean, std = (data.mean, data.std) if data else IMAGENET
     return _reference(
         Encoder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import seal
 from ssl_bench.evaluation.protocol import Features, Protocol
+from ssl_bench.evaluation.world_scorers import Replay
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def predict(
 ) -> Answer:
     """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them."""
     assert not len(test.labels) and test.targets is None and test.files is None and test.masks is None
+    if one.input == "world" and train.world is None:
+        raise UserError("This protocol needs trajectories of a world: use --data two_room.")
     if one.scores == "targets" and train.targets is None:
         raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
     if one.scores == "masks" and train.masks is None:
@@ -45,6 +48,8 @@ def predict(
     torch.manual_seed(seed)
     with seal.shut(*closed):
         found = one.fit(train, val, seed)
+        if isinstance(one.scorer, Replay):
+            one.scorer = replace(one.scorer, sealed=True)
         with torch.no_grad():
             output = found.predict(test)
             classes, tried = one.classes(output), list(found.candidates(test))
@@ -78,9 +83,16 @@ def score(answer: Answer, truth: Tensor) -> dict[str, Any]:
     return {
         "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
         "optimism": optimism, "selected": answer.selected,
-        "correct": None if answer.classes is None else (answer.classes == truth).numpy(),
+        "correct": _correct(answer, truth),
         "seconds": round(answer.seconds + time.perf_counter() - started, 3),
     }  # fmt: skip
+
+
+def _correct(answer: Answer, truth: Tensor) -> Any:
+    """One bit per test item or episode, None where there are none."""
+    if isinstance(answer.protocol.scorer, Replay):
+        return answer.protocol.scorer.bits(answer.output)
+    return None if answer.classes is None else (answer.classes == truth).numpy()
 
 
 def _optimism(answer: Answer, labels: Tensor, metrics: dict[str, float]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from ssl_bench.config.schema import DataConfig, Size, to_dict
 from ssl_bench.data import twins
 from ssl_bench.data.dataset import (
     Dataset,
-    Split,
     homes,
     open_data,
     open_test,
@@ -74,10 +73,10 @@ def evaluate_all(
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)
     started = time.perf_counter()
-    train = _part(encoder, dataset, dataset.train, "train", root, tokens)
-    val = _part(encoder, dataset, dataset.val, "val", root, tokens)
+    train = features.of_part(encoder, dataset, dataset.train, "train", root, tokens)
+    val = features.of_part(encoder, dataset, dataset.val, "val", root, tokens)
     sealed = open_test(data)
-    test = _part(encoder, dataset, sealed, "test", root, tokens)
+    test = features.of_part(encoder, dataset, sealed, "test", root, tokens)
     feature_seconds = time.perf_counter() - started
     helped = collectives.rank() > 0
     collectives.leave()
@@ -101,7 +100,8 @@ def evaluate_all(
     for each in answers.waiting(made) if waits else made:
         truth = open_truth(data)
         result = answers.score(each, truth[each.protocol.scores])
-        counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
+        asked = len(sealed) if result["correct"] is None else len(result["correct"])  # episodes, where these are judged
+        counts = {"num_test": asked, **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
         result["compute"] = {
             "pretrain": encoder.compute,
@@ -173,10 +173,6 @@ def data_of(source: str, root: Path, name: str | None = None, image_size: Size |
     return found
 
 
-def _part(encoder: Encoder, dataset: Dataset, split: Split, part: str, root: Path, tokens: bool) -> Features:
-    return features.extract(encoder, split, part, dataset.fingerprint, len(dataset.classes), root, tokens)
-
-
 def _refuse_features(encoder: Encoder, found: Features, part: str) -> None:
     """`UserError` where some are not finite. For process 0: the others hold their share alone, perhaps none."""
     finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in found.pooled.values()]).all(0)
@@ -200,9 +196,14 @@ def _balance(train: Tensor, val: Tensor, test: Tensor) -> dict[str, float]:
 
 
 def _view(one: Protocol, x: Features) -> Features:
-    """Only what the protocol declares: tokens for `tokens`, the encoder for `images`, which knows of no run or set."""
-    encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if one.input == "images" else None
-    return replace(x, tokens=x.tokens if one.input == "tokens" else None, encoder=encoder)
+    """Only what the protocol declares: tokens for `tokens`, the encoder, which knows of no run or set, for `images` and
+
+    `world`, and whole trajectories for `world`.
+    """
+    whole = one.input in ("images", "world")
+    encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if whole else None
+    tokens, raw = x.tokens if one.input == "tokens" else None, x.raw if one.input == "world" else None
+    return replace(x, tokens=tokens, raw=raw, encoder=encoder)
 
 
 def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ssl_bench.data.dataset import Split
+from ssl_bench.data import world
+from ssl_bench.data.dataset import Dataset, Split
 from ssl_bench.encoders.encoder import Encoder, architecture
 from ssl_bench.evaluation.protocol import Features, Rows
 from ssl_bench.parallel import collectives
@@ -107,6 +108,18 @@ def extract(
         split.labels, num_classes, encoder.pooling, pooled, items, rows, encoder, split.targets, split.files,
         encoder.device, split.factors, split.masks,
     )  # fmt: skip
+
+
+def of_part(encoder: Encoder, data: Dataset, split: Split, part: str, root: Path, tokens: bool = False) -> Features:
+    """The same of a data set's part, which may have trajectories: features are those of their first frames."""
+    seen = replace(split, view=data.pictured().train.view)
+    found = extract(encoder, seen, part, data.fingerprint, len(data.classes), root, tokens)
+    if data.item.name != "trajectory":
+        return found
+    made_in = world.parse(data.name).world
+    return replace(
+        found, raw=Rows.of(split.bare()), world=made_in, kind=data.item, factors=made_in.factors, sealed=part == "test"
+    )
 
 
 def kept(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Tensor] | None:

@@ -21,8 +21,9 @@ from ssl_bench.config.overrides import override
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.factors import Factor
 from ssl_bench.data.places import cache_folder
+from ssl_bench.data.world import World
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.evaluation import scorers, seal
+from ssl_bench.evaluation import scorers, seal, world_scorers
 from ssl_bench.rng import mix
 
 Key = tuple[str, str]  # (layers, pooling): ("last" | "last4", "cls" | "mean" | "both")
@@ -89,8 +90,12 @@ class Features:
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors; None on the test part
     files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
     device: torch.device = torch.device("cpu")  # where heads are trained: the encoder's; features lie in memory
-    factors: tuple[Factor, ...] = ()  # what the targets are
+    factors: tuple[Factor, ...] = ()  # what the targets are; of trajectories: those of each frame
     masks: Tensor | None = None  # uint8 [N, H, W], class of each pixel (255: void), where known; None on the test part
+    raw: Rows | None = None  # whole trajectories by index, for input = "world"; `items` are their first frames
+    world: World | None = None  # that they were made in
+    kind: Any = None  # ssl_bench.data.trajectories.Trajectories: takes `raw` apart
+    sealed: bool = False  # the test part: only then are the sealed episodes of a world asked for
 
     def __len__(self) -> int:
         return len(self.items)
@@ -121,6 +126,7 @@ class Features:
             self, labels=self.labels[index], pooled={k: v[index] for k, v in self.pooled.items()},
             items=replace(self.items, index=self.items.index[rows]),
             tokens=self.tokens and replace(self.tokens, index=self.tokens.index[rows]),
+            raw=self.raw and replace(self.raw, index=self.raw.index[rows]),
             targets=None if self.targets is None else self.targets[index],
             files=None if self.files is None else self.files[rows],
             masks=None if self.masks is None else self.masks[index],
@@ -142,6 +148,7 @@ class Features:
             masks=torch.cat(drawn) if len(drawn) == 2 else None,
             files=np.concatenate(named) if len(named) == 2 else None,
             items=Rows.of(self.items, other.items),
+            raw=Rows.of(self.raw, other.raw) if self.raw and other.raw else None,
             pooled={k: torch.cat([v, other.pooled[k]]) for k, v in self.pooled.items()},
         )  # fmt: skip
 
@@ -169,7 +176,7 @@ class Protocol:
     """Base of every protocol. The annotation of `config` is its frozen dataclass of settings."""
 
     version: ClassVar[int] = 1  # raised whenever a number could change, with the reason under "Changes"
-    input: Literal["features", "tokens", "images"] = "features"
+    input: Literal["features", "tokens", "images", "world"] = "features"
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
     scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
@@ -199,7 +206,8 @@ class Protocol:
     @property
     def own_scorer(self) -> bool:
         """Whether the numbers come from the protocol's own code: the record and the table say so."""
-        return type(self).score is not Protocol.score or type(self.scorer) not in scorers.HARNESS
+        known = (*scorers.HARNESS, *world_scorers.WORLDS)
+        return type(self).score is not Protocol.score or type(self.scorer) not in known
 
 
 def refuse_idle(config: Any, why: str, *names: str) -> None:
@@ -245,7 +253,7 @@ def variants(module: Any) -> dict[str, Callable[[], Any]]:
 
 def expand(names: Iterable[str]) -> list[str]:
     """Each name once, with `all` as every frozen protocol of protocols/: features first, then tokens, then images."""
-    order = ("features", "tokens", "images")
+    order = ("features", "tokens", "images", "world")
     out: dict[str, None] = {}
     for name in names:
         known = find.names("protocols") if name == "all" else []

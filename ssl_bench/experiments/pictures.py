@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from results.page import Picture
+from ssl_bench import find
 from ssl_bench.data.dataset import Dataset, open_data
+from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.encoders import encoder as encoder_
 from ssl_bench.encoders import from_run
 from ssl_bench.evaluation import features
@@ -37,15 +39,22 @@ CENTRE = 100  # training images whose mean token is taken off PCA maps
 def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
     """All pictures that this run can give: masks and views, reconstructions, PCA and attention maps, neighbours."""
     config = run.config()
-    data = open_data(config.data, config.run)
-    run_folder.same_images(run, data.name, data.fingerprint)
-    images = data.val.batch(np.linspace(0, len(data.val) - 1, count).astype(int))
+    whole = open_data(config.data, config.run)
+    run_folder.same_images(run, whole.name, whole.fingerprint)
+    data, rows = whole.pictured(), np.linspace(0, len(whole.val) - 1, count).astype(int)
+    images = data.val.batch(rows)
     encoder = from_run.from_run(run)
-    info = DataInfo(data.item, len(data.classes), data.mean, data.std)
     out: list[Picture] = []
     if not isinstance(config.objective, dict):  # a scratch method: its code is run on its author's command alone
+        kinds = find.defined(find.module("methods", config.method), Method).kinds
+        info = DataInfo(whole.item.as_kind(kinds), len(data.classes), data.mean, data.std)
         method = train.build(config, info, torch.device("cpu")).eval()
-        out = of_views(method, images)
+        if isinstance(info.item, Trajectories):
+            frames = info.item.frames(whole.val.batch(rows)).float() / 255
+            told = f"held-out trajectories, every {info.item.every} steps"
+            out = [Picture("Trajectories", told, sheet(list(frames[:, :12])))]
+        else:
+            out = of_views(method, images)
         state = checkpoint.load(run.folder)[0] if hasattr(method, "reconstruct") else None
         if state is not None:
             method.load_state_dict(state["method"])

@@ -5,6 +5,7 @@
     tokenizer    items -> tokens
     positions    fixed position embeddings; rotary: those that turn queries and keys in every block
     predictor    the JEPA predictor
+    dynamics     from a frame's latent and an action to the next one's
     projection   projection heads
     assignment   teacher logits -> targets: centring, Sinkhorn-Knopp
 

@@ -101,7 +101,9 @@ def _clip(item: Kind, config: ViTConfig) -> PatchEmbed:
     return TubeletEmbed(item.channels, config.embed_dim, config.patch_size, config.tubelet)
 
 
-TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {"image": _image, "clip": _clip}  # by kind of item
+TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {  # by kind of item; trajectories frame by frame
+    "image": _image, "clip": _clip, "trajectory": _image,
+}  # fmt: skip
 
 
 def tokenizer(item: Kind, config: ViTConfig) -> PatchEmbed:

@@ -2,6 +2,7 @@
 
     method       what a self-supervised method is: views, a loss, what happens after the step
     two_views    the base of the methods that compare two crops
+    world_model  the base of the methods that learn what actions do
     train        the trainer: one step, its state, its restart
     pretrain     from a config to a finished run folder: lock, restart, loop, what is left
     optimizer    AdamW, schedules, clipping

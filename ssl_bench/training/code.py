@@ -22,7 +22,10 @@ from typing import Any
 
 OURS = ("ssl_bench", "methods", "protocols")
 ELSEWHERE = ("cli", "config", "data", "errors", "experiments", "files", "find", "screen")  # of ssl_bench
-COUNTED = ("ssl_bench.data.dataset", "ssl_bench.data.items")  # which images are held out, how one becomes a batch
+COUNTED = (  # which images are held out, how one becomes a batch, what is planned
+    "ssl_bench.data.dataset", "ssl_bench.data.items", "ssl_bench.data.trajectories", "ssl_bench.data.rollouts",
+    "ssl_bench.data.world",
+)  # fmt: skip
 LOOP = ("ssl_bench.training.train",)  # with what it imports: the step of every method
 FEATURES = ("ssl_bench.encoders.encoder", "ssl_bench.models.vit")  # with what they import: a run's features
 PLACE = frozenset(("lineno", "col_offset", "end_lineno", "end_col_offset", "ctx", "kind", "type_comment"))

@@ -17,6 +17,7 @@ from ssl_bench.config.schema import Config
 from ssl_bench.data import registry
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
+from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.views.crops import mirrored
@@ -114,6 +115,14 @@ class Method(nn.Module):
             {"params": decay, "lr_scale": 1.0, "weight_decay_scale": 1.0},
             {"params": rest, "lr_scale": 1.0, "weight_decay_scale": 0.0},
         ]
+
+    def judged(self, encoder: ViT, x: Tensor) -> Tensor:
+        """Features [B, D] by whose spread a collapse is seen, of normalised items: as a rule what protocols get."""
+        return encoder.pool(encoder(x), self.pooling)
+
+    def kept(self) -> Dynamics | None:
+        """What a finished run leaves beside its encoder: how its latents move under actions."""
+        return None
 
     def flops(self) -> float:
         """Training FLOPs per image and step, forward and backward, teacher included; 2 per multiply-add."""

@@ -50,13 +50,21 @@ def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -
     return float((votes.argmax(1) == truth).float().mean())
 
 
+def slope(z: Tensor, places: Tensor) -> float:
+    """Spearman's correlation of the distances of features [N, D] and of places [N, 2]; 0 where nothing differs."""
+    from scipy.stats import spearmanr  # imported for whom it serves: it takes half a second
+
+    apart = [torch.pdist(x.double()).numpy() for x in (z, places)]
+    return float(spearmanr(*apart).statistic) if min(a.std() for a in apart) > 1e-12 else 0.0
+
+
 class Monitor:
     """Looks at the evaluated encoder a few times per run; says when its features collapse."""
 
     def __init__(self, trainer: Trainer) -> None:
         data, method, config = trainer.data, trainer.method, trainer.config
-        self.pooling, self.mean, self.std = method.pooling, method.mean, method.std
-        self.labelled, self.item = data.labelled, data.item
+        self.mean, self.std = method.mean, method.std
+        self.labelled, self.item, self.judged = data.labelled, data.item, method.judged
         self.config = config
         run = trainer.steps * config.budget.batch_size * trainer.flops_per_image
         looks = config.monitor_points * (BANK + QUERIES) * method.encoder.flops()
@@ -66,15 +74,18 @@ class Monitor:
         queries = torch.linspace(0, len(data.val) - 1, num_queries).long().numpy()
         self.bank, self.bank_labels = data.train.batch(bank), data.train.labels[bank]
         self.queries, self.query_labels = data.val.batch(queries), data.val.labels[queries]
+        place = next((f.columns for f in data.val.factors if f.name == "position"), ())
+        known = data.val.targets if place and data.item.name == "trajectory" else None
+        self.places = None if known is None else known[queries][:, place]  # where the agent is, of a world
 
     @torch.no_grad()
     def features(self, encoder: ViT, images: Tensor) -> Tensor:
-        """Pooled features [N, D] of stored items, fp32 on the CPU; encoded in the precision of the training."""
+        """Features [N, D] of stored items, as the method judges them, on the CPU; encoded in training's precision."""
         device, out = self.mean.device, []
         for chunk in images.split(CHUNK):
             x = (self.item.floats(chunk.to(device)) - self.mean) / self.std
             with devices.autocast(self.config, device):
-                out.append(encoder.pool(encoder(x), self.pooling).float())
+                out.append(self.judged(encoder, x).float())
         return torch.cat(out).cpu()
 
     def __call__(self, encoder: ViT) -> dict[str, float]:
@@ -93,6 +104,8 @@ class Monitor:
             }  # fmt: skip
         if self.labelled:
             values["knn"] = knn_accuracy(bank, self.bank_labels, queries, self.query_labels)
+        if self.places is not None:  # whether a planner has a slope: it ranked models as planning did
+            values["distance"] = slope(queries, self.places)
         values["collapsed"] = float(collapse_reason(values) != "")
         return values
 

@@ -144,15 +144,24 @@ def _non_finite(trainer: Trainer, writer: checkpoint.Writer, what: str) -> NonFi
 
 def _finish(trainer: Trainer, run: run_folder.Run) -> None:
     weights = sharding.whole(trainer.method.encoder.state_dict())
+    kept = trainer.method.kept()
+    beside = sharding.whole(kept.state_dict()) if kept is not None else {}
     spent = cost.report(trainer.config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
-    collectives.first(lambda: _leave(trainer, run, weights, spent))
+    collectives.first(lambda: _leave(trainer, run, weights, beside, spent))
 
 
-def _leave(trainer: Trainer, run: run_folder.Run, weights: dict[str, Tensor], spent: dict[str, Any]) -> None:
+def _leave(
+    trainer: Trainer, run: run_folder.Run, weights: dict[str, Tensor], beside: dict[str, Tensor], spent: dict[str, Any]
+) -> None:
     """What a finished run leaves in its folder."""
     method, info = trainer.method, trainer.info
     payload = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
     write_atomic(run.folder / "encoder.safetensors", payload)
+    if (kept := method.kept()) is not None:
+        also = save({k: v.detach().cpu().contiguous() for k, v in beside.items()})
+        write_atomic(run.folder / "dynamics.safetensors", also)
+        told = {**kept.facts, "weights_sha256": checkpoint.sha256(also)}
+        run_folder.write_json(run.folder / "dynamics.json", told)
     meta = {"backbone": to_dict(method.encoder.config), **info.item.facts}
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
     run_folder.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})

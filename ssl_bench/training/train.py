@@ -59,12 +59,13 @@ def rehearse(config: Config) -> None:
             f"in each; this is budget.batch_size={budget.batch_size}{parts}. Raise budget.batch_size"
             f"{', or lower budget.accumulate.' if budget.accumulate > 1 else '.'}"
         )
-    info = DataInfo(item, 2, (0.5,) * item.channels, (0.25,) * item.channels)
+    info = DataInfo(item.as_kind(cls.kinds), 2, (0.5,) * item.channels, (0.25,) * item.channels)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             with _Unfilled():
                 method: Method = cls(config, info)
-            method.eval().views(torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype)), Rng(0, 2), 0.0)
+            items = item.given(torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype)), info.item)
+            method.eval().views(items, Rng(0, 2), 0.0)
     except ValueError as error:
         size = size_text(config.data.image_size)
         grid = " x ".join(map(str, item.grid(config.backbone.patch_size, config.backbone.tubelet)))
@@ -95,7 +96,8 @@ class Trainer:
     def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
         refuse_labels(config, data)
-        self.info = DataInfo(data.item, len(data.classes), data.mean, data.std)
+        kinds = find.defined(find.module("methods", config.method), Method).kinds
+        self.info = DataInfo(data.item.as_kind(kinds), len(data.classes), data.mean, data.std)
         self.method = build(config, self.info, device)
         self.uses_labels = type(self.method).uses_labels  # as declared: an object that sets it later gets none
         self.flops_per_image = self.method.flops()
@@ -156,6 +158,8 @@ class Trainer:
         images = split.batch(indices)
         for later in range(part + 1, part + 3) if split.decodes else ():  # meanwhile
             split.ahead(self.rows(self.step + later // budget.accumulate, later % budget.accumulate)[1])
+        drawn = Rng(mix(self.config.seed, "item", self.step), budget.batch_size, rows)
+        images = self.data.item.given(images, self.info.item, drawn)
         return images.to(self.device), split.labels[indices].to(self.device), rng
 
     def train_step(self) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from ssl_bench import find
 from ssl_bench.config.overrides import resolve
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
+from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
 from ssl_bench.parallel import collectives
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.slow  # two processes import torch: 10 s on idle cores
 
 METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
-ITEMS = {"image": square(SIZE), "clip": Clips(4, SIZE, SIZE)}  # of every kind
+ITEMS = {"image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "trajectory": Trajectories(6, 5, 2, SIZE, SIZE)}
 State = dict[str, Tensor]
 
 
@@ -75,7 +76,12 @@ def train(name: str, variant: str) -> State:
     generator, out = torch.Generator().manual_seed(1), {}
     for step in range(STEPS):
         at = (step + 0.5) / STEPS  # the second step sees a moved teacher, centre and queue
-        items = torch.randint(0, 256, (BATCH, *item.shape), dtype=torch.uint8, generator=generator)[rows()]
+        items = torch.randint(0, 256, (BATCH, *item.shape), dtype=torch.uint8, generator=generator)
+        if isinstance(item, Trajectories):  # random bytes are no actions
+            actions = torch.randn(BATCH, (item.length - 1) * item.every, item.action_dim, generator=generator)
+            pairs = zip(item.frames(items).numpy(), actions.numpy(), strict=True)
+            items = torch.stack([torch.from_numpy(item.packed(*pair)) for pair in pairs])
+        items = items[rows()]
         with torch.no_grad():
             views = method.views(items, Rng(step, BATCH, rows()), at)
         if method.uses_labels:

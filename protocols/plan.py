@@ -1,0 +1,96 @@
+"""`plan`: acting in the world by the encoder's latents, with the cross-entropy method. Success by doing it again.
+
+Sealed starts and goals, the same for everybody, and the same random numbers. `success` (far): the goal lies in the
+other room, evenly over it, 100 steps; `near`: 25 steps of the policies of the data from the start, 50 steps (as
+LeWorldModel reports, whose goals are that near). Success: ever within the world's radius of the goal, the start
+included; the actions are done again by the scorer from the sealed starts. Intervals: Wilson, 95 %.
+The cost of a plan is the mean squared distance of its latents to the goal's. Whose run has learned dynamics plans with
+those; every other encoder gets the same predictor, trained on its frozen features under one budget (`fit`).
+Beside the encoder, on the same episodes: `random` actions, a `straight` line, the `oracle`, and `true`: the same CEM in
+the world itself, by the distance as the crow flies, which is no path through a door.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_bench.config.schema import refuse_outside
+from ssl_bench.data import rollouts
+from ssl_bench.data.world import World, sealed_seed
+from ssl_bench.evaluation import latents
+from ssl_bench.evaluation.latents import FitConfig, Latents
+from ssl_bench.evaluation.planner import CEMConfig, Cost, act, follow, true_cost
+from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.world_scorers import BUDGETS, Replay
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    episodes: int = 50  # for far goals, and as many for near ones
+    cem: CEMConfig = CEMConfig()
+    fit: FitConfig = FitConfig()  # of encoders without dynamics
+
+    def check(self) -> None:
+        refuse_outside("", self, {"episodes": 2})
+        self.cem.check()
+        self.fit.check()
+
+
+POLICIES = ("", "random", "straight", "oracle", "true")  # the encoder's own first
+
+
+def wanderer(world: World, goals: str, episodes: int) -> np.ndarray:
+    """Uniform actions, cut to the limit: fp64 [E, steps, A] for the longest budget."""
+    rng = np.random.default_rng(sealed_seed(world.name, "random actions", goals))
+    return world.clip(rng.uniform(-world.limit, world.limit, (episodes, max(BUDGETS.values()), world.action_dim)))
+
+
+class Planner(Predictor):
+    def __init__(self, x: Features, config: PlanConfig, found: Latents) -> None:
+        super().__init__()
+        assert x.world is not None
+        self.world, self.size, self.config, self.latents = x.world, x.kind.height, config, found
+        self.selected = {"dynamics": "the run's own" if not found.fitted else "fitted", **found.fitted}
+
+    def predict(self, x: Features) -> Tensor:
+        """Actions [policies, 2, E, steps, A], zeros after the last."""
+        c, world = self.config, self.world
+        steps, out = max(BUDGETS.values()), []
+        for goals, budget in BUDGETS.items():
+            found, started = rollouts.episodes(world, goals, c.episodes, x.sealed), time.perf_counter()
+
+            def judge(state: np.ndarray, goal: np.ndarray) -> Cost:
+                seen, wanted = (torch.from_numpy(world.render(s, self.size)) for s in (state, goal))
+                return self.latents.cost(seen, wanted, c.cem.cost)
+
+            own = act(world, found, budget, c.cem, judge, goals)
+            self.selected[f"seconds_{goals}"] = round(time.perf_counter() - started, 2)
+            drawn = iter(wanderer(world, goals, c.episodes).swapaxes(0, 1))
+            ways = [own, follow(world, found, budget, lambda state, goal: next(drawn))]  # noqa: B023
+            ways += [follow(world, found, budget, way) for way in (world.straight, world.oracle)]
+            ways.append(act(world, found, budget, c.cem, lambda s, g: true_cost(world, s, g, c.cem.cost), goals))
+            out.append(np.stack([np.pad(way, ((0, 0), (0, steps - budget), (0, 0))) for way in ways]))
+        calls = c.cem.samples * c.cem.iterations * c.cem.horizon
+        self.selected["calls_per_decision"] = calls
+        return torch.from_numpy(np.stack(out, 1))
+
+
+class Plan(Protocol):
+    input = "world"
+    headline = "success"
+    scores = "targets"
+    scorer = Replay()  # of the world it acts in
+    config: PlanConfig
+
+    def fit(self, train: Features, val: Features, seed: int) -> Planner:
+        assert train.world is not None
+        self.scorer = Replay(train.world.title, POLICIES)
+        return Planner(train, self.config, latents.of(train, self.config.fit, seed))
+
+    def classes(self, output: Tensor) -> None:
+        return None

@@ -1,0 +1,121 @@
+"""Protocols on worlds: from a run, an image encoder and raw pixels to records; the same command, the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import tiny
+
+from results import records
+from ssl_bench.config.schema import DataConfig
+from ssl_bench.data import rollouts
+from ssl_bench.data.dataset import open_data
+from ssl_bench.data.world import parse
+from ssl_bench.encoders.from_run import from_run
+from ssl_bench.errors import UserError
+from ssl_bench.evaluation import features, protocol, validate
+from ssl_bench.evaluation.evaluate import evaluate, evaluate_all
+from ssl_bench.models.dynamics import Dynamics
+from ssl_bench.training.pretrain import pretrain
+from ssl_bench.training.run_folder import Run
+
+ROOMS = parse("two_room").world
+DATA = DataConfig("two_room:60", image_size=24, val_fraction=0.2)
+FEW = [
+    "plan.episodes=4", "plan.cem.samples=8", "plan.cem.elites=2", "plan.cem.iterations=1", "fit.steps=4",
+    "state.trajectories=20", "epochs=2", "surprise.events=20",
+]  # fmt: skip
+WORLDS = ["plan", "state", "rollout", "surprise"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return pretrain(tiny("lewm", "", steps=3), tmp_path_factory.mktemp("runs"))
+
+
+def settings(name: str) -> list[str]:
+    own = {"plan": ("plan.", "fit."), "state": ("state.", "epochs"), "rollout": ("epochs", "fit."),
+           "surprise": ("surprise.", "fit.")}  # fmt: skip
+    return [text for text in FEW if text.startswith(own[name])]
+
+
+def measured(source: str, root: Path, seed: int = 0) -> dict[str, records.Record]:
+    given = [f"{name}.{text.removeprefix(f'{name}.')}" for name in WORLDS for text in settings(name)]
+    return {r.protocol: r for r in evaluate_all(source, WORLDS, DATA, root, seed, given)}
+
+
+def test_a_run_keeps_its_dynamics_and_is_judged_by_them(run: Run):
+    encoder = from_run(run)
+    assert isinstance(encoder.dynamics, Dynamics) and encoder.frames == 0
+    found = measured(run.name, run.folder.parent)
+    plan = found["plan"]
+    assert plan.selected["dynamics"] == "the run's own" and plan.selected["calls_per_decision"] == 40
+    assert {"success", "near", "success_low", "near_at_start"} <= plan.metrics.keys()
+    assert plan.metrics["success_oracle"] == plan.metrics["near_oracle"] == 100
+    bits = plan.bits()
+    assert bits is not None and plan.data["num_test"] == 4 and 100 * bits.mean() == plan.metrics["success"]
+    assert {"position", "px", "px_mlp"} <= found["state"].metrics.keys()
+    assert {"px5", "px40", "px40_copy", "latent40_still", "px10_seen", "distance"} <= found["rollout"].metrics.keys()
+    assert found["rollout"].headline == "px40" and not found["rollout"].higher_is_better
+    assert set(found["surprise"].metrics) == {"mean", "teleport", "colour", "wall"}
+    assert all(r.compute["eval"]["scorer"] == "harness" for r in found.values())
+
+
+def test_the_same_command_gives_the_same_bits(run: Run):
+    first, second = (measured(run.name, run.folder.parent) for _ in range(2))
+    for name in WORLDS:
+        assert first[name].metrics == second[name].metrics and first[name].correct == second[name].correct
+
+
+@pytest.mark.parametrize("source", ["random:toy_patch8@24", "pixels"])
+def test_who_has_no_dynamics_gets_one_on_frozen_features(source: str, tmp_path: Path):
+    found = measured(source, tmp_path)
+    assert {r.selected["dynamics"] for n, r in found.items() if n != "state"} == {"fitted"}
+    assert found["plan"].metrics["success_true"] == measured(source, tmp_path)["plan"].metrics["success_true"]
+
+
+def test_a_damaged_dynamics_file_is_a_sentence(run: Run, tmp_path: Path):
+    path = run.folder / "dynamics.safetensors"
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(kept[:-4] + b"\0\1\2\3")
+        with pytest.raises(UserError, match="damaged"):
+            from_run(run)
+    finally:
+        path.write_bytes(kept)
+
+
+def test_a_protocol_on_worlds_wants_one(photos: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="needs trajectories of a world"):
+        evaluate("pixels", "plan", DataConfig(f"folder:{photos}", image_size=24), tmp_path)
+
+
+def test_protocols_of_images_see_the_first_frames(run: Run):
+    record = evaluate(run.name, "knn", DATA, run.folder.parent)
+    assert record.headline == "top1" and record.data["num_test"] == 15
+
+
+@pytest.mark.parametrize(("setting", "says"), [
+    ("cem.elites=1000", "elites"), ("cem.executed=9", "executed"), ("episodes=1", "episodes"),
+    ("fit.dynamics.latent=8", "collapse"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_a_sentence(setting: str, says: str, tmp_path: Path):
+    with pytest.raises(UserError, match=says):
+        evaluate("pixels", "plan", DATA, tmp_path, overrides=[setting])
+
+
+def test_no_setting_is_chosen_by_the_sealed_episodes(run: Run, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    inner = rollouts.episodes
+    monkeypatch.setattr(rollouts, "episodes", lambda *given: asked.append(given[3]) or inner(*given))
+    one = protocol.load("plan", [t.removeprefix("plan.") for t in settings("plan")])
+    data, encoder = open_data(DATA), from_run(run)
+    train, val = (
+        features.of_part(encoder, data, split, name, run.folder.parent)
+        for split, name in ((data.train, "train"), (data.val, "val"))
+    )
+    found = validate.crossed(one, train, val, 0)
+    assert {"success", "near"} <= found.keys() and asked and not any(asked)
+    own, sealed = (rollouts.episodes(ROOMS, "far", 2, which).start[0, :2] for which in (False, True))
+    assert own != pytest.approx(sealed)
