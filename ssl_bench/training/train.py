@@ -64,7 +64,8 @@ def rehearse(config: Config) -> None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             with _Unfilled():
                 method: Method = cls(config, info)
-            method.eval().views(torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype)), Rng(0, 2), 0.0)
+            empty = torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype))
+            method.eval().views(item.seen(empty), Rng(0, 2), 0.0)
     except ValueError as error:
         size = size_text(config.data.image_size)
         grid = " x ".join(map(str, item.grid(config.backbone.patch_size, config.backbone.tubelet)))
@@ -156,7 +157,7 @@ class Trainer:
         images = split.batch(indices)
         for later in range(part + 1, part + 3) if split.decodes else ():  # meanwhile
             split.ahead(self.rows(self.step + later // budget.accumulate, later % budget.accumulate)[1])
-        return images.to(self.device), split.labels[indices].to(self.device), rng
+        return self.data.item.seen(images.to(self.device)), split.labels[indices].to(self.device), rng
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step; returns what the method logs, averaged over micro-batches."""
