@@ -24,7 +24,7 @@ from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
-from ssl_bench.views.crops import SOUND, unmirrored
+from ssl_bench.views.crops import as_sound, unmirrored
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def clips(**changes: Any) -> Config:
 
 def sound(**changes: Any) -> Config:
     """On spectrograms, with AudioMAE's share hidden: ssl-bench pretrain --method mae --recipe sound"""
-    objective = replace(_small(), mask_ratio=0.8, augment=SOUND)
+    objective = replace(as_sound(_small()), mask_ratio=0.8)
     return budgets.quick_sounds("mae", objective, _optim(), **changes)
 
 

@@ -95,14 +95,11 @@ def small_multi_crop(objective: Multi) -> Multi:
     )
 
 
-def sound_two_crops(objective: Two) -> Two:
-    """Two crops of spectrograms of 64 x 64, the same for all methods."""
-    return replace(objective, view_1=SOUND, view_2=SOUND, crop_size=64, freeze_patch=False)
-
-
-def sound_multi_crop(objective: Multi) -> Multi:
-    """Two global crops of spectrograms of 64 x 64 and no local ones, the same for all methods."""
-    return replace(objective, global_1=SOUND, global_2=SOUND, local_crops=0, global_size=64)
+def as_sound(objective: Any, look: AugmentConfig = SOUND) -> Any:
+    """The same settings with one `look` for all views of spectrograms of 64 x 64, and no local crops."""
+    views = {k: look for k, v in vars(objective).items() if isinstance(v, AugmentConfig) and k != "local"}
+    sizes = {"crop_size": 64, "global_size": 64, "local_crops": 0, "freeze_patch": False}
+    return replace(objective, **views, **{k: v for k, v in sizes.items() if hasattr(objective, k)})
 
 
 def mirrored(objective: Any) -> dict[str, AugmentConfig]:

@@ -114,7 +114,7 @@ def test_flops_agree_with_torch(method: str, photos: Path) -> None:
     if t.method.uses_labels:
         views["labels"] = labels
     if isinstance(t.method, (IJEPA, AudioJEPA)):  # its context and target sizes vary: count the ones that are seen here
-        t.method.masks = lambda rng: (views["context"], views["targets"])  # type: ignore[method-assign]
+        t.method.masks = lambda rng, at=0.5: (views["context"], views["targets"])  # type: ignore[method-assign]
     if isinstance(t.method, VJEPA):
         parts = Masks.__dataclass_fields__
         t.method.masks = lambda rng: [Masks(*(views[f"{part}_{i}"] for part in parts)) for i in (0, 1)]  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from ssl_bench.data.mel import SPAN, pictures
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
-from ssl_bench.views.masks_sound import complement
+from ssl_bench.views.masks_sound import complement, time_frequency
 from ssl_bench.views.sound import SoundConfig, change, log_mixup_exp, louder, rolled
 
 MEL = MelConfig(8000, window_ms=32)
@@ -78,3 +78,25 @@ def test_complements_share_one_size_and_leave_nothing_out():
     assert 76 <= min(sizes) <= 80 and 111 <= max(sizes) <= 115  # int(192 (1 - r)), r uniform in .4 to .6
     with pytest.raises(ValueError, match="leave 0 of 4"):
         complement(Rng(0, 2), (2, 2), (0.8, 0.9))
+
+
+def test_bands_and_times_of_targets_leave_the_context():
+    grid = (16, 32)
+    for removes in ("bands", "times", "both"):
+        context, targets = time_frequency(Rng(1, 8), grid, removes=removes)
+        for i in range(8):
+            seen, hidden = set(context[i].tolist()), set(targets[i].flatten().tolist())
+            assert not seen & hidden and len(seen) == context.shape[1] >= 10
+            rows, columns = {t // 32 for t in hidden}, {t % 32 for t in hidden}
+            if removes != "both":  # of both, less than need be could be left: then the least touched stay
+                assert not any(t // 32 in rows for t in seen) or removes == "times"
+                assert not any(t % 32 in columns for t in seen) or removes == "bands"
+    whole, _ = time_frequency(Rng(1, 8), grid)
+    part = [time_frequency(Rng(1, 8, rows), grid)[0] for rows in (slice(0, 3), slice(3, 8))]
+    assert torch.equal(whole, torch.cat(part))
+
+
+def test_a_flat_spectrogram_always_leaves_some_context():
+    for seed in range(50):
+        context, _ = time_frequency(Rng(seed, 4), (8, 64))  # three blocks of 5 or 6 rows: no row is free
+        assert context.shape[1] >= 10
