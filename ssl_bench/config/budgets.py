@@ -75,7 +75,7 @@ def quick_sounds(method: str, objective: Any, optim: OptimConfig, **changes: Any
     """A first look at sound: 0.66 s of spoken digits as 64 mel bands x 64 frames, the same ViT and FLOPs for all."""
     base: dict[str, Any] = {
         "backbone": vit("micro_patch8"),
-        "data": DataConfig("fsdd30", image_size=64, mel=MelConfig(rate=8000, window_ms=32)),
+        "data": DataConfig("fsdd30", image_size=64, mel=MelConfig(rate=8000, window_ms=32, fill="repeat")),
         "budget": BudgetConfig(batch_size=32, flops=QUICK_SOUND_FLOPS),
     }
     return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))

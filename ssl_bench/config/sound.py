@@ -18,6 +18,7 @@ class MelConfig:
     window: Literal["hann", "povey"] = "hann"  # hann (AudioSet's codebases) or povey (Kaldi's own, BEATs)
     low: float = 20.0  # hertz where the lowest band begins
     high: float = 0.0  # hertz where the highest band ends; 0: half of the rate
+    fill: Literal["silence", "repeat"] = "silence"  # what follows a sound that is too short: nothing, or itself again
 
     @property
     def hop(self) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ssl_bench.config.schema import DataConfig
+from ssl_bench.config.schema import DataConfig, size_text
 from ssl_bench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class Kind(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of one stored item; of pictures height and width last."""
+
+    @property
+    def told(self) -> str:
+        """How much is seen of each, in words."""
+        return f"{size_text(self.facts['image_size'])} px"
 
     @property
     def nbytes(self) -> int:

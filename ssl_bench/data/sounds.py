@@ -1,8 +1,8 @@
 """The kind `sound`: a waveform, int16 [L], all of one rate and length; networks see its log-mel spectrogram.
 
 `data.image_size` is mel bands x frames, `data.mel.*` says the rest (config/sound.py), and both say how long a sound is:
-a shorter one gets silence at its end, a longer one is cut there. WAV files of whole numbers are read with the standard
-library, all others (FLAC, OGG, MP3, WAV of floats) with soundfile, the extra `audio`.
+a shorter one gets silence at its end or is repeated, a longer one is cut there. WAV files of whole numbers are read
+with the standard library, all others (FLAC, OGG, MP3, WAV of floats) with soundfile, the extra `audio`.
 
 No torch is imported before a spectrogram is made: listing a folder starts in a fraction of a second.
 """
@@ -69,6 +69,11 @@ class Sounds(Kind):
     def size(self) -> Size:
         """As `data.image_size` is typed."""
         return self.bands if self.bands == self.frames else (self.bands, self.frames)
+
+    @property
+    def told(self) -> str:
+        seconds = self.shape[0] / self.mel.rate
+        return f"{self.bands} mel bands x {self.frames} frames, {seconds:.2f} s of {self.mel.rate:,} Hz"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -153,9 +158,11 @@ class Sounds(Kind):
             remarks.append(f"resampled from {rate:,} Hz")
         (length,) = self.shape
         if len(one) != length:
-            remarks.append("shorter (silence added)" if len(one) < length else "longer (cut at the end)")
-        out = np.zeros(length, np.int16)
-        out[: len(one)] = np.clip(np.rint(one[:length] * 32768), -32768, 32767)
+            added = {"silence": "silence added", "repeat": "repeated"}[self.mel.fill]
+            remarks.append(f"shorter ({added})" if len(one) < length else "longer (cut at the end)")
+        whole = np.clip(np.rint(one[:length] * 32768), -32768, 32767).astype(np.int16)
+        out = np.resize(whole, length)  # again and again
+        out[len(whole) :] *= self.mel.fill == "repeat"
         return out, " and ".join(remarks)
 
 

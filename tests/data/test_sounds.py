@@ -12,7 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
+from ssl_bench.cli.data import command
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import DataConfig, RunConfig, identity, to_dict
 from ssl_bench.config.sound import MelConfig
@@ -76,6 +79,8 @@ def test_what_is_unusual_is_said(samples, rate, says):
 def test_what_is_done_about_it():
     short = read(wav(tone(seconds=0.1), 8000))[0]
     assert (short[:800] == tone(seconds=0.1)).all() and not short[800:].any()
+    again = Sounds(16, 24, replace(MEL, fill="repeat")).read(Item(wav(tone(seconds=0.1), 8000), "a", "here"), False)
+    assert again[2] == "shorter (repeated)" and (again[0] == np.tile(tone(seconds=0.1), 3)[:2096]).all()
     assert (read(wav(tone(seconds=1), 8000))[0] == tone(seconds=1)[:2096]).all()
     assert (read(wav(np.stack([tone(), 0 * tone()], 1), 8000))[0] - tone() / 2).max() <= 0.5
     other = read(wav(tone(rate=16000), 16000))[0].astype(int)
@@ -160,6 +165,15 @@ def test_folders_of_class_folders_keep_recordings_whole(tones, store):
 def test_a_folder_read_as_images_says_which_kind_it_is(tones):
     with pytest.raises(UserError, match=r"#kind=sound after the data's name reads .wav"):
         open_data(DataConfig(f"folder:{tones}", 24))
+
+
+def test_a_check_tells_what_to_type_next_and_draws_spectrograms(tones, tmp_path):
+    words = [f"folder:{tones}#kind=sound", "data.image_size=16x24", "data.mel.rate=8000", "data.mel.window_ms=32"]
+    done = CliRunner().invoke(command, ["check", *words, "--sheet", str(tmp_path / "sheet.png")])
+    assert done.exit_code == 0 and "16 mel bands x 24 frames, 0.26 s of 8,000 Hz" in done.output, done.output
+    flat = " ".join(done.output.split())
+    assert "--recipe sound" in flat and "data.mel.rate=8000 data.mel.window_ms=32" in flat
+    assert Image.open(tmp_path / "sheet.png").size[1] >= 3 * 16
 
 
 def test_broken_sounds_are_counted_and_named(tones, tmp_path):
