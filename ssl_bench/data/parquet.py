@@ -3,6 +3,7 @@
 Columns `image` (bytes, or a struct with `bytes`) and `label` (class names, or numbers with names in the metadata); a
 column `group`, where there is one, says what belongs together (see groups). `#group=COLUMN` names another,
 `#group=COLUMN:PATTERN` takes what a regular expression matches from the start of its text, `#group=none` reads none.
+`#fold=COLUMN:VALUE`: the rows with that value are the test split, all others training, whatever the files are called.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from ssl_bench.errors import UserError, nearest
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
-    by_hand.only("train", "test", "splits", "group", "kind")
+    by_hand.only("train", "test", "splits", "group", "kind", "fold")
+    if by_hand.one("fold") and (by_hand.roles or by_hand.none):
+        raise UserError("#fold= says which rows are the test split: leave #train=, #test= and #splits= out.")
     state = files(location, ".parquet")
     if not state:
         raise UserError(f"No .parquet file in {location}.")
@@ -32,7 +35,8 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
 
 
 def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
-    parts, notes = parts_of(paths, location, by_hand)
+    fold = by_hand.one("fold")
+    parts, notes = (dict.fromkeys(paths, "train"), []) if fold else parts_of(paths, location, by_hand)
     paths = [path for path in paths if parts[path]]
     opened = {path: _open(path) for path in paths}
     named = {path: _columns(path, file.schema_arrow, of_kind(by_hand.kind).columns) for path, file in opened.items()}
@@ -52,8 +56,34 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
         for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
             own = group if group[0] in opened[path].schema_arrow.names else ("", "")
             read = partial(_rows, of_kind(by_hand.kind), path, first, start, stop, *named[path], *own)
-            chunks.append(Chunk(roles[parts[path]], stop - start, read))
-    return Content(chunks, total, True, notes, [*split_lines(parts, roles), *told])
+            whole = Chunk(roles[parts[path]], stop - start, read)
+            before = sum(meta.row_group(g).num_rows for g in range(first))
+            chunks += _folded(whole, _fold(path, fold)[before + start : before + stop]) if fold else [whole]
+    chunks.sort(key=lambda chunk: chunk.split != "train")
+    if fold and len({chunk.split for chunk in chunks}) < 2:
+        raise UserError(f"#fold={fold}: {'every row' if chunks[0].split == 'test' else 'no row'} has that value.")
+    lines = [f"test: the rows where {fold.replace(':', ' is ', 1)}"] if fold else split_lines(parts, roles)
+    return Content(chunks, total, True, notes, [*lines, *told])
+
+
+def _fold(path: str, fold: str) -> list[bool]:
+    """Of each row of a file whether it is of the test split."""
+    column, _, value = fold.partition(":")
+    file = _open(path)
+    if column not in file.schema_arrow.names or not value:
+        hint = nearest(column, file.schema_arrow.names)
+        raise UserError(f"#fold={fold}: write #fold=COLUMN:VALUE with a column of {path}. {hint}")
+    return [str(found) == value for found in file.read(columns=[column])[column].to_pylist()]
+
+
+def _folded(chunk: Chunk, test: Sequence[bool]) -> list[Chunk]:
+    """A chunk as that of its training rows and that of its test rows."""
+    picked = {"train": [not t for t in test], "test": list(test)}
+    return [Chunk(split, sum(own), partial(_picked, chunk, own)) for split, own in picked.items() if any(own)]
+
+
+def _picked(chunk: Chunk, own: Sequence[bool]) -> Iterator[Item]:
+    return (item for item, mine in zip(chunk.read(), own, strict=True) if mine)
 
 
 def _open(path: str) -> Any:

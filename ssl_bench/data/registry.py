@@ -32,8 +32,9 @@ KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"
 def find(name: str) -> Source:
     """The source of a data set's name. `UserError` with the nearest name, or with how to get the set."""
     kind, _, rest = name.partition(":")
-    if name in EMBEDDED:
-        return _of_path("parquet", f"{EMBEDDED[name]}#kind={EMBEDDED_KINDS.get(name, 'image')}")
+    if (base := name.partition("#")[0]) in EMBEDDED:
+        settings = f"#kind={EMBEDDED_KINDS.get(base, 'image')}{name[len(base) :]}"
+        return _of_path("parquet", f"{EMBEDDED[base]}{settings}")
     if kind in GENERATED:
         found: Source = _made(kind).source(rest)
         return found
@@ -74,7 +75,8 @@ def item(config: DataConfig) -> Kind:
     made, rest = config.name.partition(":")[::2]
     if made in GENERATED:
         return asked(config, _made(made).KIND)
-    return asked(config, choice(rest)[1].kind if made in KINDS else EMBEDDED_KINDS.get(made, "image"))
+    own = EMBEDDED_KINDS.get(config.name.partition("#")[0], "image")
+    return asked(config, choice(rest)[1].kind if made in KINDS else own)
 
 
 def directed(name: str) -> bool:

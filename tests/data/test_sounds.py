@@ -139,6 +139,21 @@ def test_the_embedded_digits_are_split_by_speaker():
         assert set(table["group"].to_pylist()) == speakers
 
 
+def test_official_folds_are_test_splits_and_keep_speakers_whole():
+    at = {fold: replace(DIGITS, name=f"fsdd30#fold=fold:{fold}") for fold in (0, 2)}
+    first, last = (open_data(at[fold]) for fold in at)
+    assert len(first.train) == 450 and len(open_test(at[0])) == 300 and first.fingerprint != last.fingerprint
+    usual = open_data(DIGITS)
+    assert last.fingerprint == usual.fingerprint and "the rows where fold is 2" in str(
+        registry.find(at[2].name).content().read
+    )
+    for wrong, says in (("speakers:2", "fold=COLUMN:VALUE"), ("fold:7", "no row"), ("fold", "COLUMN:VALUE")):
+        with pytest.raises(UserError, match=says):
+            open_data(replace(DIGITS, name=f"fsdd30#fold={wrong}"))
+    with pytest.raises(UserError, match=r"leave #train="):
+        open_data(replace(DIGITS, name="fsdd30#splits=none#fold=fold:1"))
+
+
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of tones: low, middle, high; the file's name tells the recording it was cut from."""
