@@ -123,7 +123,7 @@ def paper(backbone: str = "vit_base_patch16", **changes: Any) -> Config:
 
     ssl-bench pretrain --method audiojepa --recipe paper data.name=folder:/data/audioset#kind=sound
     """
-    mel = MelConfig(rate=32_000, hop_ms=10_000 / 512, window_ms=25_000 / 512)
+    mel = MelConfig(rate=32_000, hop_ms=10_000 / 512, window_ms=25_000 / 512, peak=True)
     base: dict[str, Any] = {"data": DataConfig("folder:audioset#kind=sound", (96, 512), 0.01, mel=mel)}
     optim = OptimConfig(lr=1e-3, lr_start=1e-6, warmup=0.01, weight_decay=1e-6, beta2=0.95)  # .05, 3e-4: never used
     objective = AudioJEPAConfig(stretch=3.85)  # 50 epochs of two million clips, where training ends after 100,000 steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ssl_bench.errors import UserError
@@ -19,6 +19,7 @@ class MelConfig:
     low: float = 20.0  # hertz where the lowest band begins
     high: float = 0.0  # hertz where the highest band ends; 0: half of the rate
     fill: Literal["silence", "repeat"] = "silence"  # what follows a sound that is too short: nothing, or itself again
+    peak: bool = field(default=False, metadata={"later": True})  # take each sound's mean off, then divide by its peak
 
     @property
     def hop(self) -> int:

@@ -13,12 +13,12 @@ import io
 import math
 import sys
 import wave
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ssl_bench.config.schema import DataConfig, Size, sides
+from ssl_bench.config.schema import DataConfig, Size, sides, to_dict
 from ssl_bench.config.sound import MelConfig
 from ssl_bench.data.images import Item, encoded
 from ssl_bench.data.items import Form, Kind
@@ -63,7 +63,7 @@ class Sounds(Kind):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"item": "sound", "image_size": self.size, "channels": 1, "mel": asdict(self.mel)}
+        return {"item": "sound", "image_size": self.size, "channels": 1, "mel": to_dict(self.mel)}
 
     @property
     def size(self) -> Size:
@@ -156,6 +156,9 @@ class Sounds(Kind):
             common = math.gcd(rate, self.mel.rate)
             one = resample_poly(one, self.mel.rate // common, rate // common)
             remarks.append(f"resampled from {rate:,} Hz")
+        if self.mel.peak and np.ptp(one):  # silence stays silence
+            one = one - one.mean()
+            one = one / np.abs(one).max()
         (length,) = self.shape
         if len(one) != length:
             added = {"silence": "silence added", "repeat": "repeated"}[self.mel.fill]

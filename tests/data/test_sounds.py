@@ -42,7 +42,7 @@ def read(data: bytes) -> tuple[np.ndarray, str]:
 
 
 def test_a_description_is_read_back():
-    for kind in (KIND, Sounds(64, 64, MEL), Sounds(128, 1024)):
+    for kind in (KIND, Sounds(64, 64, MEL), Sounds(128, 1024), Sounds(8, 8, replace(MEL, peak=True))):
         assert items.written(kind.facts) == kind
     assert KIND.shape == (2096,) and KIND.places == 16 * 24 and KIND.channels == 1 and KIND.grid(8) == (2, 3)
     assert registry.item(DIGITS) == Sounds(24, 24, MEL)
@@ -81,6 +81,10 @@ def test_what_is_done_about_it():
     assert (short[:800] == tone(seconds=0.1)).all() and not short[800:].any()
     again = Sounds(16, 24, replace(MEL, fill="repeat")).read(Item(wav(tone(seconds=0.1), 8000), "a", "here"), False)
     assert again[2] == "shorter (repeated)" and (again[0] == np.tile(tone(seconds=0.1), 3)[:2096]).all()
+    loudest = Sounds(16, 24, replace(MEL, peak=True))
+    found = loudest.read(Item(wav(tone(loud=0.1) + 500, 8000), "a", "here"), False)[0].astype(int)
+    assert np.abs(found).max() >= 32767 and abs(found.mean()) < 5
+    assert not loudest.read(Item(wav(np.full(2096, 7, np.int16), 8000), "a", "here"), False)[0].std()
     assert (read(wav(tone(seconds=1), 8000))[0] == tone(seconds=1)[:2096]).all()
     assert (read(wav(np.stack([tone(), 0 * tone()], 1), 8000))[0] - tone() / 2).max() <= 0.5
     other = read(wav(tone(rate=16000), 16000))[0].astype(int)
