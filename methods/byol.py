@@ -24,7 +24,7 @@ from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.models.projection import MLP
 from ssl_bench.training.method import DataInfo, Views, cosine, ema, frozen_copy
 from ssl_bench.training.two_views import TwoViews
-from ssl_bench.views.crops import TwoCrops, small_two_crops
+from ssl_bench.views.crops import TwoCrops, as_sound, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class BYOL(TwoViews):
 
     family, paper = "self-distillation", "BYOL, Grill et al. 2020, arXiv 2006.07733"
     evaluated = "online encoder"
+    kinds = ("image", "sound")
     objective: BYOLConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -77,6 +78,7 @@ class BYOL(TwoViews):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
 }
 
 
@@ -100,6 +102,11 @@ def quick(**changes: Any) -> Config:
     linear 50.9 (clothing48, one seed; ssl-bench compare --methods byol --recipe quick budget.flops=2.2e13).
     """
     return budgets.quick("byol", _small(), _optim(), **changes)
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method byol --recipe sound"""
+    return budgets.quick_sounds("byol", as_sound(_small()), _optim(), **changes)
 
 
 def _small() -> BYOLConfig:

@@ -25,7 +25,7 @@ from ssl_bench.models.assignment import Center
 from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
-from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop, unmirrored
+from ssl_bench.views.crops import MultiCrop, as_sound, check_crops, crop_flops, multi_crop, small_multi_crop, unmirrored
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DINO(Method):
 
     family, paper = "self-distillation", "DINO, Caron et al. 2021, arXiv 2104.14294"
     sees, evaluated, pooling = "2 global crops; paper: and 8 local ones", "teacher (EMA)", "cls"
-    kinds: ClassVar[tuple[str, ...]] = ("image", "clip")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip", "sound")
     version = 2
     objective: DINOConfig
 
@@ -126,6 +126,7 @@ DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation",
     "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
     "clips": "tubelets of a clip in place of patches, no local crops, 256 prototypes of fixed length",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, no local crops, 256 prototypes",
 }
 
 
@@ -167,6 +168,11 @@ def clips(**changes: Any) -> Config:
     objective = replace(unmirrored(small_objective(DINOConfig())), global_size=24)
     config = budgets.quick_clips("dino", objective, small_optim(), **changes)
     return replace(config, backbone=replace(config.backbone, class_token=True))
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method dino --recipe sound"""
+    return budgets.quick_sounds("dino", as_sound(small_objective(DINOConfig())), small_optim(), **changes)
 
 
 def small_objective(objective: Any) -> Any:

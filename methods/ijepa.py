@@ -1,14 +1,13 @@
 """I-JEPA: predict the latent tokens of large target blocks from one context block.
 
 Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", CVPR 2023,
-arXiv 2301.08243. The ablations people argue about are plain settings of this file.
-The target encoder (EMA) sees the whole image; blocks are cut from its output. Targets get a second LayerNorm without
-parameters; the loss is smooth-L1 as in the official code (the paper says L2). Each block is predicted by itself.
+arXiv 2301.08243. The target encoder (EMA) sees the whole image; blocks are cut from its output, and predicted one by
+one. Targets get a second LayerNorm without parameters; the loss is smooth-L1 as in the official code (the paper: L2).
 Evaluated: the target encoder, mean of the patch tokens.
 
-Departs on purpose in its mask sampler (`masking=official` is the published one, bit for bit): blocks reach the last row
-and column, contexts are cut at random places (there: never; to the upper part), and it always ends. `small` and `quick`
-add data2vec's instance norm to the targets; `quick_paper` has the paper's.
+Departs on purpose in its mask sampler (`masking=official`: bit for bit): blocks reach the last row and column, contexts
+are cut at random places (there: the upper part stays), and it always ends. All recipes but `paper` and `quick_paper`
+add data2vec's instance norm to the targets.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, linear
 from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.crops import as_sound
 from ssl_bench.views.masks3d import through_time
 from ssl_bench.views.official_masks import official
 
@@ -78,7 +78,7 @@ class IJEPA(Method):
 
     family, paper = "JEPA", "I-JEPA, Assran et al. 2023, arXiv 2301.08243"
     sees, evaluated, pooling = "1 crop, context + 4 target blocks", "target encoder (EMA)", "mean"
-    kinds: ClassVar[tuple[str, ...]] = ("image", "clip")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip", "sound")
     objective: IJEPAConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -88,9 +88,9 @@ class IJEPA(Method):
         out = self.student.patch_embed.proj.weight[0].numel() if o.target == "pixels" else None
         if o.predictor_depth:
             self.predictor = Predictor(self.student, o.predictor_dim, o.predictor_depth, o.predictor_heads, out)
-        elif o.target == "pixels":
-            raise UserError("objective.predictor_depth=0 needs objective.target=latent: a mean token cannot be pixels.")
         pixels, trained = o.target == "pixels", o.teacher == "trained"
+        if pixels and not o.predictor_depth:
+            raise UserError("objective.predictor_depth=0 needs objective.target=latent: a mean token cannot be pixels.")
         self.encoder = self.student if pixels else frozen_copy(self.student).requires_grad_(trained)
         self.grid = self.student.grid
 
@@ -108,11 +108,10 @@ class IJEPA(Method):
 
     def targets(self, images: Tensor, positions: Tensor) -> Tensor:
         """Target tokens [B, T, m, D] (or pixels) at positions [B, T, m]."""
-        o, flat = self.objective, positions.flatten(1)
+        o, flat, first = self.objective, positions.flatten(1), self.encoder.num_prefix
         if o.target == "pixels":
             return gather(self.student.patch_embed.patches(images), flat).unflatten(1, positions.shape[1:])
         with torch.set_grad_enabled(o.teacher == "trained"):
-            first = self.encoder.num_prefix
             if o.target_view == "cut":  # every block is encoded by itself
                 return torch.stack([self.encoder(images, keep)[:, first:] for keep in positions.unbind(1)], 1)
             tokens = self.encoder(images)[:, first:]
@@ -128,17 +127,14 @@ class IJEPA(Method):
         spread = target.detach().float().flatten(0, -2).std(0).mean()
         return {**self.losses(predicted.float(), target.float()), "target_std": spread}
 
-    def predict(self, context: Tensor, views: Views) -> Tensor:
-        """Predicted target tokens [B, T, m, D]. Variants condition it."""
+    def predict(self, context: Tensor, views: Views) -> Tensor:  # of target tokens [B, T, m, D]; variants condition it
         return self.predictor(context, views["context"], views["targets"])
 
-    def losses(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The loss of predicted and target tokens [B, T, m, D]. Variants add terms."""
+    def losses(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:  # of tokens [B, T, m, D]; variants add
         return {"loss": jepa_loss(predicted, target, self.objective.target_norm)}
 
     def after_step(self, at: float) -> None:
-        o = self.objective
-        if o.target == "latent" and o.teacher != "trained":
+        if (o := self.objective).target == "latent" and o.teacher != "trained":
             ema(self.encoder, self.student, linear(at, o.momentum, 1.0) if o.teacher == "ema" else 0.0)
 
     def flops(self) -> float:
@@ -154,7 +150,7 @@ class IJEPA(Method):
 OFF_PAPER = {"instance_norm": "instance norm"}  # what makes it another objective, as it stands in its row's name
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "mask sampler", "quick_paper": "mask sampler, EMA from 0.98, predictor of 2 blocks, constant decay",
-    "small, quick, clips": "instance norm on targets, mask sampler, EMA from 0.98, 2-block predictor, constant decay",
+    "small, quick, clips, sound": "instance norm, mask sampler, EMA from 0.98, 2-block predictor, constant decay",
 }  # fmt: skip
 
 
@@ -186,13 +182,17 @@ def clips(**changes: Any) -> Config:
     return budgets.quick_clips("ijepa", small_objective(IJEPAConfig), small_optim(), **changes)
 
 
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method ijepa --recipe sound"""
+    return budgets.quick_sounds("ijepa", as_sound(small_objective(IJEPAConfig)), small_optim(), **changes)
+
+
 def small_objective(settings: type[IJEPAConfig], norm: bool = True, **changes: Any) -> Any:
     """What I-JEPA and the methods built on it change for small images."""
     return settings(
         predictor_depth=2, predictor_dim=64, predictor_heads=4,
         momentum=0.98,  # a teacher at 0.996 hardly moves in a few thousand steps; 0.95 drifts to easy targets
-        instance_norm=norm,  # else colour and position fill the targets: linear on validation 41.2, with it 47.7
-        **changes,
+        **changes, instance_norm=norm,  # else colour and position fill the targets: linear (val.) 41.2, with it 47.7
     )  # fmt: skip
 
 

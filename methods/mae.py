@@ -9,7 +9,7 @@ Evaluated: the encoder; mean of the patch tokens (the paper fine-tunes from it; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
-from ssl_bench.views.crops import unmirrored
+from ssl_bench.views.crops import as_sound, unmirrored
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class MAE(Method):
 
     family, paper = "generative", "MAE, He et al. 2022, arXiv 2111.06377"
     sees, evaluated, pooling = "1 crop, 25 % of its patches", "encoder", "mean"
-    kinds = ("image", "clip")
+    kinds = ("image", "clip", "sound")
     objective: MAEConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -131,6 +131,7 @@ DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation",
     "small, quick": "decoder of one block",
     "clips": "tubelets of a clip in place of patches, decoder of one block",
+    "sound": "AudioMAE's spectrograms and 80 % hidden, crops and gain, global attention in a decoder of one block",
 }
 
 
@@ -161,6 +162,12 @@ def quick(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """On tubelets, any of them hidden by itself: ssl-bench pretrain --method mae --recipe clips"""
     return budgets.quick_clips("mae", unmirrored(_small()), _optim(), **changes)
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms, with AudioMAE's share hidden: ssl-bench pretrain --method mae --recipe sound"""
+    objective = replace(as_sound(_small()), mask_ratio=0.8)
+    return budgets.quick_sounds("mae", objective, _optim(), **changes)
 
 
 def _small() -> MAEConfig:

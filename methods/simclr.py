@@ -26,7 +26,7 @@ from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
 from ssl_bench.views.augment import AugmentConfig
-from ssl_bench.views.crops import COLOUR, TwoCrops, small_two_crops
+from ssl_bench.views.crops import COLOUR, TwoCrops, as_sound, small_two_crops
 
 STRONG = replace(COLOUR, crop_scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)
 
@@ -69,6 +69,7 @@ class SimCLR(TwoViews):
     """Encoder and projector."""
 
     family, paper = "contrastive", "SimCLR, Chen et al. 2020, arXiv 2002.05709"
+    kinds = ("image", "sound")
     objective: SimCLRConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -90,6 +91,7 @@ DEPARTS = {  # what leaves the paper, by recipe
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
     "trained patch projection, small heads",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
 }
 
 
@@ -109,6 +111,11 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method simclr --recipe quick"""
     return budgets.quick("simclr", _small(), _optim(), **changes)
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method simclr --recipe sound"""
+    return budgets.quick_sounds("simclr", as_sound(_small()), _optim(), **changes)
 
 
 def _small() -> SimCLRConfig:

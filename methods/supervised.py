@@ -18,6 +18,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.crops import as_sound
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Supervised(Method):
 
     family, paper = "supervised", "DeiT recipe, Touvron et al. 2021, arXiv 2012.12877"
     sees, evaluated, pooling = "1 crop and its label", "encoder", "cls"
+    kinds = ("image", "sound")
     uses_labels = True
     objective: SupervisedConfig
 
@@ -65,6 +67,7 @@ class Supervised(Method):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "no RandAugment, mixup or erasing",
     "small, quick": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed",
 }
 
 
@@ -85,6 +88,11 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method supervised --recipe quick"""
     return budgets.quick("supervised", _small(), _optim(), **changes)
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method supervised --recipe sound"""
+    return budgets.quick_sounds("supervised", as_sound(_small()), _optim(), **changes)
 
 
 def _small() -> SupervisedConfig:

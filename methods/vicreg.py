@@ -25,7 +25,7 @@ from ssl_bench.models.projection import MLP
 from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
-from ssl_bench.views.crops import TwoCrops, small_two_crops
+from ssl_bench.views.crops import TwoCrops, as_sound, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class VICReg(TwoViews):
     """Encoder and expander."""
 
     family, paper = "redundancy", "VICReg, Bardes et al. 2022, arXiv 2105.04906"
+    kinds = ("image", "sound")
     objective: VICRegConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -79,6 +80,7 @@ class VICReg(TwoViews):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
 }
 
 
@@ -98,6 +100,11 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method vicreg --recipe quick"""
     return budgets.quick("vicreg", _small(), _optim(), **changes)
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method vicreg --recipe sound"""
+    return budgets.quick_sounds("vicreg", as_sound(_small()), _optim(), **changes)
 
 
 def _small() -> VICRegConfig:

@@ -32,12 +32,13 @@ from timm.data.random_erasing import RandomErasing
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ssl_bench.config.schema import sides
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import Rng, mix
 from ssl_bench.screen import paced
 from ssl_bench.training.method import warmup_cosine
-from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.augment import AugmentConfig
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ class Classifier(nn.Module):
             raise UserError("The blocks of this network have no drop path: set drop_path=0.")
         for i, block in enumerate(self.blocks if config.drop_path else ()):
             block.drop_path1 = block.drop_path2 = DropPath(config.drop_path * i / max(1, self.depth - 1))
-        side = encoder.image_size
         with torch.no_grad():
-            width = self.features(torch.zeros(1, len(encoder.mean), side, side, device=encoder.device)).shape[1]
+            empty = torch.zeros(1, len(encoder.mean), *sides(encoder.image_size), device=encoder.device)
+            width = self.features(empty).shape[1]
         self.fc_norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
@@ -175,14 +176,13 @@ class Finetuned(Predictor):
         self.model.eval()
 
     def augmented(self, images: Tensor, c: FinetuneConfig, seed: int) -> Tensor:
-        e = self.encoder
         if c.randaugment and images.shape[1] == 3:
-            change = randaugment(c.randaugment, images.shape[-1], e.mean)
+            change = randaugment(c.randaugment, images.shape[-1], self.encoder.mean)
             made = [np.asarray(change(Image.fromarray(image.permute(1, 2, 0).numpy()))) for image in images]
             images = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
         look = AugmentConfig(crop_scale=c.crop_scale, interpolation="bicubic")
-        view = augment(images.to(e.device), Rng(seed, len(images), device=e.device), e.image_size, look, e.mean, e.std)
-        return RandomErasing(c.erase, mode="pixel", device=str(e.device))(view) if c.erase else view
+        view = self.encoder.view(images, Rng(seed, len(images), device=self.encoder.device), look)
+        return RandomErasing(c.erase, mode="pixel", device=str(view.device))(view) if c.erase else view
 
     @torch.no_grad()
     def predict(self, x: Features) -> Tensor:

@@ -34,7 +34,7 @@ from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_
 from ssl_bench.evaluation.scorers import Nothing
 from ssl_bench.rng import Rng, mix
 from ssl_bench.training.monitor import feature_std, mean_cosine, rankme
-from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.augment import AugmentConfig
 
 WIDE = 2048
 
@@ -141,10 +141,10 @@ class LabelFree(Protocol):
         e, out = x.encoder, []
         colour = x.items.batch(rows[:1]).shape[1] == 3
         look = AugmentConfig(crop_scale=(0.3, 1.0), brightness=0.4, contrast=0.4, jitter_p=0.8, saturation=0.2 * colour)
-        images = x.items.batch(rows).to(e.device)
+        images = x.items.batch(rows)
         for i in range(self.config.lidar_views):
             rng = Rng(mix("views", seed, i), len(rows), device=e.device)
-            out.append(e.forward(augment(images, rng, e.image_size, look, e.mean, e.std), 1)[x.pooling][:, -1].cpu())
+            out.append(e.forward(e.view(images, rng, look), 1)[x.pooling][:, -1].cpu())
         return torch.stack(out, 1)
 
     def classes(self, output: Tensor) -> None:

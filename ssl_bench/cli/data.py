@@ -103,8 +103,9 @@ def check(
     if sheet is not None:
         _draw(config, bad_limit, sheet)
         screen.say(f"  training images of each class: {sheet}")
+    recipe = {"clip": "clips"}.get(meta.get("item", ""), meta.get("item", "quick"))  # what methods of a kind call it
     other = "" if meta["labelled"] else " --eval-data LABELLED"
-    screen.say(f"next: ssl-bench compare --recipe quick --data {shlex.quote(name)}{other}{as_typed(meta['asked'])}")
+    screen.say(f"next: ssl-bench compare --recipe {recipe} --data {shlex.quote(name)}{other}{as_typed(meta['asked'])}")
 
 
 def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:
@@ -122,7 +123,9 @@ def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:
     for i, title in enumerate(data.classes if data.labelled else ("",)):
         at = np.flatnonzero(labels == i) if data.labelled else np.arange(len(labels))
         if len(at):
-            rows[title] = data.train.batch(rng.permutation(at)[:each]).numpy()
+            shown = data.item.floats(data.train.batch(rng.permutation(at)[:each]))
+            shown = shown[:, 0] if shown.ndim == 5 else shown  # of clips the first frame
+            rows[title] = (shown * 255).round().byte().numpy()
     try:
         sheet(rows, path)
     except OSError as error:

@@ -11,6 +11,7 @@ from rich.table import Table
 from ssl_bench import find, screen
 from ssl_bench.config.schema import size_text
 from ssl_bench.data import catalogue, world
+from ssl_bench.data.items import of_kind
 from ssl_bench.encoders import known
 
 
@@ -49,9 +50,8 @@ def methods() -> Table:
     table = _entries("method")
     for name in find.names("methods"):
         cls = find.defined(find.module("methods", name), Method)
-        table.add_row(
-            name, _about(f"{cls.family}; sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}", cls.paper)
-        )
+        seen = f"sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}"
+        table.add_row(name, _about(f"{cls.family}; takes {', '.join(cls.kinds)}; {seen}", cls.paper))
     return table
 
 
@@ -74,7 +74,8 @@ def datasets() -> Table:
     table = _entries("data.name")
     for name, about in catalogue.entries().items():
         train, test = about["images"]
-        counts = f"{train:,} + {test:,} images" if test else f"{train:,} images, test cut here"
+        noun = of_kind(catalogue.EMBEDDED_KINDS.get(name, "image")).noun
+        counts = f"{train:,} + {test:,} {noun}" if test else f"{train:,} {noun}, test cut here"
         stated = f"; mean {about['mean']}, std {about['std']}" if "mean" in about else ""
         here = "embedded" if name in catalogue.EMBEDDED else f"{about['size']} to download" if "size" in about else ""
         facts = [counts, f"{about['classes']} classes", f"{about['pixels']} px", here, f"licence: {about['licence']}"]
@@ -93,6 +94,7 @@ def datasets() -> Table:
         "webdataset:PATH": "tar shards of key.jpg and key.cls or key.json; the split from the files' names",
         "hf:NAME": "a set of the Hugging Face hub, got before with 'ssl-bench data get hf:NAME' (extra `hf`)",
     }
+    own["...#kind=sound"] = "after a path's name: its items are sounds (WAV; with the extra `audio` FLAC, OGG, MP3)"
     for name, what in own.items():
         table.add_row(name, what)
     table.caption = (

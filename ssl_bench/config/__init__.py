@@ -1,6 +1,7 @@
 """What a run is: one frozen config, its overrides, identity, budgets, the reasons for its values.
 
     schema      the frozen config, its groups, its identity
+    sound       how a waveform becomes a spectrogram
     overrides   typed key.sub=value settings
     budgets     the parts of recipes that all methods share
     from_file   a config read back from a file

@@ -10,10 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfig, vit
+from ssl_bench.config.sound import MelConfig
 
 QUICK_FLOPS = 2.2e12  # a minute or so on one slow core (AMD EPYC without AMX)
 FAST_FLOPS = 0.25e12
 QUICK_CLIP_FLOPS = 3e12  # three to five minutes on one slow core
+DIGITS = MelConfig(rate=8000, window_ms=32, fill="repeat", peak=True)  # of fsdd30, whose speakers differ in level
+QUICK_SOUND_FLOPS = 0.5e12  # half a minute on one slow core
 
 
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
@@ -67,6 +70,23 @@ def small_clips(method: str, objective: Any, optim: OptimConfig, **changes: Any)
         "budget": BudgetConfig(batch_size=128, epochs=50),
     }
     return Config(method=method, objective=objective, recipe="small", optim=optim, **(base | changes))
+
+
+def quick_sounds(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """A first look at sound: 0.66 s of spoken digits as 64 mel bands x 64 frames, the same ViT and FLOPs for all."""
+    base: dict[str, Any] = {
+        "backbone": vit("micro_patch16"),
+        "data": DataConfig("fsdd30", image_size=64, mel=DIGITS),
+        "budget": BudgetConfig(batch_size=64, flops=QUICK_SOUND_FLOPS),
+    }
+    return Config(method=method, objective=objective, recipe="sound", optim=optim, **(base | changes))
+
+
+def small_sounds(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """0.66 s of spoken digits: half a ViT-Tiny on 64 patches, 100 epochs."""
+    config = quick_sounds(method, objective, optim)
+    base: dict[str, Any] = {"backbone": vit("mini_patch8"), "budget": BudgetConfig(batch_size=128, epochs=100)}
+    return replace(config, recipe="small", **(base | changes))
 
 
 def films(

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from ssl_bench.config.sound import MelConfig
 from ssl_bench.errors import UserError, nearest
 
 SIZES = {  # embed_dim, depth, num_heads, mlp_ratio: timm's names
@@ -103,11 +104,12 @@ class DataConfig:
     """The images."""
 
     name: str = "clothing48"  # a name of `ssl-bench list datasets`, folder:, parquet: or webdataset:PATH, hf:NAME
-    image_size: Size = 48  # pixels of the stored images: the side of a square, or HEIGHTxWIDTH
+    image_size: Size = 48  # pixels: the side of a square, or HEIGHTxWIDTH; of sounds mel bands x frames
     val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
     channels: int = later(3)  # 1: grey, 3: colour, 4: colour with alpha, or four bands as they are
     background: tuple[int, int, int] = later((255, 255, 255))  # red, green, blue behind transparent pixels
     frames: int = later(8)  # of a stored clip
+    mel: MelConfig = later(MelConfig())  # of sounds
 
     @property
     def size(self) -> tuple[int, int]:
@@ -117,6 +119,7 @@ class DataConfig:
     def check(self) -> None:
         if not all(0 < side <= 4096 for side in self.size):
             raise UserError(f"data.image_size={size_text(self.image_size)} must lie between 1 and 4096.")
+        self.mel.check()
         if not 0 < self.frames <= 1024:
             raise UserError(f"data.frames={self.frames} must lie between 1 and 1024.")
         if self.channels not in (1, 3, 4):

@@ -19,7 +19,6 @@ from ssl_bench.config.schema import DataConfig, Size, sides
 from ssl_bench.data import pixels as rules
 from ssl_bench.data.items import Form, Kind
 from ssl_bench.data.pixels import Unreadable as Unreadable
-from ssl_bench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,8 +81,6 @@ class Images(Kind):
 
     @classmethod
     def asked(cls, config: DataConfig) -> Images:
-        if config.frames != DataConfig.frames:
-            raise UserError(f"data.frames has no effect on the images of '{config.name}': leave it out.")
         return cls(*config.size, config.channels, config.background)
 
     @classmethod

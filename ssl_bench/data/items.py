@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ssl_bench.config.schema import DataConfig
+from ssl_bench.config.schema import DataConfig, size_text
 from ssl_bench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ KINDS = {  # name -> where its class is, imported when it is asked for
     "image": "ssl_bench.data.images:Images",
     "clip": "ssl_bench.data.clips:Clips",
     "trajectory": "ssl_bench.data.trajectories:Trajectories",
+    "sound": "ssl_bench.data.sounds:Sounds",
 }
+OWN = {"frames": "clip", "mel": "sound"}  # settings of the data that only one kind reads
 
 
 Form = tuple[str, tuple[int, int]]  # of an item as its file has it: mode (RGB), and width and height
@@ -42,6 +44,7 @@ class Kind(ABC):
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
     dtype: ClassVar[str] = "uint8"  # of a stored item, as numpy calls it
     unit: ClassVar[float] = 255.0  # `by_channel` divided by it has the mean and std that a data set has
+    mirrors: ClassVar[bool] = True  # whether left and right may be changed for one another
 
     @classmethod
     @abstractmethod
@@ -69,6 +72,11 @@ class Kind(ABC):
         """Of one stored item; of pictures height and width last."""
 
     @property
+    def told(self) -> str:
+        """How much is seen of each, in words."""
+        return f"{size_text(self.facts['image_size'])} px"
+
+    @property
     def nbytes(self) -> int:
         """Bytes of one stored item."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
@@ -90,6 +98,11 @@ class Kind(ABC):
     @abstractmethod
     def grid(self, patch: int, tubelet: int = 1) -> tuple[int, ...]:
         """Tokens along each axis, for patches of `patch` places per side (and, in clips, of `tubelet` frames)."""
+
+    @staticmethod
+    def cell(value: Any) -> tuple[Any, str]:
+        """What a table's cell holds of an item, as `Item.image` takes it, and the name of its file."""
+        return (value.get("bytes"), str(value.get("path") or "")) if isinstance(value, dict) else (value, "")
 
     @abstractmethod
     def read(self, item: Any, keep_bytes: bool) -> tuple[np.ndarray, bytes, str, Form]:
@@ -123,6 +136,10 @@ class Kind(ABC):
         """Stored items [B, *shape] as items of `kind`, which `as_kind` has named; drawn by `rng` where one is given."""
         return stored
 
+    def seen(self, stored: Tensor) -> Tensor:
+        """What views are made of, on the device of the stored items [B, *shape]: pictures as they are stored."""
+        return stored
+
 
 def of_kind(name: str) -> type[Kind]:
     """The class of a kind."""
@@ -135,7 +152,11 @@ def of_kind(name: str) -> type[Kind]:
 
 def asked(config: DataConfig, kind: str = "image") -> Kind:
     """The items that a source of this kind gives under these settings."""
-    return of_kind(kind).asked(config)
+    found = of_kind(kind)
+    for name, owner in OWN.items():
+        if kind != owner and getattr(config, name) != getattr(DataConfig, name):
+            raise UserError(f"data.{name} has no effect on the {found.noun} of '{config.name}': leave it out.")
+    return found.asked(config)
 
 
 def written(facts: dict[str, Any]) -> Kind:

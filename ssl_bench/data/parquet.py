@@ -3,6 +3,7 @@
 Columns `image` (bytes, or a struct with `bytes`) and `label` (class names, or numbers with names in the metadata); a
 column `group`, where there is one, says what belongs together (see groups). `#group=COLUMN` names another,
 `#group=COLUMN:PATTERN` takes what a regular expression matches from the start of its text, `#group=none` reads none.
+`#fold=COLUMN:VALUE`: the rows with that value are the test split, all others training, whatever the files are called.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from ssl_bench.data import groups, labels
 from ssl_bench.data.images import Item
-from ssl_bench.data.items import of_kind
+from ssl_bench.data.items import Kind, of_kind
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
 from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError, nearest
@@ -24,7 +25,9 @@ from ssl_bench.errors import UserError, nearest
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
-    by_hand.only("train", "test", "splits", "group", "kind")
+    by_hand.only("train", "test", "splits", "group", "kind", "fold")
+    if by_hand.one("fold") and (by_hand.roles or by_hand.none):
+        raise UserError("#fold= says which rows are the test split: leave #train=, #test= and #splits= out.")
     state = files(location, ".parquet")
     if not state:
         raise UserError(f"No .parquet file in {location}.")
@@ -32,7 +35,8 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
 
 
 def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
-    parts, notes = parts_of(paths, location, by_hand)
+    fold = by_hand.one("fold")
+    parts, notes = (dict.fromkeys(paths, "train"), []) if fold else parts_of(paths, location, by_hand)
     paths = [path for path in paths if parts[path]]
     opened = {path: _open(path) for path in paths}
     named = {path: _columns(path, file.schema_arrow, of_kind(by_hand.kind).columns) for path, file in opened.items()}
@@ -53,9 +57,35 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
         total += sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
         for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
             own = group if group[0] in opened[path].schema_arrow.names else ("", "")
-            read = partial(_rows, path, first, start, stop, *named[path], *own)
-            chunks.append(Chunk(roles[parts[path]], stop - start, read))
-    return Content(chunks, total, True, notes, [*split_lines(parts, roles), *told])
+            read = partial(_rows, of_kind(by_hand.kind), path, first, start, stop, *named[path], *own)
+            whole = Chunk(roles[parts[path]], stop - start, read)
+            before = sum(meta.row_group(g).num_rows for g in range(first))
+            chunks += _folded(whole, _fold(path, fold)[before + start : before + stop]) if fold else [whole]
+    chunks.sort(key=lambda chunk: chunk.split != "train")
+    if fold and len({chunk.split for chunk in chunks}) < 2:
+        raise UserError(f"#fold={fold}: {'every row' if chunks[0].split == 'test' else 'no row'} has that value.")
+    lines = [f"test: the rows where {fold.replace(':', ' is ', 1)}"] if fold else split_lines(parts, roles)
+    return Content(chunks, total, True, notes, [*lines, *told])
+
+
+def _fold(path: str, fold: str) -> list[bool]:
+    """Of each row of a file whether it is of the test split."""
+    column, _, value = fold.partition(":")
+    file = _open(path)
+    if column not in file.schema_arrow.names or not value:
+        hint = nearest(column, file.schema_arrow.names)
+        raise UserError(f"#fold={fold}: write #fold=COLUMN:VALUE with a column of {path}. {hint}")
+    return [str(found) == value for found in file.read(columns=[column])[column].to_pylist()]
+
+
+def _folded(chunk: Chunk, test: Sequence[bool]) -> list[Chunk]:
+    """A chunk as that of its training rows and that of its test rows."""
+    picked = {"train": [not t for t in test], "test": list(test)}
+    return [Chunk(split, sum(own), partial(_picked, chunk, own)) for split, own in picked.items() if any(own)]
+
+
+def _picked(chunk: Chunk, own: Sequence[bool]) -> Iterator[Item]:
+    return (item for item, mine in zip(chunk.read(), own, strict=True) if mine)
 
 
 def _open(path: str) -> Any:
@@ -134,7 +164,7 @@ def _ranges(groups: list[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _rows(
-    path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str
+    items: type[Kind], path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str
 ) -> Iterator[Item]:
     """Rows start to stop, counted from row group `first` on."""
     file = _open(path)
@@ -146,10 +176,9 @@ def _rows(
         for batch in file.iter_batches(128, row_groups=wanted, columns=columns, use_threads=False):
             here = range(max(start - at, 0), min(stop - at, len(batch)))
             for i in here:
-                value = batch.column(image)[i].as_py()
-                data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+                data, file = items.cell(batch.column(image)[i].as_py())
                 place = f"{path} row {before + at + i}"
-                item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, str(file or ""))
+                item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, file)
                 of = groups.named(batch.column(group)[i].as_py(), pattern, place) if group else None
                 yield replace(item, group=of)
             at += len(batch)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import catalogue, folder, world
-from ssl_bench.data.catalogue import EMBEDDED
+from ssl_bench.data.catalogue import EMBEDDED, EMBEDDED_KINDS
 from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.source import WILD, Source, is_pattern
 from ssl_bench.data.splits import choice
@@ -32,8 +32,9 @@ KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"
 def find(name: str) -> Source:
     """The source of a data set's name. `UserError` with the nearest name, or with how to get the set."""
     kind, _, rest = name.partition(":")
-    if name in EMBEDDED:
-        return _of_path("parquet", str(EMBEDDED[name]))
+    if (base := name.partition("#")[0]) in EMBEDDED:
+        settings = f"#kind={EMBEDDED_KINDS.get(base, 'image')}{name[len(base) :]}"
+        return _of_path("parquet", f"{EMBEDDED[base]}{settings}")
     if kind in GENERATED:
         found: Source = _made(kind).source(rest)
         return found
@@ -79,7 +80,10 @@ def item(config: DataConfig) -> Kind:
     made, rest = config.name.partition(":")[::2]
     if made in world.names():
         return asked(config, "trajectory")
-    return asked(config, _made(made).KIND if made in GENERATED else choice(rest)[1].kind if made in KINDS else "image")
+    if made in GENERATED:
+        return asked(config, _made(made).KIND)
+    own = EMBEDDED_KINDS.get(config.name.partition("#")[0], "image")
+    return asked(config, choice(rest)[1].kind if made in KINDS else own)
 
 
 def directed(name: str) -> bool:

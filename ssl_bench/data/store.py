@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_bench.config.schema import DataConfig, size_text, to_dict
+from ssl_bench.config.sound import MelConfig
 from ssl_bench.data import registry
 from ssl_bench.data.digest import digest
 from ssl_bench.data.items import asked
@@ -104,6 +105,7 @@ def settings(asked_for: dict[str, Any]) -> str:
     """What was asked for beside the name and the usual, as it is typed after a command."""
     usual = to_dict(DataConfig())
     fresh = {k: v for k, v in asked_for.items() if k not in ("name", "val_fraction") and v != usual.get(k)}
+    fresh |= {f"mel.{k}": v for k, v in fresh.pop("mel", {}).items() if v != getattr(MelConfig, k)}
     typed = {
         k: size_text(v) if k == "image_size" else ",".join(map(str, v)) if isinstance(v, list) else v
         for k, v in fresh.items()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssl_bench.config.schema import size_text
+from ssl_bench.data.items import written
 from ssl_bench.files import write_atomic
 
 ALL = 20  # classes up to which each is listed
@@ -22,7 +22,7 @@ def lines(meta: dict[str, Any]) -> list[str]:
     read = f" ({'; '.join(meta['read'])})" if meta["read"] else ""
     bad, plain = len(meta["bad"]), meta["plain"]
     return [
-        f"{meta['name']} at {size_text(meta['image_size'])} px: {counts}, {classes}{read}",
+        f"{meta['name']} at {written(meta).told}: {counts}, {classes}{read}",
         f"  {_classes(meta)}",
         f"  {_files(meta)}",
         *_groups(meta),

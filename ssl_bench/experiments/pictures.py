@@ -63,21 +63,23 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
     return [
         *out,
         pca_maps(encoder, images, data),
-        attention_maps(encoder, images),
+        attention_maps(encoder, images, data),
         neighbours(encoder, data, count, root),
     ]
 
 
 def of_views(method: Method, images: Tensor) -> list[Picture]:
     """The crops and masks that the method draws for these images, whatever it calls them."""
-    views = method.views(images, Rng(0, len(images)), 0.5)
+    item = method.info.item
+    shown_as = item.floats(images)
+    views = method.views(item.seen(images), Rng(0, len(images)), 0.5)
     crops = {k: v for k, v in views.items() if v.is_floating_point() and v.ndim == 4 and len(v) % len(images) == 0}
-    rows, names = [images.float() / 255], ["image"]
+    rows, names = [shown_as], ["image"]
     for name, crop in crops.items():
         for i, part in enumerate(crop.split(len(images))):
             rows.append(_visible(part, method))
             names.append(name if len(crop) == len(images) else f"{name} {i + 1}")
-    base = next((v[: len(images)] for v in crops.values() if v.shape[1:] == method.info.item.shape), None)
+    base = next((v[: len(images)] for v in crops.values() if v.shape[1:] == shown_as.shape[1:]), None)
     drawn: list[Tensor] = []
     for name, value in views.items():
         sets = _shown(value, method.encoder, len(images)) if base is not None else []
@@ -117,7 +119,7 @@ def _visible(x: Tensor, method: Method) -> Tensor:
 
 def reconstructions(method: Any, images: Tensor) -> list[Picture]:
     """The image, what the encoder saw of it, and the pixels the decoder put in the holes."""
-    views = method.views(images, Rng(1, len(images)), 0.5)
+    views = method.views(method.info.item.seen(images), Rng(1, len(images)), 0.5)
     x, keep = views["images"], views["keep"]
     vit, patches = method.encoder, patchify(views["images"], method.encoder.config.patch_size)
     predicted = method.reconstruct(x, keep).float()
@@ -155,10 +157,10 @@ def pca_maps(encoder: encoder_.Encoder, images: Tensor, data: Dataset) -> Pictur
     colours = ((colours - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
     maps = colours.reshape(len(images), *encoder.grid, -1).permute(0, 3, 1, 2)
     text = f"Patch features of {len(images)} held-out images, three principal components as colours, position removed"
-    return Picture("PCA of patch features", text, sheet([images.float() / 255, maps]))
+    return Picture("PCA of patch features", text, sheet([data.item.floats(images), maps]))
 
 
-def attention_maps(encoder: encoder_.Encoder, images: Tensor) -> Picture:
+def attention_maps(encoder: encoder_.Encoder, images: Tensor, data: Dataset) -> Picture:
     """Where the last block looks: attention of CLS (or, without one, the mean over patches) to the patches."""
     vit: ViT = encoder.model
     x = vit.embed(encoder.prepare(images))
@@ -173,10 +175,11 @@ def attention_maps(encoder: encoder_.Encoder, images: Tensor) -> Picture:
     heads = rows.mean(1)
     heads = (heads - heads.amin(1, keepdim=True)) / (heads.amax(1, keepdim=True) - heads.amin(1, keepdim=True) + 1e-9)
     maps = heads.nan_to_num().reshape(len(images), 1, *vit.grid)
-    maps = F.interpolate(maps, size=images.shape[-2:], mode="nearest")
+    shown = data.item.floats(images)
+    maps = F.interpolate(maps, size=shown.shape[-2:], mode="nearest")
     who = "CLS" if encoder.has_cls else "all patches"
     text = f"Attention of {who} in the last block over {len(images)} held-out images, mean of heads; bright: more"
-    return Picture(f"Attention of {who}, last block", text, sheet([images.float() / 255, maps, images / 255 * maps]))
+    return Picture(f"Attention of {who}, last block", text, sheet([shown, maps, shown * maps]))
 
 
 def neighbours(encoder: encoder_.Encoder, data: Dataset, count: int, root: Path) -> Picture:
@@ -192,8 +195,8 @@ def neighbours(encoder: encoder_.Encoder, data: Dataset, count: int, root: Path)
         f"{100 * float(same.float().mean()):.0f} % of the neighbours of {len(asked)} held-out images share the class"
     )
     shown = near[torch.from_numpy(np.searchsorted(asked, places))]
-    rows = [data.val.batch(places).float() / 255]
-    rows += [data.train.batch(bank[index]).float() / 255 for index in shown.T.numpy()]
+    rows = [data.item.floats(data.val.batch(places))]
+    rows += [data.item.floats(data.train.batch(bank[index])) for index in shown.T.numpy()]
     text = f"{count} held-out images, each above its nearest training images; {share}"
     return Picture(f"Nearest neighbours: {share}", text, sheet(rows))
 

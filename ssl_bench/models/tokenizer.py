@@ -93,7 +93,7 @@ def gather(tokens: Tensor, index: Tensor) -> Tensor:
 
 def _image(item: Kind, config: ViTConfig) -> PatchEmbed:
     if config.tubelet != ViTConfig.tubelet:
-        raise UserError("backbone.tubelet joins frames and has no effect on images: leave it out.")
+        raise UserError(f"backbone.tubelet joins frames and has no effect on {item.noun}: leave it out.")
     return PatchEmbed(item.channels, config.embed_dim, config.patch_size)
 
 
@@ -101,8 +101,10 @@ def _clip(item: Kind, config: ViTConfig) -> PatchEmbed:
     return TubeletEmbed(item.channels, config.embed_dim, config.patch_size, config.tubelet)
 
 
-TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {  # by kind of item; trajectories frame by frame
-    "image": _image, "clip": _clip, "trajectory": _image,
+TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {  # by kind of item
+    "image": _image, "clip": _clip,
+    "sound": _image,  # patches of its spectrogram
+    "trajectory": _image,  # frame by frame
 }  # fmt: skip
 
 

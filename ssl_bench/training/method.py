@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
-from ssl_bench.config.schema import Config
+from ssl_bench.config.schema import Config, Size, sides
 from ssl_bench.data import registry
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
-from ssl_bench.views.crops import mirrored
+from ssl_bench.views.crops import heard, mirrored
 
 Views = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -37,9 +37,9 @@ class DataInfo:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of an item without its channels."""
-        height, width = self.item.shape[-2:]
-        return height, width
+        """Height and width of what is seen of an item."""
+        size: Size = self.item.facts["image_size"]
+        return sides(size)
 
 
 class Method(nn.Module):
@@ -68,7 +68,7 @@ class Method(nn.Module):
             raise UserError(
                 f"'{config.method}' takes {' and '.join(self.kinds)} items, and these are {info.item.noun}."
             )
-        _refuse_flips(config)
+        _refuse_views(config, info.item)
         self.config = config
         self.info = info
         self.mean: Tensor
@@ -81,7 +81,7 @@ class Method(nn.Module):
         return ViT(replace(self.config.backbone, **changes), self.info.item)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
-        """What the objective looks at, from stored items [B, *item.shape]. Runs without gradient."""
+        """What the objective looks at, from what `item.seen` gives of stored items. Runs without gradient."""
         raise NotImplementedError
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
@@ -139,11 +139,16 @@ def configured(method: str, recipe: str, settings: Sequence[str]) -> Config:
     return as_now(resolve(find.recipe(method, recipe)(), settings))
 
 
-def _refuse_flips(config: Config) -> None:
-    """`UserError` where a view is mirrored and the set's labels say left and right."""
-    if registry.directed(config.data.name) and (views := mirrored(config.objective)):
+def _refuse_views(config: Config, item: Kind) -> None:
+    """`UserError` where a view does to an item what makes another one of it, or what its kind does not have."""
+    if views := mirrored(config.objective) if registry.directed(config.data.name) or not item.mirrors else {}:
         mend = " ".join(f"objective.{name}.flip=0" for name in views)
-        raise UserError(f"'{config.data.name}' names directions, which a mirrored clip turns round: set {mend}")
+        if item.mirrors:
+            raise UserError(f"'{config.data.name}' names directions, which a mirrored clip turns round: set {mend}")
+        raise UserError(f"Turned round, {item.noun} are others: set {mend}")
+    if item.name != "sound" and (views := heard(config.objective)):
+        mend = " and ".join(f"objective.{name}.sound" for name in views)
+        raise UserError(f"{mend} has no effect on {item.noun}: leave it out.")
 
 
 def frozen_copy(module: Module) -> Module:

@@ -65,7 +65,7 @@ def rehearse(config: Config) -> None:
             with _Unfilled():
                 method: Method = cls(config, info)
             items = item.given(torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype)), info.item)
-            method.eval().views(items, Rng(0, 2), 0.0)
+            method.eval().views(info.item.seen(items), Rng(0, 2), 0.0)
     except ValueError as error:
         size = size_text(config.data.image_size)
         grid = " x ".join(map(str, item.grid(config.backbone.patch_size, config.backbone.tubelet)))
@@ -159,8 +159,8 @@ class Trainer:
         for later in range(part + 1, part + 3) if split.decodes else ():  # meanwhile
             split.ahead(self.rows(self.step + later // budget.accumulate, later % budget.accumulate)[1])
         drawn = Rng(mix(self.config.seed, "item", self.step), budget.batch_size, rows)
-        images = self.data.item.given(images, self.info.item, drawn)
-        return images.to(self.device), split.labels[indices].to(self.device), rng
+        images = self.data.item.given(images, self.info.item, drawn).to(self.device)
+        return self.info.item.seen(images), split.labels[indices].to(self.device), rng
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step; returns what the method logs, averaged over micro-batches."""

@@ -2,8 +2,8 @@
 
 Shapes: images [B, C, H, W], uint8 or float in [0, 1]; everything is float32 in [0, 1] until it is normalised.
 `augment` takes clips [B, T, C, H, W] too: all frames of one get one crop, one flip, one colour.
-`draw` makes the random numbers, `render` applies them, `augment` does both. The pieces follow torchvision's semantics
-(`torchvision.transforms.functional`), image by image; tests hold each of them to it.
+`draw` makes the random numbers, `render` applies them, `augment` does both. The pieces follow torchvision's
+`transforms.functional`, image by image; tests hold each of them to it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import Size, sides
+from ssl_bench.config.schema import Size, later, sides
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
+from ssl_bench.views.sound import SoundConfig, change
 
 Filter = Literal["bilinear", "bicubic"]
 Stats = Tensor | Sequence[float]  # one number per channel
@@ -43,9 +44,11 @@ class AugmentConfig:
     solarize_p: float = 0.0  # probability of inverting the bright pixels
     solarize_threshold: float = 0.5  # pixels at least this bright are inverted (DINO: 128 of 255)
     interpolation: Filter = "bilinear"  # resampling of the crop, always antialiased
+    sound: SoundConfig = later(SoundConfig())  # what is done to a spectrogram before it is cropped
 
     def check(self, channels: int = 3) -> None:
         """Raise `UserError` for impossible values, settings without effect, and colour on other than 3 channels."""
+        self.sound.check()
         for name in ("flip", "jitter_p", "gray_p", "blur_p", "solarize_p", "solarize_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1].")
@@ -64,9 +67,8 @@ class AugmentConfig:
             if getattr(self, switch) == 0 and getattr(self, name) != getattr(AugmentConfig, name):  # not the default
                 raise UserError(f"{name} has no effect while {switch} is 0: set {switch}, or leave {name}.")
         if channels != 3 and (self.saturation > 0 or self.hue > 0 or self.gray_p > 0):
-            raise UserError(
-                f"saturation, hue and gray_p need 3 channels, the images have {channels}: set all three to 0."
-            )
+            told = f"saturation, hue and gray_p need 3 channels, the images have {channels}: set all three to 0."
+            raise UserError(told)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def augment(
     images: Tensor, rng: Rng, size: Size, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
 ) -> Tensor:
     """One random view of every image: normalised [B, C, size, size]."""
-    return render(images, draw(rng, (images.shape[-2], images.shape[-1]), config), size, config, mean, std, dtype)
+    draws = draw(rng, (images.shape[-2], images.shape[-1]), config)
+    return render(change(images, rng, config.sound), draws, size, config, mean, std, dtype)
 
 
 def draw(rng: Rng, shape: tuple[int, int], config: AugmentConfig) -> Draws:
@@ -181,10 +184,10 @@ def resized_crop(
 
 def _products(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     """rows [B, S, H] @ images @ columns [B, T, W] transposed: [B, C, S, T]."""
-    batch, channels, height, width = images.shape
+    channels, height = images.shape[1:3]
     with torch.autocast(images.device.type, enabled=False):  # bf16 would cost pixels their last bits
-        out = torch.bmm(images.reshape(batch, channels * height, width), columns.transpose(1, 2))
-        return torch.matmul(rows[:, None], out.view(batch, channels, height, columns.shape[1]))
+        out = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2))
+        return torch.matmul(rows[:, None], out.view(len(images), channels, height, columns.shape[1]))
 
 
 def _resample(start: Tensor, length: Tensor, source: int, size: int, interpolation: Filter) -> Tensor:
@@ -203,15 +206,13 @@ def _resample(start: Tensor, length: Tensor, source: int, size: int, interpolati
     return weight / weight.sum(-1, keepdim=True)
 
 
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """images * factor, clamped; factor [B]."""
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:  # factor [B]
     return (images * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean of the image's gray version, clamped; factor [B]."""
-    mean = _gray(images).mean((1, 2, 3), keepdim=True)
-    return torch.lerp(mean, images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+    return torch.lerp(_gray(images).mean((1, 2, 3), keepdim=True), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -238,15 +239,13 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Luma in all channels."""
     return _gray(images).expand_as(images)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int | None = None) -> Tensor:
-    """Gaussian blur with `sigma` [B] in pixels, edges reflected as in torchvision.
+    """Gaussian blur with `sigma` [B] in pixels, edges reflected as in torchvision: one dense matrix per image and axis.
 
-    Kernel 2 * radius + 1; radius defaults to ceil(3 * largest sigma) (reading it waits for a GPU: pass it) and is at
-    most the shorter side - 1, what reflection allows. One dense matrix per image and axis instead of a convolution.
+    Kernel 2 * radius + 1, `radius` ceil(3 * largest sigma) (reading it waits for a GPU: pass it), below either side.
     """
     height, width = images.shape[-2:]
     radius = min(math.ceil(3 * float(sigma.max())) if radius is None else radius, height - 1, width - 1)
@@ -275,9 +274,8 @@ def solarize(images: Tensor, threshold: float) -> Tensor:
 
 def _jitter(images: Tensor, order: Sequence[int], factors: Sequence[Tensor | None]) -> Tensor:
     steps = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    for i in order:
-        if (factor := factors[i]) is not None:
-            images = steps[i](images, factor)
+    for step, factor in ((steps[i], factors[i]) for i in order):
+        images = images if factor is None else step(images, factor)
     return images
 
 
@@ -291,9 +289,11 @@ def _where(active: Tensor, images: Tensor, step: Callable[..., Tensor], *factors
 
 def _gray(images: Tensor) -> Tensor:
     """ITU-R 601-2 luma [B, 1, H, W] with torchvision's weights; other than 3 channels stay as they are."""
-    if images.shape[1] != 3:
-        return images
-    return (0.2989 * images[:, :1]).add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114)
+    return (
+        images
+        if images.shape[1] != 3
+        else (0.2989 * images[:, :1]).add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114)
+    )
 
 
 def _unit(images: Tensor) -> Tensor:

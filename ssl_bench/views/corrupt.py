@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 
+from ssl_bench.errors import UserError
 from ssl_bench.views.augment import gaussian_blur
 
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]  # images [B, C, H, W] in [0, 1], severity 0-4, draws
@@ -186,6 +187,8 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 def corrupt(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
     """uint8 [B, C, H, W] -> the same images corrupted, uint8; severity 1 to 5. Frames of a clip get the same draws."""
+    if images.ndim < 4:
+        raise UserError("Corruptions are of pictures, and these items are none: leave 'robust' out.")
     if images.ndim == 5:
         return torch.stack([corrupt(frame, name, severity, seed) for frame in images.unbind(1)], 1)
     generator = torch.Generator(images.device).manual_seed(seed)

@@ -17,11 +17,16 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.sound import SoundConfig
 
 COLOUR = AugmentConfig(
     flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2, interpolation="bicubic"
 )  # BYOL's, as in DINO (main_dino.py, DataAugmentationDINO), MoCo v3, VICReg and Barlow Twins
 SMALL = replace(COLOUR, crop_scale=(0.2, 1.0), interpolation="bilinear")  # 28-64 px: larger crops, no blur (own choice)
+
+SOUND = AugmentConfig(
+    crop_scale=(0.6, 1.0), flip=0.0, sound=SoundConfig(shift=0.1, gain=1.4, mixup=0.2)
+)  # 64 x 64 spectrograms (own choice, after BYOL-A's mixup and random resized crops)
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,24 @@ def small_multi_crop(objective: Multi) -> Multi:
     )
 
 
+def as_sound(objective: Any, look: AugmentConfig = SOUND) -> Any:
+    """The same settings with one `look` for all views of spectrograms of 64 x 64, and no local crops."""
+    views = {k: look for k, v in vars(objective).items() if isinstance(v, AugmentConfig) and k != "local"}
+    sizes = {"crop_size": 64, "global_size": 64, "local_crops": 0, "freeze_patch": False}
+    return replace(objective, **views, **{k: v for k, v in sizes.items() if hasattr(objective, k)})
+
+
 def mirrored(objective: Any) -> dict[str, AugmentConfig]:
     """The views of an objective that may be mirrored, by the names of their settings."""
     idle = {"local"} if getattr(objective, "local_crops", 1) == 0 else set()
     settings = getattr(objective, "__dict__", {})
     return {k: v for k, v in settings.items() if isinstance(v, AugmentConfig) and v.flip and k not in idle}
+
+
+def heard(objective: Any) -> dict[str, AugmentConfig]:
+    """The views of an objective that change sounds, by the names of their settings."""
+    settings = getattr(objective, "__dict__", {})
+    return {k: v for k, v in settings.items() if isinstance(v, AugmentConfig) and v.sound != SoundConfig()}
 
 
 def unmirrored(objective: Any) -> Any:

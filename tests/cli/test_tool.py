@@ -245,3 +245,14 @@ def test_the_first_ctrl_c_says_what_the_second_does(capsys: pytest.CaptureFixtur
 
 def test_a_quantity_never_reads_a_thousand_of_a_smaller_unit() -> None:
     assert [screen.quantity(x, "B") for x in (9.997e11, 9.99e11, 999.4, 0.5)] == ["1 TB", "999 GB", "999 B", "0.5 B"]
+
+
+def test_the_quickstart_of_every_kind_can_be_planned(tmp_path):
+    from ssl_bench.cli.quickstart import STARTS
+    from ssl_bench.experiments import matrix
+
+    for start in STARTS.values():
+        rows = matrix.plan(start.methods, ["knn"], 1, start.recipe, [f"budget.flops={start.flops:g}"], tmp_path)
+        labels = [row.label for row in rows]
+        assert labels[: len(start.methods)] == [f"{method} seed 0" for method in start.methods]
+        assert labels[-2:] == ["random seed 0", "pixels"]

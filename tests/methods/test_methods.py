@@ -12,6 +12,7 @@ import torch
 from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from methods.audiojepa import AudioJEPA
 from methods.ijepa import IJEPA
 from methods.vjepa import VJEPA
 from ssl_bench import find
@@ -113,8 +114,8 @@ def test_flops_agree_with_torch(method: str, photos: Path) -> None:
         views = t.method.views(images, rng, 0.5)
     if t.method.uses_labels:
         views["labels"] = labels
-    if isinstance(t.method, IJEPA):  # its context and target sizes vary: count the ones that are seen here
-        t.method.masks = lambda rng: (views["context"], views["targets"])  # type: ignore[method-assign]
+    if isinstance(t.method, (IJEPA, AudioJEPA)):  # its context and target sizes vary: count the ones that are seen here
+        t.method.masks = lambda rng, at=0.5: (views["context"], views["targets"])  # type: ignore[method-assign]
     if isinstance(t.method, VJEPA):
         parts = Masks.__dataclass_fields__
         t.method.masks = lambda rng: [Masks(*(views[f"{part}_{i}"] for part in parts)) for i in (0, 1)]  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ from ssl_bench import find
 from ssl_bench.config.overrides import resolve
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
+from ssl_bench.data.sounds import Sounds
 from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
@@ -34,7 +35,10 @@ pytestmark = pytest.mark.slow  # two processes import torch: 10 s on idle cores
 
 METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
-ITEMS = {"image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "trajectory": Trajectories(6, 5, 2, SIZE, SIZE)}
+ITEMS = {  # of every kind
+    "image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "sound": Sounds(SIZE, SIZE),
+    "trajectory": Trajectories(6, 5, 2, SIZE, SIZE),
+}  # fmt: skip
 State = dict[str, Tensor]
 
 
@@ -81,7 +85,7 @@ def train(name: str, variant: str) -> State:
             actions = torch.randn(BATCH, (item.length - 1) * item.every, item.action_dim, generator=generator)
             pairs = zip(item.frames(items).numpy(), actions.numpy(), strict=True)
             items = torch.stack([torch.from_numpy(item.packed(*pair)) for pair in pairs])
-        items = items[rows()]
+        items = item.seen(items[rows()].to(getattr(torch, item.dtype)))
         with torch.no_grad():
             views = method.views(items, Rng(step, BATCH, rows()), at)
         if method.uses_labels:
