@@ -16,6 +16,8 @@ from ssl_bench import find
 from ssl_bench.config.schema import BudgetConfig, Config, ViTConfig
 from ssl_bench.training.method import Method, as_now
 
+OWN = {"clip": "movingphotos:0:120", "points": "ldraw16"}  # small sets of the kinds that are no images
+
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,10 +53,10 @@ def make_photos(root: Path) -> Path:
 def tiny(method: str, data: str, steps: int = 6, **changes: object) -> Config:
     """The method's quick recipe on a toy backbone: 24 px, 6 px patches, 12 items per step.
 
-    A method that takes no images gets clips made here in place of `data`.
+    A method that takes no images gets a set of its own kind in place of `data`.
     """
-    if "image" not in find.defined(find.module("methods", method), Method).kinds:
-        data = "movingphotos:0:120"
+    kinds = find.defined(find.module("methods", method), Method).kinds
+    data = data if "image" in kinds else OWN[kinds[0]]
     config = find.recipes(find.module("methods", method))["quick"]()
     shape = ViTConfig(embed_dim=32, depth=2, num_heads=2, patch_size=6, class_token=config.backbone.class_token)
     objective = config.objective

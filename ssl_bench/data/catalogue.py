@@ -26,7 +26,8 @@ from ssl_bench.data.places import cache_folder
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, cut, files
 from ssl_bench.errors import UserError, nearest
 
-EMBEDDED = {"clothing48": Path(__file__).parent / "embedded" / "clothing48"}
+EMBEDDED = {name: Path(__file__).parent / "embedded" / name for name in ("clothing48", "ldraw16")}
+EMBEDDED_KINDS = {"ldraw16": "points"}  # of items; all others are images
 
 
 @cache

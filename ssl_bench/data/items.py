@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KINDS = {  # name -> where its class is, imported when it is asked for
     "image": "ssl_bench.data.images:Images",
     "clip": "ssl_bench.data.clips:Clips",
+    "points": "ssl_bench.data.points:Points",
 }
 
 
@@ -84,9 +85,21 @@ class Kind(ABC):
         """[C, places] of one stored item, of which mean and std are made; of an empty one, [C, 0]."""
         return stored.reshape(self.channels, -1)
 
+    def moments(self, sums: np.ndarray, squares: np.ndarray) -> tuple[list[float], list[float]]:
+        """Mean and std per channel, of numbers divided by `unit`, from each item's sums [N, C] over its places."""
+        count = max(len(sums), 1) * self.places
+        mean = sums.sum(0) / count / self.unit
+        std = np.sqrt(squares.sum(0) / count / self.unit**2 - mean**2)
+        return [round(float(m), 4) for m in mean], [round(float(s), 4) or 1.0 for s in std]
+
     @abstractmethod
     def grid(self, patch: int, tubelet: int = 1) -> tuple[int, ...]:
         """Tokens along each axis, for patches of `patch` places per side (and, in clips, of `tubelet` frames)."""
+
+    @staticmethod
+    def cell(value: Any) -> tuple[Any, str]:
+        """What a table's cell holds of an item, as `Item.image` takes it, and the name of its file."""
+        return (value.get("bytes"), str(value.get("path") or "")) if isinstance(value, dict) else (value, "")
 
     @abstractmethod
     def read(self, item: Any, keep_bytes: bool) -> tuple[np.ndarray, bytes, str, Form]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ssl_bench.data import groups, labels
 from ssl_bench.data.images import Item
-from ssl_bench.data.items import of_kind
+from ssl_bench.data.items import Kind, of_kind
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
 from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError, nearest
@@ -51,7 +51,7 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
         total += sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
         for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
             own = group if group[0] in opened[path].schema_arrow.names else ("", "")
-            read = partial(_rows, path, first, start, stop, *named[path], *own)
+            read = partial(_rows, of_kind(by_hand.kind), path, first, start, stop, *named[path], *own)
             chunks.append(Chunk(roles[parts[path]], stop - start, read))
     return Content(chunks, total, True, notes, [*split_lines(parts, roles), *told])
 
@@ -120,7 +120,7 @@ def _ranges(groups: list[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _rows(
-    path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str
+    items: type[Kind], path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str
 ) -> Iterator[Item]:
     """Rows start to stop, counted from row group `first` on."""
     file = _open(path)
@@ -132,10 +132,9 @@ def _rows(
         for batch in file.iter_batches(128, row_groups=wanted, columns=columns, use_threads=False):
             here = range(max(start - at, 0), min(stop - at, len(batch)))
             for i in here:
-                value = batch.column(image)[i].as_py()
-                data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+                data, file = items.cell(batch.column(image)[i].as_py())
                 place = f"{path} row {before + at + i}"
-                item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, str(file or ""))
+                item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, file)
                 of = groups.named(batch.column(group)[i].as_py(), pattern, place) if group else None
                 yield replace(item, group=of)
             at += len(batch)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import catalogue, folder
-from ssl_bench.data.catalogue import EMBEDDED
+from ssl_bench.data.catalogue import EMBEDDED, EMBEDDED_KINDS
 from ssl_bench.data.items import Kind, asked
 from ssl_bench.data.source import WILD, Source, is_pattern
 from ssl_bench.data.splits import choice
@@ -33,7 +33,7 @@ def find(name: str) -> Source:
     """The source of a data set's name. `UserError` with the nearest name, or with how to get the set."""
     kind, _, rest = name.partition(":")
     if name in EMBEDDED:
-        return _of_path("parquet", str(EMBEDDED[name]))
+        return _of_path("parquet", f"{EMBEDDED[name]}#kind={EMBEDDED_KINDS.get(name, 'image')}")
     if kind in GENERATED:
         found: Source = _made(kind).source(rest)
         return found
@@ -72,7 +72,9 @@ def known() -> list[str]:
 def item(config: DataConfig) -> Kind:
     """The items of a set under these settings, by its name alone: nothing is opened."""
     made, rest = config.name.partition(":")[::2]
-    return asked(config, _made(made).KIND if made in GENERATED else choice(rest)[1].kind if made in KINDS else "image")
+    if made in GENERATED:
+        return asked(config, _made(made).KIND)
+    return asked(config, choice(rest)[1].kind if made in KINDS else EMBEDDED_KINDS.get(made, "image"))
 
 
 def directed(name: str) -> bool:

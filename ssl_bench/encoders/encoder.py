@@ -17,14 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config.schema import Size
+from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.timm_parts import without_compiler
+from ssl_bench.rng import Rng
+from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.clouds import moments
 from ssl_bench.views.plain import cells, plain
 
 Network = TypeVar("Network", bound=nn.Module)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNTOLD = ("training", "fused_attn")  # change no result but in the last digit
 DIFFERENCE = "difference"  # the raw row of clips whose feature is the mean absolute difference of their frames
+SHAPE = "moments"  # the raw row of clouds whose feature is the moments of their coordinates
+PICTURES = ("image", "clip")  # kinds that an encoder knows by its frames; of others it has the item itself
 LAYERS = 4  # the last blocks every encoder returns
 
 
@@ -64,6 +70,7 @@ class Encoder:
     collapse: dict[str, Any] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)  # that pretrained it: see training/code.py
     frames: int = 0  # of a clip; 0: images
+    item: Kind | None = None  # what it takes; None: images or clips of these frames
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -75,7 +82,8 @@ class Encoder:
             "image_size": size, "resize": self.resize or size,
             "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
-            **({"raw": self.method} if self.method == DIFFERENCE else {}),  # features are kept by this entry
+            **({"item": self.item.facts} if self.item else {}),
+            **({"raw": self.method} if self.method in (DIFFERENCE, SHAPE) else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
@@ -88,7 +96,7 @@ class Encoder:
     def grid(self) -> tuple[int, ...]:
         """Of the tokens that `forward` gives."""
         if self.model is None:
-            return (4, 4)
+            return self.item.shape[:1] if self.item else (4, 4)
         found: tuple[int, ...] = self.model.grid
         return found
 
@@ -98,13 +106,19 @@ class Encoder:
 
     def prepare(self, images: Tensor) -> Tensor:
         """Stored items [B, *item.shape] -> the floats the network was made for: resize, centre crop, normalise."""
-        if (frames := images.shape[1] if images.ndim == 5 else 0) != self.frames:
-            has, needs = (f"clips of {n} frames" if n else "images" for n in (frames, self.frames))
+        return plain(self.seen(images), self.image_size, self.resize, self.interpolation, self.mean, self.std)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Stored items on the encoder's device, as views are made of them; `UserError` where it takes others."""
+        if (has := told(images)) != (needs := told(self.item or self.frames)):
             raise UserError(
                 f"'{self.source}' takes {needs}, and these are {has}: name another set, or another encoder."
             )
-        x = images.to(self.device)
-        return plain(x, self.image_size, self.resize, self.interpolation, self.mean, self.std)
+        return images.to(self.device)
+
+    def view(self, images: Tensor, rng: Rng, look: AugmentConfig) -> Tensor:
+        """One random view of stored items, normalised."""
+        return augment(self.seen(images), rng, self.image_size, look, self.mean, self.std)
 
     def encode(self, images: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
         """uint8 [B, C, H, W] -> "mean" and, where there is a CLS token, "cls" [B, L, D]; last "tokens" [B, T, D]."""
@@ -114,6 +128,9 @@ class Encoder:
         """`encode` for images that are prepared already."""
         if self.model is None:
             x = (x[:, 1:] - x[:, :-1]).abs().mean(1) if self.method == DIFFERENCE else x
+            if x.ndim == 3:  # a cloud's points are its tokens; their order says nothing
+                out = {"mean": (moments(x) if self.method == SHAPE else x.flatten(1))[:, None]}
+                return {**out, "tokens": x} if want_tokens else out
             out = {"mean": x.flatten(1)[:, None]}
             return {**out, "tokens": cells(x)} if want_tokens else out
         count = min(layers, self.depth)
@@ -123,6 +140,17 @@ class Encoder:
         if self.has_cls:
             out["cls"] = torch.stack([m[:, 0] for m in maps], 1)
         return {**out, "tokens": patches[-1]} if want_tokens else out
+
+
+def told(what: Tensor | Kind | int) -> str:
+    """What stored items are, or what is taken: a batch of them, their kind, or the frames of clips (0: images)."""
+    if isinstance(what, Tensor):
+        if what.ndim == 3:
+            return "clouds of points"
+        what = what.shape[1] if what.ndim == 5 else 0
+    if isinstance(what, int):
+        return f"clips of {what} frames" if what else "images"
+    return what.noun
 
 
 def sha256(model: nn.Module) -> str:

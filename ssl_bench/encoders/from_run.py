@@ -10,7 +10,7 @@ from safetensors.torch import load
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import ViTConfig, identity, to_dict
 from ssl_bench.data.items import written
-from ssl_bench.encoders.encoder import Encoder, fitted
+from ssl_bench.encoders.encoder import PICTURES, Encoder, fitted
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
@@ -36,7 +36,7 @@ def from_run(run: run_folder.Run) -> Encoder:
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
-        frames=item.facts.get("frames", 0),
+        frames=item.facts.get("frames", 0), item=None if item.name in PICTURES else item,
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),

@@ -8,8 +8,8 @@ import torch
 
 from ssl_bench.config.schema import HEADS, Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
 from ssl_bench.data.dataset import Dataset
-from ssl_bench.data.items import asked
-from ssl_bench.encoders.encoder import DIFFERENCE, IMAGENET, Encoder, sha256
+from ssl_bench.data.items import Kind, asked
+from ssl_bench.encoders.encoder import DIFFERENCE, IMAGENET, PICTURES, SHAPE, Encoder, sha256
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import mix
@@ -40,12 +40,12 @@ def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | 
         raise UserError(told)
     with torch.random.fork_rng():
         torch.manual_seed(mix("random", seed))
-        model = ViT(backbone, asked(look, data.item.name if data else "image"))
+        model = ViT(backbone, _item(data, image_size) or asked(look, data.item.name if data else "image"))
     mean, std = (data.mean, data.std) if data else IMAGENET
     return _reference(
         Encoder(
             "random", model.eval(), "mean", backbone.class_token, backbone.depth, image_size, mean, std, sha256(model),
-            random_source(backbone, image_size), "untrained", seed=seed, frames=frames,
+            random_source(backbone, image_size), "untrained", seed=seed, frames=frames, item=_item(data, image_size),
         ), config, data,
     )  # fmt: skip
 
@@ -53,18 +53,34 @@ def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | 
 def pixels(data: Dataset | None, method: str = "pixels") -> Encoder:
     """The row `pixels`: the normalised item itself as the feature. Nothing here is random but the probe.
 
-    `difference`: the mean over time of the absolute difference of neighbouring frames, of clips alone.
+    `difference`: the mean over time of the absolute difference of neighbouring frames, of clips alone. `moments`: those
+    of the coordinates, up to the third order, of clouds of points alone.
     """
     frames = data.item.facts.get("frames", 0) if data else 0
     if method == DIFFERENCE and frames < 2:
         raise UserError("'difference' is between the frames of clips, and images have one: use pixels.")
-    told = {"pixels": "raw pixels", DIFFERENCE: "mean absolute difference of frames"}[method]
+    if method == SHAPE and not (data and data.item.name == "points"):
+        raise UserError("'moments' is of the coordinates of clouds of points: use pixels.")
+    told = {
+        "pixels": "raw pixels", DIFFERENCE: "mean absolute difference of frames", SHAPE: "moments of coordinates"
+    }[method]  # fmt: skip
     mean, std = (data.mean, data.std) if data else IMAGENET
     size: Size = data.config.image_size if data else 48
     config = reference(method, 0, DataConfig(image_size=size))
-    encoder = Encoder(method, None, "mean", False, 1, size, mean, std, "none", method, told, frames=frames)
+    item = _item(data, size)
+    encoder = Encoder(method, None, "mean", False, 1, size, mean, std, "none", method, told, frames=frames, item=item)
     made = _reference(encoder, config, data)
     return replace(made, config={**made.config, "backbone": {}})
+
+
+def _item(data: Dataset | None, image_size: Size) -> Kind | None:
+    """The set's item where an encoder has to know it; `UserError` where it is asked for another size."""
+    if data is None or data.item.name in PICTURES:
+        return None
+    if data.item.facts["image_size"] != image_size:
+        own = size_text(data.item.facts["image_size"])
+        raise UserError(f"The {data.item.noun} of '{data.name}' are seen at {own}, not at {size_text(image_size)}.")
+    return data.item
 
 
 def _reference(encoder: Encoder, config: Config, data: Dataset | None) -> Encoder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ssl_bench.config.overrides import parse
 from ssl_bench.config.schema import Size, vit
 from ssl_bench.data.dataset import Dataset
-from ssl_bench.encoders.encoder import DIFFERENCE, Encoder
+from ssl_bench.encoders.encoder import DIFFERENCE, SHAPE, Encoder
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.encoders.references import pixels, untrained
 from ssl_bench.errors import UserError, nearest
@@ -22,8 +22,8 @@ def resolve(source: str | None, root: Path, seed: int = 0, data: Dataset | None 
     kind, colon, name = (source or "").partition(":")
     if kind == "pixels":  # also pixels:RUN, on the images of that run
         return pixels(data)
-    if source == DIFFERENCE:
-        return pixels(data, DIFFERENCE)
+    if source in (DIFFERENCE, SHAPE):
+        return pixels(data, source)
     if kind == "random" and colon:
         if (Path(root) / name / "config.json").exists():  # the same ViT as that run, untrained
             config = run_folder.Run(Path(root) / name).config()

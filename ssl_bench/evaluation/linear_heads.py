@@ -21,7 +21,7 @@ from torch import Tensor
 from ssl_bench.evaluation.protocol import Features, Key, combine
 from ssl_bench.rng import Rng, mix
 from ssl_bench.screen import paced
-from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.augment import AugmentConfig
 
 Batches = Iterable[tuple[Callable[[Key], Tensor], Tensor]]  # feature by key [B, D], labels [B]
 
@@ -128,8 +128,7 @@ def augmented_batches(
         found: dict[str, list[Tensor]] = {}
         for i, part in enumerate(rows.split(256)):
             rng = Rng(mix("probe", seed, step, i), len(part), device=encoder.device)
-            images = x.items.batch(part.numpy()).to(encoder.device)
-            view = augment(images, rng, encoder.image_size, look, encoder.mean, encoder.std)
+            view = encoder.view(x.items.batch(part.numpy()), rng, look)
             for name, value in encoder.forward(view).items():
                 found.setdefault(name, []).append(value)
         return partial(combine, {name: torch.cat(parts) for name, parts in found.items()})

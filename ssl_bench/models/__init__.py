@@ -1,8 +1,9 @@
 """The shared transformer, its tokenizer and positions, predictors, projection heads.
 
     vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
-    tokenizer    items -> tokens
+    tokenizer    items -> tokens; groups: points as groups of neighbours, a small PointNet
     positions    fixed position embeddings; rotary: those that turn queries and keys in every block
+    pointdecoder the decoder of points, Chamfer distance
     predictor    the JEPA predictor
     projection   projection heads
     assignment   teacher logits -> targets: centring, Sinkhorn-Knopp

@@ -5,6 +5,7 @@
     crops     the pairs and multi-crops that most methods share
     masks     which patches a student sees, loses, or has to predict; masks3d: the same of clips
     official_masks  I-JEPA's sampler as published, bit for bit
+    clouds    scales, turns and jitter of points; masks_points: runs of neighbouring groups
     corrupt   the fifteen common corruptions
 
 Uses models and below.

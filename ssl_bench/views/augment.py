@@ -1,9 +1,8 @@
 """Batched augmentation with per-image parameters, on the images' own device.
 
 Shapes: images [B, C, H, W], uint8 or float in [0, 1]; everything is float32 in [0, 1] until it is normalised.
-`augment` takes clips [B, T, C, H, W] too: all frames of one get one crop, one flip, one colour.
-`draw` makes the random numbers, `render` applies them, `augment` does both. The pieces follow torchvision's semantics
-(`torchvision.transforms.functional`), image by image; tests hold each of them to it.
+`augment` takes clips [B, T, C, H, W] too (all frames of one get the same), and clouds of points (clouds.py).
+`draw` makes the random numbers, `render` applies them. The pieces follow `torchvision.transforms.functional`.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import Size, sides
+from ssl_bench.config.schema import Size, later, sides
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
+from ssl_bench.views.clouds import CloudConfig, change
 
 Filter = Literal["bilinear", "bicubic"]
 Stats = Tensor | Sequence[float]  # one number per channel
@@ -43,9 +43,11 @@ class AugmentConfig:
     solarize_p: float = 0.0  # probability of inverting the bright pixels
     solarize_threshold: float = 0.5  # pixels at least this bright are inverted (DINO: 128 of 255)
     interpolation: Filter = "bilinear"  # resampling of the crop, always antialiased
+    cloud: CloudConfig = later(CloudConfig())  # what is done to clouds of points, in place of all of the above
 
     def check(self, channels: int = 3) -> None:
         """Raise `UserError` for impossible values, settings without effect, and colour on other than 3 channels."""
+        self.cloud.check()
         for name in ("flip", "jitter_p", "gray_p", "blur_p", "solarize_p", "solarize_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1].")
@@ -64,9 +66,7 @@ class AugmentConfig:
             if getattr(self, switch) == 0 and getattr(self, name) != getattr(AugmentConfig, name):  # not the default
                 raise UserError(f"{name} has no effect while {switch} is 0: set {switch}, or leave {name}.")
         if channels != 3 and (self.saturation > 0 or self.hue > 0 or self.gray_p > 0):
-            raise UserError(
-                f"saturation, hue and gray_p need 3 channels, the images have {channels}: set all three to 0."
-            )
+            raise UserError(f"saturation, hue and gray_p need 3 channels; the images have {channels}: set them to 0.")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class Draws:
 def augment(
     images: Tensor, rng: Rng, size: Size, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
 ) -> Tensor:
-    """One random view of every image: normalised [B, C, size, size]."""
+    """One random view of every image: normalised [B, C, size, size]; of clouds [B, P, 3] `size` points [B, size, 3]."""
+    if images.ndim == 3:
+        return change(images, rng, sides(size)[0], config.cloud)
     return render(images, draw(rng, (images.shape[-2], images.shape[-1]), config), size, config, mean, std, dtype)
 
 
@@ -168,7 +170,7 @@ def resized_crop(
     """Cut `boxes` [B, 4] (top, left, height, width) and resize to [B, C, *size], float32 in [0, 1].
 
     Two products with one resampling matrix per image and axis: PIL's and torchvision's antialiased filters, without
-    PIL's rounding between the passes. `flip` [B] bool mirrors by reversing the matrix, so it costs nothing.
+    PIL's rounding between. `flip` [B] bool reverses the matrix.
     """
     images = _unit(images)
     height, width = sides(size)
@@ -181,10 +183,9 @@ def resized_crop(
 
 def _products(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     """rows [B, S, H] @ images @ columns [B, T, W] transposed: [B, C, S, T]."""
-    batch, channels, height, width = images.shape
     with torch.autocast(images.device.type, enabled=False):  # bf16 would cost pixels their last bits
-        out = torch.bmm(images.reshape(batch, channels * height, width), columns.transpose(1, 2))
-        return torch.matmul(rows[:, None], out.view(batch, channels, height, columns.shape[1]))
+        out = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, images.shape[1:3])
+        return torch.matmul(rows[:, None], out)
 
 
 def _resample(start: Tensor, length: Tensor, source: int, size: int, interpolation: Filter) -> Tensor:
@@ -210,8 +211,7 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean of the image's gray version, clamped; factor [B]."""
-    mean = _gray(images).mean((1, 2, 3), keepdim=True)
-    return torch.lerp(mean, images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+    return torch.lerp(_gray(images).mean((1, 2, 3), keepdim=True), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -222,8 +222,8 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` [B] in [-0.5, 0.5] turns; 3 channels.
 
-    HSV's value and chroma (maximum and maximum - minimum) do not change, so saturation is never computed: channel
-    n in (5, 3, 1) is value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 * hue) mod 6.
+    HSV's value and chroma (maximum - minimum) do not change, so saturation is never computed: channel n in (5, 3, 1) is
+    value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 * hue) mod 6.
     """
     r, g, b = images.unbind(1)
     value, chroma = images.amax(1), images.amax(1) - images.amin(1)

@@ -5,7 +5,6 @@ Shapes: images uint8 [B, C, H, W]; crops come out normalised, view after view: [
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -116,4 +115,4 @@ def check_crops(config: Config, *names: str) -> None:
 
 def crop_flops(vit: ViT, size: int) -> float:
     """Forward FLOPs of one crop of `size` pixels per side, of all frames."""
-    return vit.flops(math.prod(vit.grid[:-2]) * (size // vit.config.patch_size) ** 2)
+    return vit.flops(vit.patch_embed.tokens(size, vit.grid))
