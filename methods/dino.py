@@ -25,7 +25,15 @@ from ssl_bench.models.assignment import Center
 from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
-from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop, unmirrored
+from ssl_bench.views.crops import (
+    MultiCrop,
+    check_crops,
+    cloud_multi_crop,
+    crop_flops,
+    multi_crop,
+    small_multi_crop,
+    unmirrored,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class DINO(Method):
 
     family, paper = "self-distillation", "DINO, Caron et al. 2021, arXiv 2104.14294"
     sees, evaluated, pooling = "2 global crops; paper: and 8 local ones", "teacher (EMA)", "cls"
-    kinds: ClassVar[tuple[str, ...]] = ("image", "clip")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip", "points")
     version = 2
     objective: DINOConfig
 
@@ -124,6 +132,7 @@ class DINO(Method):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation",
+    "points": "regions of a cloud of points in place of crops, no local crops, 256 prototypes of fixed length",
     "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
     "clips": "tubelets of a clip in place of patches, no local crops, 256 prototypes of fixed length",
 }
@@ -167,6 +176,12 @@ def clips(**changes: Any) -> Config:
     objective = replace(unmirrored(small_objective(DINOConfig())), global_size=24)
     config = budgets.quick_clips("dino", objective, small_optim(), **changes)
     return replace(config, backbone=replace(config.backbone, class_token=True))
+
+
+def points(**changes: Any) -> Config:
+    """Two regions of a cloud of points: ssl-bench pretrain --method dino --recipe points"""
+    objective = cloud_multi_crop(small_objective(DINOConfig()))
+    return budgets.quick_points_cls("dino", objective, small_optim(), **changes)
 
 
 def small_objective(objective: Any) -> Any:

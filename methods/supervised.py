@@ -18,6 +18,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.crops import CLOUD
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Supervised(Method):
     family, paper = "supervised", "DeiT recipe, Touvron et al. 2021, arXiv 2012.12877"
     sees, evaluated, pooling = "1 crop and its label", "encoder", "cls"
     uses_labels = True
+    kinds = ("image", "points")
     objective: SupervisedConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -64,6 +66,7 @@ class Supervised(Method):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "no RandAugment, mixup or erasing",
+    "points": "clouds of points, turned, scaled and shaken, in place of images",
     "small, quick": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
 }
 
@@ -85,6 +88,11 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method supervised --recipe quick"""
     return budgets.quick("supervised", _small(), _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """On clouds of points: ssl-bench pretrain --method supervised --recipe points"""
+    return budgets.quick_points_cls("supervised", SupervisedConfig(CLOUD), _optim(), **changes)
 
 
 def _small() -> SupervisedConfig:

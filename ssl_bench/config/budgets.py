@@ -93,6 +93,11 @@ def quick_points(method: str, objective: Any, optim: OptimConfig, **changes: Any
     return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
 
 
+def quick_points_cls(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """The same with a CLS token, for methods whose head sits on it."""
+    return quick_points(method, objective, optim, **({"backbone": vit("micro_patch16", pos_embed="centres")} | changes))
+
+
 def small_points(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
     """256 points: half a ViT-Tiny on 32 groups of 16, 100 epochs."""
     base: dict[str, Any] = {

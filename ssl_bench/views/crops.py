@@ -16,11 +16,16 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.clouds import CloudConfig
 
 COLOUR = AugmentConfig(
     flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2, interpolation="bicubic"
 )  # BYOL's, as in DINO (main_dino.py, DataAugmentationDINO), MoCo v3, VICReg and Barlow Twins
 SMALL = replace(COLOUR, crop_scale=(0.2, 1.0), interpolation="bilinear")  # 28-64 px: larger crops, no blur (own choice)
+
+CLOUD = AugmentConfig(
+    cloud=CloudConfig((0.67, 1.5), mirror=True, unit=True, rotate="upright", jitter=0.01)
+)  # own choice
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,16 @@ def small_multi_crop(objective: Multi) -> Multi:
         local_crops=0,
         global_size=36,
     )
+
+
+def cloud_two_crops(objective: Two) -> Two:
+    """Two regions of three quarters of a cloud of 256 points, the same for all methods."""
+    return replace(objective, view_1=CLOUD, view_2=CLOUD, crop_size=192, freeze_patch=False)
+
+
+def cloud_multi_crop(objective: Multi) -> Multi:
+    """Two such regions and no smaller ones."""
+    return replace(objective, global_1=CLOUD, global_2=CLOUD, local_crops=0, global_size=192)
 
 
 def mirrored(objective: Any) -> dict[str, AugmentConfig]:
