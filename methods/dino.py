@@ -152,13 +152,10 @@ def published_optim(epochs: int) -> OptimConfig:
     """The optimizer of main_dino.py and main_ibot.py at batch 1024."""
     return OptimConfig(
         lr=5e-4 * 1024 / 256,  # 5e-4 by batch / 256
-        lr_end=1e-6,
-        warmup=10 / epochs,
-        weight_decay=0.04,
-        weight_decay_end=0.4,
+        lr_end=1e-6, warmup=10 / epochs, weight_decay=0.04, weight_decay_end=0.4,
         clip=3.0,
         clip_mode="tensor",  # utils.clip_gradients clips every parameter by itself
-    )
+    )  # fmt: skip
 
 
 def small(**changes: Any) -> Config:
