@@ -25,7 +25,16 @@ from ssl_bench.models.assignment import Center
 from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
-from ssl_bench.views.crops import MultiCrop, as_sound, check_crops, crop_flops, multi_crop, small_multi_crop, unmirrored
+from ssl_bench.views.crops import (
+    MultiCrop,
+    as_sound,
+    check_crops,
+    cloud_multi_crop,
+    crop_flops,
+    multi_crop,
+    small_multi_crop,
+    unmirrored,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class DINO(Method):
 
     family, paper = "self-distillation", "DINO, Caron et al. 2021, arXiv 2104.14294"
     sees, evaluated, pooling = "2 global crops; paper: and 8 local ones", "teacher (EMA)", "cls"
-    kinds: ClassVar[tuple[str, ...]] = ("image", "clip", "sound")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip", "sound", "points")
     version = 2
     objective: DINOConfig
 
@@ -124,6 +133,7 @@ class DINO(Method):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation",
+    "points": "regions of a cloud of points in place of crops, no local crops, 256 prototypes of fixed length",
     "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
     "clips": "tubelets of a clip in place of patches, no local crops, 256 prototypes of fixed length",
     "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, no local crops, 256 prototypes",
@@ -144,13 +154,10 @@ def published_optim(epochs: int) -> OptimConfig:
     """The optimizer of main_dino.py and main_ibot.py at batch 1024."""
     return OptimConfig(
         lr=5e-4 * 1024 / 256,  # 5e-4 by batch / 256
-        lr_end=1e-6,
-        warmup=10 / epochs,
-        weight_decay=0.04,
-        weight_decay_end=0.4,
+        lr_end=1e-6, warmup=10 / epochs, weight_decay=0.04, weight_decay_end=0.4,
         clip=3.0,
         clip_mode="tensor",  # utils.clip_gradients clips every parameter by itself
-    )
+    )  # fmt: skip
 
 
 def small(**changes: Any) -> Config:
@@ -173,6 +180,12 @@ def clips(**changes: Any) -> Config:
 def sound(**changes: Any) -> Config:
     """On spectrograms: ssl-bench pretrain --method dino --recipe sound"""
     return budgets.quick_sounds("dino", as_sound(small_objective(DINOConfig())), small_optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """Two regions of a cloud of points: ssl-bench pretrain --method dino --recipe points"""
+    objective = cloud_multi_crop(small_objective(DINOConfig()))
+    return budgets.quick_points_cls("dino", objective, small_optim(), **changes)
 
 
 def small_objective(objective: Any) -> Any:

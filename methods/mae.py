@@ -4,6 +4,7 @@ He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 
 
 The encoder sees visible patches only; a small decoder gets them and mask tokens. The loss is the mean squared error
 on masked patches, each normalised by its own mean and *unbiased* standard deviation (official models_mae.py).
+Of points (Point-MAE, Pang et al. 2022, arXiv 2203.06604) the masked groups' coordinates by Chamfer distance.
 Evaluated: the encoder; mean of the patch tokens (the paper fine-tunes from it; its linear probe uses CLS).
 """
 
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
+from ssl_bench.models.pointdecoder import PointDecoder, group_loss
 from ssl_bench.models.positions import sincos
 from ssl_bench.models.vit import LayerNorm, ViT, block_flops, blocks, init_weights
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.clouds import CloudConfig
 from ssl_bench.views.crops import as_sound, unmirrored
 
 
@@ -72,7 +75,7 @@ class Decoder(nn.Module):
         self.pos_embed = nn.Parameter(pos.unsqueeze(0), requires_grad=False)
         self.blocks = blocks(dim, depth, heads)
         self.norm = LayerNorm(dim)
-        self.head = nn.Linear(dim, vit.patch_embed.proj.weight[0].numel())
+        self.head = nn.Linear(dim, vit.patch_embed.numbers)
         init_weights(self)
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
@@ -99,14 +102,19 @@ class MAE(Method):
 
     family, paper = "generative", "MAE, He et al. 2022, arXiv 2111.06377"
     sees, evaluated, pooling = "1 crop, 25 % of its patches", "encoder", "mean"
-    kinds = ("image", "clip", "sound")
+    kinds = ("image", "clip", "sound", "points")
     objective: MAEConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         self.objective = o = config.objective
         self.encoder = self.make_vit()
-        self.decoder = Decoder(self.encoder, o.decoder_dim, o.decoder_depth, o.decoder_heads)
+        self.of_points = info.item.name == "points"
+        if self.of_points and not o.norm_pix:
+            raise UserError("objective.norm_pix is of pixels and has no effect on points: leave it out.")
+        self.decoder = (PointDecoder if self.of_points else Decoder)(
+            self.encoder, o.decoder_dim, o.decoder_depth, o.decoder_heads
+        )
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         keep, mask = masks.random_keep(rng, self.encoder.num_patches, self.objective.mask_ratio)
@@ -115,11 +123,14 @@ class MAE(Method):
 
     def reconstruct(self, images: Tensor, keep: Tensor) -> Tensor:
         """Predicted patches [B, N, C*p*p] (normalised ones, if norm_pix) from the visible positions keep [B, n]."""
-        return self.decoder(self.encoder(images, keep), keep)
+        centres = (self.encoder.patch_embed.centres(images),) if self.of_points else ()
+        return self.decoder(self.encoder(images, keep), keep, *centres)
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         predicted = self.reconstruct(views["images"], views["keep"]).float()
         patches = self.encoder.patch_embed.patches(views["images"])
+        if self.of_points:
+            return {"loss": group_loss(predicted, patches, views["mask"].float())}
         return {"loss": mae_loss(predicted, patches, views["mask"].float(), self.objective.norm_pix)}
 
     def flops(self) -> float:
@@ -132,6 +143,7 @@ DEPARTS = {  # what leaves the paper, by recipe
     "small, quick": "decoder of one block",
     "clips": "tubelets of a clip in place of patches, decoder of one block",
     "sound": "AudioMAE's spectrograms and 80 % hidden, crops and gain, global attention in a decoder of one block",
+    "points": "Point-MAE's views and 60 % hidden, tokens of visible groups alone, decoder of one block",
 }
 
 
@@ -168,6 +180,12 @@ def sound(**changes: Any) -> Config:
     """On spectrograms, with AudioMAE's share hidden: ssl-bench pretrain --method mae --recipe sound"""
     objective = replace(as_sound(_small()), mask_ratio=0.8)
     return budgets.quick_sounds("mae", objective, _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """On groups of points, after Point-MAE: ssl-bench pretrain --method mae --recipe points"""
+    look = AugmentConfig(cloud=CloudConfig((2 / 3, 3 / 2), shift=0.2))
+    return budgets.quick_points("mae", replace(_small(), mask_ratio=0.6, augment=look), _optim(), **changes)
 
 
 def _small() -> MAEConfig:

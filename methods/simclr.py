@@ -26,7 +26,7 @@ from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
 from ssl_bench.views.augment import AugmentConfig
-from ssl_bench.views.crops import COLOUR, TwoCrops, as_sound, small_two_crops
+from ssl_bench.views.crops import COLOUR, TwoCrops, as_sound, cloud_two_crops, small_two_crops
 
 STRONG = replace(COLOUR, crop_scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)
 
@@ -88,6 +88,7 @@ class SimCLR(TwoViews):
 
 
 DEPARTS = {  # what leaves the paper, by recipe
+    "points": "two regions of a cloud of points in place of crops, small heads",
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
     "trained patch projection, small heads",
@@ -116,6 +117,11 @@ def quick(**changes: Any) -> Config:
 def sound(**changes: Any) -> Config:
     """On spectrograms: ssl-bench pretrain --method simclr --recipe sound"""
     return budgets.quick_sounds("simclr", as_sound(_small()), _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """Two regions of a cloud of points: ssl-bench pretrain --method simclr --recipe points"""
+    return budgets.quick_points_cls("simclr", cloud_two_crops(_small()), _optim(), **changes)
 
 
 def _small() -> SimCLRConfig:

@@ -18,7 +18,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views.augment import AugmentConfig, augment
-from ssl_bench.views.crops import as_sound
+from ssl_bench.views.crops import CLOUD, as_sound
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Supervised(Method):
 
     family, paper = "supervised", "DeiT recipe, Touvron et al. 2021, arXiv 2012.12877"
     sees, evaluated, pooling = "1 crop and its label", "encoder", "cls"
-    kinds = ("image", "sound")
     uses_labels = True
+    kinds = ("image", "sound", "points")
     objective: SupervisedConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -66,6 +66,7 @@ class Supervised(Method):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "no RandAugment, mixup or erasing",
+    "points": "clouds of points, turned, scaled and shaken, in place of images",
     "small, quick": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
     "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed",
 }
@@ -93,6 +94,11 @@ def quick(**changes: Any) -> Config:
 def sound(**changes: Any) -> Config:
     """On spectrograms: ssl-bench pretrain --method supervised --recipe sound"""
     return budgets.quick_sounds("supervised", as_sound(_small()), _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """On clouds of points: ssl-bench pretrain --method supervised --recipe points"""
+    return budgets.quick_points_cls("supervised", SupervisedConfig(CLOUD), _optim(), **changes)
 
 
 def _small() -> SupervisedConfig:

@@ -25,7 +25,7 @@ from ssl_bench.models.projection import MLP
 from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
-from ssl_bench.views.crops import TwoCrops, as_sound, small_two_crops
+from ssl_bench.views.crops import TwoCrops, as_sound, cloud_two_crops, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class VICReg(TwoViews):
 
 
 DEPARTS = {  # what leaves the paper, by recipe
+    "points": "two regions of a cloud of points in place of crops, small heads",
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
     "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
@@ -105,6 +106,11 @@ def quick(**changes: Any) -> Config:
 def sound(**changes: Any) -> Config:
     """On spectrograms: ssl-bench pretrain --method vicreg --recipe sound"""
     return budgets.quick_sounds("vicreg", as_sound(_small()), _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """Two regions of a cloud of points: ssl-bench pretrain --method vicreg --recipe points"""
+    return budgets.quick_points_cls("vicreg", cloud_two_crops(_small()), _optim(), **changes)
 
 
 def _small() -> VICRegConfig:

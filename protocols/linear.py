@@ -15,6 +15,7 @@ Variants train on random crops and flips through the frozen encoder, as publishe
 differences: a head is chosen on the validation part, not on the test set, and it is the head of the last epoch; crops
 are bicubic (MAE's; DINO's are bilinear). Where there is one candidate, it is fitted once, on both parts. A batch is the
 whole training split where the published one is larger; learning rates follow the batch by the published rule.
+`linear:svm`, of clouds of points: a linear SVM on the tokens' maximum and mean, not scaled, fitted once on both parts.
 
 Changes: 1 first version. 2 no heads by SGD in the default (2 of its 149 reference numbers were theirs, both of
 `supervised`); C from coarse to fine; moments and axes of the whole training split; wide features on their leading axes;
@@ -33,11 +34,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ssl_bench.config.schema import later
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.linear_heads import Group, HeadsConfig, augmented_batches, cached_batches, train
 from ssl_bench.evaluation.logistic import TOL
 from ssl_bench.evaluation.protocol import Features, Key, Predictor, Protocol, refuse_idle
 from ssl_bench.evaluation.regression import Regression, judged
+from ssl_bench.evaluation.svm import SVM
 from ssl_bench.rng import mix
 
 Scored = tuple[str, Tensor]  # a candidate's name and its logits [N, K]
@@ -55,13 +58,16 @@ class LinearConfig:
     crop_scale: tuple[float, float] = (0.08, 1.0)  # of those crops
     lr_per_256: bool = False  # learning rates are for 256 images and grow with the batch
     strengths: int = 45  # values of C between 10^-6 and 10^5
+    svm: float = later(0.0)  # C of a linear SVM on the tokens' maximum and mean, in place of all the others; 0: none
     tol: float = TOL  # share of the objective left to gain at which the winner's L-BFGS stops
 
     def check(self) -> None:
-        if min(self.epochs, self.batch_size, self.strengths) < 1:
-            raise UserError("linear needs epochs, batch_size and strengths of 1 or more.")
+        if min(self.epochs, self.batch_size, self.strengths) < 1 or self.svm < 0:
+            raise UserError("linear needs epochs, batch_size and strengths of 1 or more, and no svm below 0.")
         if not self.augment:
             refuse_idle(self, "with augment=false", "crop_scale")
+        if self.svm:
+            refuse_idle(self, f"with svm={self.svm:g}", "logistic", "strengths", "tol")
         if self.logistic:
             of_sgd = ("heads", "layers", "pooling", "epochs", "batch_size", "augment", "lr_per_256")
             refuse_idle(self, "with logistic=true", *of_sgd)
@@ -111,6 +117,11 @@ def ijepa() -> LinearConfig:
     return LinearConfig(False, heads, pooling=("mean",), epochs=50, batch_size=16_384, augment=True, lr_per_256=True)
 
 
+def svm() -> LinearConfig:
+    """Point-JEPA and Point-M2AE: SVC(kernel="linear", C=0.012) on the maximum and the mean of the tokens."""
+    return LinearConfig(svm=0.012)
+
+
 class Linear(Protocol):
     version = 2
     config: LinearConfig
@@ -118,10 +129,12 @@ class Linear(Protocol):
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__(config)
-        self.input = "images" if config.augment else "features"
+        self.input = "tokens" if config.svm else "images" if config.augment else "features"
 
     def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         """The last fit is kept: `robust` asks for the head of `linear` on the same features."""
+        if self.config.svm:
+            return SVM(train + val, self.config.svm)
         on = [t for part in (train, val) for t in (part.labels, part.pooled["mean"])]
         if Linear.last:
             asked, refs, found = Linear.last

@@ -22,9 +22,10 @@ validation part a tenth of each list would be missing. Any variant that takes 1 
 is the same for small sets, where 1 % does not fill a batch of that size: batches of 32, the rate and crops of
 `finetune`, no RandAugment; these were not searched. Without `lists`, their 1 % and 10 % are drawn per class.
 
-Changes: 1 first version. 2 fine-tuning; the numbers of the other two are as before. 3 the
-regression is solved to the end (it had stopped at a gradient of 1e-4 or after 300 passes); ridge and fine-tuning are as
-before.
+`lowshot:ways`: n-way m-shot, ten draws of n classes, 20 test items of each; the regression (published: fine-tuning).
+
+Changes: 1 first version. 2 fine-tuning; the numbers of the other two are as before. 3 the regression is solved to the
+end (it had stopped at a gradient of 1e-4 or after 300 passes); ridge and fine-tuning are as before.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protocols.finetune import FinetuneConfig, Finetuned
+from ssl_bench.config.schema import later
 from ssl_bench.data.imagenet_subsets import OFFICIAL, read, rows
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.logistic import rotate, solve
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, given, members
-from ssl_bench.evaluation.scorers import Settings
+from ssl_bench.evaluation.scorers import Settings, Ways
 from ssl_bench.screen import paced
 
 
@@ -53,19 +55,20 @@ class LowShotConfig:
     percents: tuple[float, ...] = (1.0, 10.0)  # of each class
     draws: int = 5
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)  # of the solver of that name
+    ways: int = later(0)  # classes of a draw, tested among themselves; 0: all, on all test images
     lists: str = ""  # folder of ImageNet's official lists, read instead of drawing percents; in records: their sha256
 
     def check(self) -> None:
         if not self.names() or self.draws < 1:
             raise UserError("lowshot needs shots or percents, and draws >= 1.")
         if self.lists and (self.shots or self.draws != 1 or not set(self.percents) <= set(OFFICIAL)):
-            raise UserError(
-                "The official lists are one draw of 1 and 10 %: with lists, set shots= percents=1,10 draws=1."
-            )
+            raise UserError("The official lists are one draw of 1 and 10 %: set shots= percents=1,10 draws=1.")
         if self.solver != "finetune" and self.finetune != FinetuneConfig():
             raise UserError(f"finetune.* has no effect with solver={self.solver}.")
         if self.solver == "finetune" and self.penalty:
             raise UserError("penalty has no effect with solver=finetune: set it to 0.")
+        if self.ways and (self.percents or self.ways < 2 or self.solver == "finetune"):
+            raise UserError(f"ways={self.ways} needs 2 classes or more, percents= and a solver that is not finetune.")
         self.finetune.check()
 
     def names(self) -> list[str]:
@@ -75,6 +78,11 @@ class LowShotConfig:
 def ridge() -> LowShotConfig:
     """big_vision's few-shot evaluator (evaluators/fewshot_lsr.py, configs/common_fewshot.py): seconds, no choices."""
     return LowShotConfig("ridge", penalty=1024.0)
+
+
+def ways() -> LowShotConfig:
+    """5-way 10- and 20-shot of clouds of points (Point-BERT, Point-MAE, Point-JEPA); ways=10 for 10-way."""
+    return LowShotConfig(shots=(10, 20), percents=(), draws=10, ways=5)
 
 
 def imagenet() -> LowShotConfig:
@@ -102,6 +110,7 @@ def finetune() -> LowShotConfig:
 def draw(labels: Tensor, num_classes: int, config: LowShotConfig, index: int) -> list[Tensor]:
     """Indices of the labelled images, one set per name of `config.names()`; nested."""
     drawn = members(labels, num_classes, index)
+    drawn = [drawn[c] for c in Ways((), config.ways).classes(index, num_classes)] if config.ways else drawn
     sets = [[m[:k] for m in drawn] for k in config.shots]
     sets += [[m[: max(1, round(len(m) * p / 100))] for m in drawn] for p in config.percents]
     return [torch.cat(s) for s in sets]
@@ -177,7 +186,7 @@ class LowShot(Protocol):
             self.config = replace(config, lists=" ".join(OFFICIAL[p][1] for p in config.percents))
         self.headline = "shots10" if 10 in config.shots else config.names()[0]
         self.input = "images" if config.solver == "finetune" else "features"
-        self.scorer = Settings(tuple(config.names()))
+        self.scorer = Ways(tuple(config.names()), config.ways) if config.ways else Settings(tuple(config.names()))
 
     def fit(self, train: Features, val: Features, seed: int) -> FewShot:
         both, c = train + val, self.config

@@ -17,7 +17,7 @@ from ssl_bench.config.schema import BudgetConfig, Config, ViTConfig
 from ssl_bench.training.method import Method, as_now
 
 OWN = {  # small sets of the kinds that are no images
-    "clip": "movingphotos:0:120", "sound": "fsdd30", "trajectory": "two_room:60",
+    "clip": "movingphotos:0:120", "sound": "fsdd30", "points": "ldraw16", "trajectory": "two_room:60",
 }  # fmt: skip
 
 torch.set_num_threads(1)

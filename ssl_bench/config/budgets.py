@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfig, vit
+from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfig, ViTConfig, vit
 from ssl_bench.config.sound import MelConfig
 
 QUICK_FLOPS = 2.2e12  # a minute or so on one slow core (AMD EPYC without AMX)
@@ -17,6 +17,7 @@ FAST_FLOPS = 0.25e12
 QUICK_CLIP_FLOPS = 3e12  # three to five minutes on one slow core
 DIGITS = MelConfig(rate=8000, window_ms=32, fill="repeat", peak=True)  # of fsdd30, whose speakers differ in level
 QUICK_SOUND_FLOPS = 0.5e12  # half a minute on one slow core
+QUICK_POINTS_FLOPS = 2.2e12  # as `QUICK_FLOPS`
 
 
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
@@ -128,4 +129,42 @@ def worlds(method: str, objective: Any, optim: OptimConfig, backbone: str, **cha
         "backbone": vit(backbone), "data": DataConfig("two_room:10000", image_size=224),
         "budget": BudgetConfig(batch_size=128, steps=20_000),
     }  # fmt: skip
+    return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))
+
+
+def quick_points(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """A first look at shapes: 32 groups of 16 of 256 points, the same ViT and the same training FLOPs for all."""
+    base: dict[str, Any] = {
+        "backbone": vit("micro_patch16", class_token=False, pos_embed="centres"),
+        "data": DataConfig("ldraw16", image_size=256),
+        "budget": BudgetConfig(batch_size=32, flops=QUICK_POINTS_FLOPS),
+    }
+    return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
+
+
+def quick_points_cls(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """The same with a CLS token, for methods whose head sits on it."""
+    return quick_points(method, objective, optim, **({"backbone": vit("micro_patch16", pos_embed="centres")} | changes))
+
+
+def small_points(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """256 points: half a ViT-Tiny on 32 groups of 16, 100 epochs."""
+    base: dict[str, Any] = {
+        "backbone": vit("mini_patch16", class_token=False, pos_embed="centres"),
+        "data": DataConfig("ldraw16", image_size=256),
+        "budget": BudgetConfig(batch_size=128, epochs=100),
+    }
+    return Config(method=method, objective=objective, recipe="small", optim=optim, **(base | changes))
+
+
+def shapes(
+    method: str, objective: Any, optim: OptimConfig, backbone: ViTConfig, batch_size: int, epochs: float, **changes: Any
+) -> Config:
+    """ShapeNet's 1,024 points in 64 groups of 32, as in the published runs on GPUs."""
+    base: dict[str, Any] = {
+        "backbone": backbone,
+        "data": DataConfig("folder:shapenet#kind=points", image_size=1024, val_fraction=0.01),
+        "budget": BudgetConfig(batch_size=batch_size, epochs=epochs),
+        "monitor_points": 100,
+    }
     return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))

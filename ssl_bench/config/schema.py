@@ -46,7 +46,8 @@ def later(value: Any) -> Any:
 
 # Of clips, sincos is V-JEPA's with even channels for time, row and column, sincos_half gives half of them to the time;
 # sincos_1d is VideoMAE's table over the flattened index (models/positions.py, models/rotary.py).
-Positions = Literal["sincos", "learned", "sincos_half", "sincos_1d", "rope", "rope_tiled"]
+# centres, of clouds of points alone: an MLP of each group's centre, added before every block (models/groups.py).
+Positions = Literal["sincos", "learned", "sincos_half", "sincos_1d", "rope", "rope_tiled", "centres"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ViTConfig:
     depth: int = 12  # number of transformer blocks
     num_heads: int = 3  # attention heads per block; must divide embed_dim
     mlp_ratio: float = 4.0  # hidden width of a block's MLP / embed_dim
-    patch_size: int = 16  # pixels per patch side; must divide data.image_size
+    patch_size: int = 16  # pixels per patch side, or points of a group; must divide data.image_size
     class_token: bool = True  # prepend a learned CLS token
     reg_tokens: int = 0  # learned register tokens after CLS (Darcet et al. 2024)
     pos_embed: Positions = "sincos"  # fixed sin-cos, learned, or rotary: rope (V-JEPA 2.1's), rope_tiled (V-JEPA 2's)
@@ -104,7 +105,7 @@ class DataConfig:
     """The images."""
 
     name: str = "clothing48"  # a name of `ssl-bench list datasets`, folder:, parquet: or webdataset:PATH, hf:NAME
-    image_size: Size = 48  # pixels: the side of a square, or HEIGHTxWIDTH; of sounds mel bands x frames
+    image_size: Size = 48  # pixels: a square's side, or HEIGHTxWIDTH; sounds: mel bands x frames; clouds: points
     val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
     channels: int = later(3)  # 1: grey, 3: colour, 4: colour with alpha, or four bands as they are
     background: tuple[int, int, int] = later((255, 255, 255))  # red, green, blue behind transparent pixels

@@ -12,6 +12,7 @@
                  clips: the kind `clip`; trajectories: the kind `trajectory`; pixels: the rules for modes and ranges
                  beyond 8 bits
     sounds       the kind `sound`; mel: its log-mel spectrograms
+    points       the kind `points`; shapes: files of points and of surfaces
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     groups       images that belong together, which no cut of a split may part
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones

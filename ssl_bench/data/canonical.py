@@ -68,7 +68,7 @@ def canonical(
         notes.append(f"{plain.sum():,} of {len(order):,} images are of one single colour: are they read rightly?")
     notes += _twins(pixels[order], chosen)
     train = order[chosen == "train"]
-    mean, std = _moments(sums[train], squares[train], items)
+    mean, std = items.moments(sums[train], squares[train])
     where = _table(tables)
     arrays: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
@@ -183,14 +183,6 @@ def _twins(pixels: np.ndarray, split: np.ndarray) -> list[str]:
     shared, again = int(np.isin(test, train).sum()), len(train) - len(np.unique(train))
     out = [f"{shared:,} of {len(test):,} test images are also in the training split (same pixels)."] if shared else []
     return [*out, f"{again:,} training images repeat the pixels of another."] if again else out
-
-
-def _moments(sums: np.ndarray, squares: np.ndarray, items: Kind) -> tuple[list[float], list[float]]:
-    """Mean and std per channel, of pixels in [0, 1], from each item's sums [N, C] over its places."""
-    count = max(len(sums), 1) * items.places
-    mean = sums.sum(0) / count / items.unit
-    std = np.sqrt(squares.sum(0) / count / items.unit**2 - mean**2)
-    return [round(float(m), 4) for m in mean], [round(float(s), 4) or 1.0 for s in std]
 
 
 def _table(tables: Sequence[dict[str, Any]]) -> np.ndarray:

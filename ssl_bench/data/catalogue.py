@@ -26,8 +26,8 @@ from ssl_bench.data.places import cache_folder
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, cut, files
 from ssl_bench.errors import UserError, nearest
 
-EMBEDDED = {name: Path(__file__).parent / "embedded" / name for name in ("clothing48", "fsdd30")}
-EMBEDDED_KINDS = {"fsdd30": "sound"}  # of items; all others are images
+EMBEDDED = {name: Path(__file__).parent / "embedded" / name for name in ("clothing48", "fsdd30", "ldraw16")}
+EMBEDDED_KINDS = {"fsdd30": "sound", "ldraw16": "points"}  # of items; all others are images
 
 
 @cache

@@ -28,6 +28,7 @@ KINDS = {  # name -> where its class is, imported when it is asked for
     "clip": "ssl_bench.data.clips:Clips",
     "trajectory": "ssl_bench.data.trajectories:Trajectories",
     "sound": "ssl_bench.data.sounds:Sounds",
+    "points": "ssl_bench.data.points:Points",
 }
 OWN = {"frames": "clip", "mel": "sound"}  # settings of the data that only one kind reads
 
@@ -94,6 +95,13 @@ class Kind(ABC):
     def by_channel(self, stored: np.ndarray) -> np.ndarray:
         """[C, places] of one stored item, of which mean and std are made; of an empty one, [C, 0]."""
         return stored.reshape(self.channels, -1)
+
+    def moments(self, sums: np.ndarray, squares: np.ndarray) -> tuple[list[float], list[float]]:
+        """Mean and std per channel, of numbers divided by `unit`, from each item's sums [N, C] over its places."""
+        count = max(len(sums), 1) * self.places
+        mean = sums.sum(0) / count / self.unit
+        std = np.sqrt(squares.sum(0) / count / self.unit**2 - mean**2)
+        return [round(float(m), 4) for m in mean], [round(float(s), 4) or 1.0 for s in std]
 
     @abstractmethod
     def grid(self, patch: int, tubelet: int = 1) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.clouds import moments
 from ssl_bench.views.plain import cells, plain
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -30,6 +31,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNTOLD = ("training", "fused_attn")  # change no result but in the last digit
 DIFFERENCE = "difference"  # the raw row of clips whose feature is the mean absolute difference of their frames
 LOGMEL = "logmel"  # the raw row of sounds whose feature is the mean over time of their log-mel spectrogram
+SHAPE = "moments"  # the raw row of clouds whose feature is the moments of their coordinates
 PICTURES = ("image", "clip")  # kinds that an encoder knows by its frames; of others it has the item itself
 LAYERS = 4  # the last blocks every encoder returns
 
@@ -85,7 +87,7 @@ class Encoder:
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
             **({"dynamics_sha256": sha256(self.dynamics)} if self.dynamics else {}),
             **({"item": self.item.facts} if self.item else {}),
-            **({"raw": self.method} if self.method in (DIFFERENCE, LOGMEL) else {}),  # features are kept by this entry
+            **({"raw": self.method} if self.method in (DIFFERENCE, LOGMEL, SHAPE) else {}),  # features too
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
@@ -99,7 +101,7 @@ class Encoder:
     def grid(self) -> tuple[int, ...]:
         """Of the tokens that `forward` gives."""
         if self.model is None:
-            return (4, 4)
+            return self.item.shape[:1] if self.item and len(self.item.shape) == 2 else (4, 4)
         found: tuple[int, ...] = self.model.grid
         return found
 
@@ -134,6 +136,9 @@ class Encoder:
         if self.model is None:
             x = (x[:, 1:] - x[:, :-1]).abs().mean(1) if self.method == DIFFERENCE else x
             x = x.mean(-1, keepdim=True) if self.method == LOGMEL else x
+            if x.ndim == 3:  # a cloud's points are its tokens; their order says nothing
+                out = {"mean": (moments(x) if self.method == SHAPE else x.flatten(1))[:, None]}
+                return {**out, "tokens": x} if want_tokens else out
             out = {"mean": x.flatten(1)[:, None]}
             return {**out, "tokens": cells(x)} if want_tokens else out
         count = min(layers, self.depth)
@@ -150,10 +155,12 @@ def told(what: Tensor | Kind | int) -> str:
     if isinstance(what, Tensor):
         if what.ndim == 2:
             return f"sounds of {what.shape[1]:,} samples"
+        if what.ndim == 3:
+            return "clouds of points"
         what = what.shape[1] if what.ndim == 5 else 0
     if isinstance(what, int):
         return f"clips of {what} frames" if what else "images"
-    return f"{what.noun} of {what.shape[0]:,} samples"
+    return f"{what.noun} of {what.shape[0]:,} samples" if len(what.shape) == 1 else what.noun
 
 
 def sha256(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ import torch
 from ssl_bench.config.schema import HEADS, Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.items import Kind, asked
-from ssl_bench.encoders.encoder import DIFFERENCE, IMAGENET, LOGMEL, PICTURES, Encoder, sha256
+from ssl_bench.encoders.encoder import DIFFERENCE, IMAGENET, LOGMEL, PICTURES, SHAPE, Encoder, sha256
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import mix
@@ -55,14 +55,20 @@ def pixels(data: Dataset | None, method: str = "pixels") -> Encoder:
     """The row `pixels`: the normalised item itself as the feature. Nothing here is random but the probe.
 
     `difference`: the mean over time of the absolute difference of neighbouring frames, of clips alone. `logmel`: the
-    mean over time of the log-mel spectrogram, of sounds alone.
+    mean over time of the log-mel spectrogram, of sounds alone. `moments`: those of the coordinates, up to the third
+    order, of clouds of points alone.
     """
     frames = data.item.facts.get("frames", 0) if data else 0
     if method == DIFFERENCE and frames < 2:
         raise UserError("'difference' is between the frames of clips, and images have one: use pixels.")
     if method == LOGMEL and not (data and data.item.name == "sound"):
         raise UserError("'logmel' is of the spectrograms of sounds: use pixels.")
-    told = {"pixels": "raw pixels", DIFFERENCE: "mean absolute difference of frames", LOGMEL: "mean log-mel"}[method]
+    if method == SHAPE and not (data and data.item.name == "points"):
+        raise UserError("'moments' is of the coordinates of clouds of points: use pixels.")
+    told = {
+        "pixels": "raw pixels", DIFFERENCE: "mean absolute difference of frames", LOGMEL: "mean log-mel",
+        SHAPE: "moments of coordinates",
+    }[method]  # fmt: skip
     mean, std = (data.mean, data.std) if data else IMAGENET
     size: Size = data.config.image_size if data else 48
     config = reference(method, 0, DataConfig(image_size=size))

@@ -13,6 +13,7 @@
     linear_heads      many linear heads trained in one pass
     attentive_heads   the heads of attentive probes
     logistic          L2 logistic regression on principal axes
+    svm               the linear SVM of clouds of points
     regression        the same at the strength that held-out images prefer
 
 Uses encoders, training and below, and `results.records`.

@@ -30,7 +30,7 @@ from ssl_bench.data.dataset import (
     other_images,
     present,
 )  # fmt: skip
-from ssl_bench.encoders.encoder import DIFFERENCE, LOGMEL, Encoder
+from ssl_bench.encoders.encoder import DIFFERENCE, LOGMEL, SHAPE, Encoder
 from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import answers, features, protocol
@@ -166,7 +166,7 @@ def help_with(threads: int, *args: Any) -> None:
 def data_of(source: str, root: Path, name: str | None = None, image_size: Size | None = None) -> DataConfig:
     """What to evaluate on: as given, else what the run was pretrained on, else the embedded set."""
     run = source.removeprefix("random:").removeprefix("pixels:")
-    is_run = (root / run).exists() or (":" not in source and run not in ("pixels", DIFFERENCE, LOGMEL))
+    is_run = (root / run).exists() or (":" not in source and run not in ("pixels", DIFFERENCE, LOGMEL, SHAPE))
     base = run_folder.find_run(root, run).config().data if is_run else DataConfig()
     found = replace(base, name=name or base.name, image_size=base.image_size if image_size is None else image_size)
     found.check()

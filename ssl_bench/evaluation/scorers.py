@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssl_bench.data.factors import Factor
 from ssl_bench.errors import UserError
+from ssl_bench.rng import mix
 
 QUERIES = 512  # ranked at a time: all of ImageNet's at once would take 40 GB
 Scorer = Callable[[Tensor, Tensor, int], dict[str, float]]
@@ -71,6 +72,32 @@ class Settings:
             if len(column) > 1:
                 metrics[f"{name}_std"] = float(column.std())
         return metrics
+
+
+@dataclass(frozen=True)
+class Ways:
+    """As `Settings`, each draw on the first `most` test images of each of its own classes, and on no others."""
+
+    names: tuple[str, ...]
+    ways: int
+    most: int = 20  # of the published episodes (n-way m-shot on ModelNet40)
+
+    def classes(self, draw: int, num_classes: int) -> Tensor:
+        """The classes of a draw: the same for every method and seed."""
+        if self.ways > num_classes:
+            raise UserError(f"{self.ways} classes are asked for, and the set has {num_classes}: lower ways.")
+        return torch.randperm(num_classes, generator=torch.Generator().manual_seed(mix("ways", draw)))[: self.ways]
+
+    def __call__(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
+        found: dict[str, list[float]] = {name: [] for name in self.names}
+        for i, draw in enumerate(output):
+            own = [(labels == c).nonzero()[: self.most, 0] for c in self.classes(i, num_classes)]
+            rows = torch.cat(own)
+            for name, guess in zip(self.names, draw, strict=True):
+                found[name].append(float(100 * (guess[rows] == labels[rows]).double().mean()))
+        columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+        spread = {f"{name}_std": float(v.std()) for name, v in columns.items() if len(v) > 1}
+        return {name: float(v.mean()) for name, v in columns.items()} | spread
 
 
 @dataclass(frozen=True)
@@ -236,4 +263,4 @@ class Nothing:
         return {}
 
 
-HARNESS = (Classification, Votes, Settings, Errors, Retrieval, Clusters, Factors, Segmentation, Nothing)
+HARNESS = (Classification, Votes, Settings, Ways, Errors, Retrieval, Clusters, Factors, Segmentation, Nothing)

@@ -3,7 +3,9 @@
     vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
     block        timm's block, and its bf16 pass on a CPU written out
     tokenizer    items -> tokens
+    tokenizer    items -> tokens; groups: points as groups of neighbours, a small PointNet
     positions    fixed position embeddings; rotary: those that turn queries and keys in every block
+    pointdecoder the decoder of points, Chamfer distance
     predictor    the JEPA predictor
     dynamics     from a frame's latent and an action to the next one's
     projection   projection heads

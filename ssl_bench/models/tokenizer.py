@@ -1,10 +1,11 @@
-"""From items to tokens, one tokenizer for each kind of item: patches of images, tubelets of clips, their linear map.
+"""From items to tokens, one tokenizer for each kind: patches of images, tubelets of clips, groups of points.
 
 Shapes: B items, T frames, C channels, N patches, n kept patches, D width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from ssl_bench.config.schema import ViTConfig
 from ssl_bench.data.items import Kind
+from ssl_bench.data.points import EACH
 from ssl_bench.errors import UserError
+from ssl_bench.models.groups import PointNet, neighbours
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -47,6 +50,19 @@ class PatchEmbed(nn.Module):
     def token_flops(self) -> float:
         """Forward FLOPs for one token, 2 per multiply-add."""
         return 2.0 * self.proj.weight.numel()
+
+    @property
+    def numbers(self) -> int:
+        """That a token sees."""
+        return self.proj.weight[0].numel()
+
+    def centres(self, clouds: Tensor) -> Tensor:
+        """Where groups of points lie; patches lie on a grid instead."""
+        raise UserError("Patches have no centres: this network takes clouds of points.")
+
+    def tokens(self, size: int, grid: tuple[int, ...]) -> int:
+        """Tokens of a crop of `size` pixels per side, of all frames, where `grid` is that of whole items."""
+        return math.prod(grid[:-2]) * (size // self.patch) ** 2
 
     def grid(self, images: Tensor) -> tuple[int, ...]:
         """Patches down and across images [B, C, H, W] of any size."""
@@ -86,6 +102,43 @@ class TubeletEmbed(PatchEmbed):
         return tubelets(clips, self.tubelet, self.patch)
 
 
+class GroupEmbed(PatchEmbed):
+    """Groups of `size` neighbours around the first points, each one token. Groups that are not kept cost nothing."""
+
+    def __init__(self, dim: int, size: int) -> None:
+        nn.Module.__init__(self)
+        self.patch = size
+        self.net = PointNet(dim, max(16, dim // 3))  # 128, 256, 512, 512 at the published width of 384
+
+    @property
+    def token_flops(self) -> float:
+        return self.patch * self.net.flops()
+
+    @property
+    def numbers(self) -> int:
+        return 3 * self.patch
+
+    def grid(self, clouds: Tensor) -> tuple[int, ...]:
+        """Groups of clouds [B, P, 3] of any number of points."""
+        return (EACH * clouds.shape[1] // self.patch,)
+
+    def tokens(self, size: int, grid: tuple[int, ...]) -> int:
+        return EACH * size // self.patch
+
+    def centres(self, clouds: Tensor) -> Tensor:
+        """[B, G, 3]."""
+        return clouds[:, : self.grid(clouds)[0]]
+
+    def patches(self, clouds: Tensor) -> Tensor:
+        """The points of each group relative to its centre: [B, G, k * 3]."""
+        return neighbours(clouds, self.centres(clouds), self.patch).flatten(2)
+
+    def forward(self, clouds: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, P, 3] -> [B, n, D]."""
+        centres = self.centres(clouds) if keep is None else gather(self.centres(clouds), keep)
+        return self.net(neighbours(clouds, centres, self.patch))
+
+
 def gather(tokens: Tensor, index: Tensor) -> Tensor:
     """Rows `index` [B, n] of tokens [B, N, D] -> [B, n, D]."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -101,13 +154,22 @@ def _clip(item: Kind, config: ViTConfig) -> PatchEmbed:
     return TubeletEmbed(item.channels, config.embed_dim, config.patch_size, config.tubelet)
 
 
+def _points(item: Kind, config: ViTConfig) -> PatchEmbed:
+    return GroupEmbed(config.embed_dim, config.patch_size)
+
+
 TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {  # by kind of item
-    "image": _image, "clip": _clip,
+    "image": _image, "clip": _clip, "points": _points,
     "sound": _image,  # patches of its spectrogram
     "trajectory": _image,  # frame by frame
 }  # fmt: skip
 
 
 def tokenizer(item: Kind, config: ViTConfig) -> PatchEmbed:
-    """The first layer for items of this kind."""
+    """The first layer for items of this kind; `UserError` where the positions are not for its tokens."""
+    if (item.name == "points") != (config.pos_embed == "centres"):
+        raise UserError(
+            f"backbone.pos_embed={config.pos_embed} is not for {item.noun}: centres is for clouds of points, the "
+            "others are for grids of patches."
+        )
     return TOKENIZERS[item.name](item, config)

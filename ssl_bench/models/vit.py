@@ -19,6 +19,7 @@ from ssl_bench.config.schema import ViTConfig
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.block import Block
+from ssl_bench.models.groups import PlacedBlock, Places, padded
 from ssl_bench.models.positions import resample, sincos
 from ssl_bench.models.rotary import FORMS, RotaryBlock, angles
 from ssl_bench.models.timm_parts import Attention, VisionTransformer
@@ -117,7 +118,10 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02) if config.class_token else None
         self.reg_token = nn.Parameter(torch.randn(1, config.reg_tokens, dim) * 0.02) if config.reg_tokens else None
         self.rotary = config.pos_embed in FORMS
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix + self.num_patches, dim))  # 0 where rotary
+        self.places = Places(dim) if config.pos_embed == "centres" else None
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, self.num_prefix + self.num_patches, dim)
+        )  # 0 where rotary, or of centres
         if config.pos_embed == "learned":
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         else:
@@ -126,7 +130,8 @@ class ViT(nn.Module):
             self.pos_embed.data[0, self.num_prefix :] = sincos(dim, self.grid, config.pos_embed)
         self.blocks = blocks(
             dim, config.depth, config.num_heads, config.mlp_ratio, config.drop_path, config.drop_path_uniform,
-            RotaryBlock if self.rotary else Block, init_values=config.layer_scale or None,
+            RotaryBlock if self.rotary else PlacedBlock if self.places else Block,
+            init_values=config.layer_scale or None,
         )  # fmt: skip
         self.norm = LayerNorm(dim)
         init_weights(self.blocks)
@@ -135,12 +140,21 @@ class ViT(nn.Module):
         """Position embeddings [1, P + N, D] for a grid, interpolated where it is not the training grid."""
         if grid == self.grid:
             return self.pos_embed
+        if self.places:  # they are added in the blocks
+            return self.pos_embed[:, :1].expand(-1, self.num_prefix + math.prod(grid), -1)
         return resample(self.pos_embed, self.grid, grid, self.num_prefix)
 
     def angles(self, grid: tuple[int, ...], keep: Tensor | None = None) -> Tensor | None:
         """Rotary angles of the kept tokens of a grid, as `encode` takes them; None where positions are added."""
         channels = self.config.embed_dim // self.config.num_heads
         return angles(self.config, grid, channels, keep, self.num_prefix, self.pos_embed.device)
+
+    def located(self, images: Tensor, keep: Tensor | None = None) -> Tensor | None:
+        """What `encode` needs of where the kept tokens lie: rotary angles, positions of centres, or None."""
+        if self.places is None:
+            return self.angles(self.patch_embed.grid(images), keep)
+        centres = self.patch_embed.centres(images)
+        return padded(self.places(centres if keep is None else gather(centres, keep)), self.num_prefix)
 
     def embed(
         self, images: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
@@ -167,8 +181,7 @@ class ViT(nn.Module):
         self, images: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> Tensor:
         """Tokens [B, P + n, D] after the final norm: CLS, registers, patches in the order of `keep`."""
-        angles = self.angles(self.patch_embed.grid(images), keep)
-        return self.encode(self.embed(images, keep, mask, mask_token), angles=angles)
+        return self.encode(self.embed(images, keep, mask, mask_token), angles=self.located(images, keep))
 
     def encode(self, x: Tensor, attn_mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
         """Blocks and final norm on an embedded sequence [B, T, D]; rotary positions need the `angles` of its tokens."""
@@ -177,7 +190,7 @@ class ViT(nn.Module):
     def layers(self, images: Tensor, indices: Iterable[int], norm: bool = True) -> list[Tensor]:
         """Outputs [B, P + N, D] of the blocks `indices` (negative from the end), each through the final norm."""
         wanted = [i % len(self.blocks) for i in indices]
-        x, found, angles = self.embed(images), {}, self.angles(self.patch_embed.grid(images))
+        x, found, angles = self.embed(images), {}, self.located(images)
         for i, block in enumerate(self.blocks):
             x = run([block], x, None, angles)
             if i in wanted:
@@ -192,7 +205,8 @@ class ViT(nn.Module):
         """Forward FLOPs per image with `patches` kept (all, if None), 2 per multiply-add."""
         c = self.config
         n = self.num_patches if patches is None else patches
-        return n * self.patch_embed.token_flops + block_flops(n + self.num_prefix, c.embed_dim, c.depth, c.mlp_ratio)
+        token = self.patch_embed.token_flops + (self.places.flops() if self.places else 0.0)
+        return n * token + block_flops(n + self.num_prefix, c.embed_dim, c.depth, c.mlp_ratio)
 
 
 def timm_args(vit: ViT, pooling: str = "") -> dict[str, Any]:
@@ -202,7 +216,7 @@ def timm_args(vit: ViT, pooling: str = "") -> dict[str, Any]:
     """
     c = vit.config
     if len(vit.grid) != 2 or vit.rotary:
-        what = "rotary positions" if vit.rotary else "clips"
+        what = "rotary positions" if vit.rotary else "clouds of points" if vit.places else "clips"
         raise UserError(f"timm's ViT has no {what}: this encoder can be evaluated here, and not written for timm.")
     return {
         "img_size": [s * c.patch_size for s in vit.grid], "patch_size": c.patch_size, "num_classes": 0,

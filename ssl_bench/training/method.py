@@ -158,9 +158,13 @@ def frozen_copy(module: Module) -> Module:
 
 @torch.no_grad()
 def ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, parameters only, after the optimizer's step."""
-    mine = [p.detach() for p in teacher.parameters()]
-    theirs = [p.detach() for p in student.parameters()]
+    """teacher <- momentum * teacher + (1 - momentum) * student, after the optimizer's step: parameters, and the running
+    statistics of a tokenizer's BatchNorm, which a teacher never sees a batch of.
+    """
+    mine, theirs = (
+        [p.detach() for p in (*m.parameters(), *(b for n, b in m.named_buffers() if "running_" in n))]
+        for m in (teacher, student)
+    )
     torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
 
 

@@ -6,6 +6,7 @@
     masks     which patches a student sees, loses, or has to predict; masks3d: the same of clips
     official_masks  I-JEPA's sampler as published, bit for bit
     sound     what leaves a sound the same: louder, later, with another one behind it; masks_sound: masks made for it
+    clouds    scales, turns and jitter of points; masks_points: runs of neighbouring groups
     corrupt   the fifteen common corruptions
 
 Uses models and below.

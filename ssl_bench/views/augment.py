@@ -1,9 +1,9 @@
 """Batched augmentation with per-image parameters, on the images' own device.
 
 Shapes: images [B, C, H, W], uint8 or float in [0, 1]; everything is float32 in [0, 1] until it is normalised.
-`augment` takes clips [B, T, C, H, W] too: all frames of one get one crop, one flip, one colour.
-`draw` makes the random numbers, `render` applies them, `augment` does both. The pieces follow torchvision's
-`transforms.functional`, image by image; tests hold each of them to it.
+Shapes: images [B, C, H, W], uint8 or float in [0, 1]; everything is float32 in [0, 1] until it is normalised.
+`augment` takes clips [B, T, C, H, W] too (all frames of one get the same), and clouds of points (clouds.py).
+`draw` makes the random numbers, `render` applies them. The pieces follow `torchvision.transforms.functional`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from ssl_bench.config.schema import Size, later, sides
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
-from ssl_bench.views.sound import SoundConfig, change
+from ssl_bench.views import clouds, sound
 
 Filter = Literal["bilinear", "bicubic"]
 Stats = Tensor | Sequence[float]  # one number per channel
@@ -44,11 +44,13 @@ class AugmentConfig:
     solarize_p: float = 0.0  # probability of inverting the bright pixels
     solarize_threshold: float = 0.5  # pixels at least this bright are inverted (DINO: 128 of 255)
     interpolation: Filter = "bilinear"  # resampling of the crop, always antialiased
-    sound: SoundConfig = later(SoundConfig())  # what is done to a spectrogram before it is cropped
+    sound: sound.SoundConfig = later(sound.SoundConfig())  # what is done to a spectrogram before it is cropped
+    cloud: clouds.CloudConfig = later(clouds.CloudConfig())  # what is done to clouds of points, in place of all above
 
     def check(self, channels: int = 3) -> None:
         """Raise `UserError` for impossible values, settings without effect, and colour on other than 3 channels."""
         self.sound.check()
+        self.cloud.check()
         for name in ("flip", "jitter_p", "gray_p", "blur_p", "solarize_p", "solarize_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1].")
@@ -67,8 +69,7 @@ class AugmentConfig:
             if getattr(self, switch) == 0 and getattr(self, name) != getattr(AugmentConfig, name):  # not the default
                 raise UserError(f"{name} has no effect while {switch} is 0: set {switch}, or leave {name}.")
         if channels != 3 and (self.saturation > 0 or self.hue > 0 or self.gray_p > 0):
-            told = f"saturation, hue and gray_p need 3 channels, the images have {channels}: set all three to 0."
-            raise UserError(told)
+            raise UserError(f"saturation, hue and gray_p need 3 channels; the images have {channels}: set them to 0.")
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,11 @@ class Draws:
 def augment(
     images: Tensor, rng: Rng, size: Size, config: AugmentConfig, mean: Stats, std: Stats, dtype: torch.dtype = F32
 ) -> Tensor:
-    """One random view of every image: normalised [B, C, size, size]."""
+    """One random view of every image: normalised [B, C, size, size]; of clouds [B, P, 3] `size` points [B, size, 3]."""
+    if images.ndim == 3:
+        return clouds.change(images, rng, sides(size)[0], config.cloud)
     draws = draw(rng, (images.shape[-2], images.shape[-1]), config)
-    return render(change(images, rng, config.sound), draws, size, config, mean, std, dtype)
+    return render(sound.change(images, rng, config.sound), draws, size, config, mean, std, dtype)
 
 
 def draw(rng: Rng, shape: tuple[int, int], config: AugmentConfig) -> Draws:
@@ -171,7 +174,7 @@ def resized_crop(
     """Cut `boxes` [B, 4] (top, left, height, width) and resize to [B, C, *size], float32 in [0, 1].
 
     Two products with one resampling matrix per image and axis: PIL's and torchvision's antialiased filters, without
-    PIL's rounding between the passes. `flip` [B] bool mirrors by reversing the matrix, so it costs nothing.
+    PIL's rounding between. `flip` [B] bool reverses the matrix.
     """
     images = _unit(images)
     height, width = sides(size)
@@ -184,10 +187,9 @@ def resized_crop(
 
 def _products(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     """rows [B, S, H] @ images @ columns [B, T, W] transposed: [B, C, S, T]."""
-    channels, height = images.shape[1:3]
     with torch.autocast(images.device.type, enabled=False):  # bf16 would cost pixels their last bits
-        out = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2))
-        return torch.matmul(rows[:, None], out.view(len(images), channels, height, columns.shape[1]))
+        out = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, images.shape[1:3])
+        return torch.matmul(rows[:, None], out)
 
 
 def _resample(start: Tensor, length: Tensor, source: int, size: int, interpolation: Filter) -> Tensor:
@@ -223,8 +225,8 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` [B] in [-0.5, 0.5] turns; 3 channels.
 
-    HSV's value and chroma (maximum and maximum - minimum) do not change, so saturation is never computed: channel
-    n in (5, 3, 1) is value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 * hue) mod 6.
+    HSV's value and chroma (maximum - minimum) do not change, so saturation is never computed: channel n in (5, 3, 1) is
+    value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 * hue) mod 6.
     """
     r, g, b = images.unbind(1)
     value, chroma = images.amax(1), images.amax(1) - images.amin(1)

@@ -5,7 +5,6 @@ Shapes: images uint8 [B, C, H, W]; crops come out normalised, view after view: [
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.clouds import CloudConfig
 from ssl_bench.views.sound import SoundConfig
 
 COLOUR = AugmentConfig(
@@ -27,6 +27,9 @@ SMALL = replace(COLOUR, crop_scale=(0.2, 1.0), interpolation="bilinear")  # 28-6
 SOUND = AugmentConfig(
     crop_scale=(0.6, 1.0), flip=0.0, sound=SoundConfig(shift=0.1, gain=1.4, mixup=0.2)
 )  # 64 x 64 spectrograms (own choice, after BYOL-A's mixup and random resized crops)
+CLOUD = AugmentConfig(
+    cloud=CloudConfig((0.67, 1.5), mirror=True, unit=True, rotate="upright", jitter=0.01)
+)  # own choice
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,16 @@ def as_sound(objective: Any, look: AugmentConfig = SOUND) -> Any:
     return replace(objective, **views, **{k: v for k, v in sizes.items() if hasattr(objective, k)})
 
 
+def cloud_two_crops(objective: Two) -> Two:
+    """Two regions of three quarters of a cloud of 256 points, the same for all methods."""
+    return replace(objective, view_1=CLOUD, view_2=CLOUD, crop_size=192, freeze_patch=False)
+
+
+def cloud_multi_crop(objective: Multi) -> Multi:
+    """Two such regions and no smaller ones."""
+    return replace(objective, global_1=CLOUD, global_2=CLOUD, local_crops=0, global_size=192)
+
+
 def mirrored(objective: Any) -> dict[str, AugmentConfig]:
     """The views of an objective that may be mirrored, by the names of their settings."""
     idle = {"local"} if getattr(objective, "local_crops", 1) == 0 else set()
@@ -134,4 +147,4 @@ def check_crops(config: Config, *names: str) -> None:
 
 def crop_flops(vit: ViT, size: int) -> float:
     """Forward FLOPs of one crop of `size` pixels per side, of all frames."""
-    return vit.flops(math.prod(vit.grid[:-2]) * (size // vit.config.patch_size) ** 2)
+    return vit.flops(vit.patch_embed.tokens(size, vit.grid))

@@ -17,7 +17,12 @@ from ssl_bench.config.schema import Size, sides
 def plain(
     images: Tensor, size: Size, resize: int, interpolation: str, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """Resized (antialiased) so that `resize` fits in (0: `size` itself), the centre cut to `size`, normalised."""
+    """Resized (antialiased) so that `resize` fits in (0: `size` itself), the centre cut to `size`, normalised.
+
+    Of clouds [B, P, 3] the first `size` points: they are in farthest-point order, and normalised as they are.
+    """
+    if images.ndim == 3:
+        return images[:, : sides(size)[0]]
     x = images.float() / 255 if images.dtype == torch.uint8 else images
     x = resize_crop(x.flatten(0, -4), resize or size, size, interpolation).unflatten(0, x.shape[:-3])
     m, s = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (mean, std))
