@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.config.schema import Config, OptimConfig, vit
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.crops import unmirrored
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Supervised(Method):
 
     family, paper = "supervised", "DeiT recipe, Touvron et al. 2021, arXiv 2012.12877"
     sees, evaluated, pooling = "1 crop and its label", "encoder", "cls"
+    kinds = ("image", "clip")
     uses_labels = True
     objective: SupervisedConfig
 
@@ -64,7 +66,7 @@ class Supervised(Method):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "no RandAugment, mixup or erasing",
-    "small, quick": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
+    "small, quick, clips": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
 }
 
 
@@ -85,6 +87,12 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method supervised --recipe quick"""
     return budgets.quick("supervised", _small(), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, with a CLS token: ssl-bench pretrain --method supervised --recipe clips"""
+    backbone = vit("micro_patch4")
+    return budgets.quick_clips("supervised", unmirrored(_small()), _optim(), **({"backbone": backbone} | changes))
 
 
 def _small() -> SupervisedConfig:

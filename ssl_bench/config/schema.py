@@ -108,6 +108,7 @@ class DataConfig:
     channels: int = later(3)  # 1: grey, 3: colour, 4: colour with alpha, or four bands as they are
     background: tuple[int, int, int] = later((255, 255, 255))  # red, green, blue behind transparent pixels
     frames: int = later(8)  # of a stored clip
+    frame_step: int = later(0)  # a clip has every so many-th frame of a film's middle; 0: evenly from first to last
 
     @property
     def size(self) -> tuple[int, int]:
@@ -119,6 +120,8 @@ class DataConfig:
             raise UserError(f"data.image_size={size_text(self.image_size)} must lie between 1 and 4096.")
         if not 0 < self.frames <= 1024:
             raise UserError(f"data.frames={self.frames} must lie between 1 and 1024.")
+        if not 0 <= self.frame_step <= 1024:
+            raise UserError(f"data.frame_step={self.frame_step} must lie between 0 (evenly over the film) and 1024.")
         if self.channels not in (1, 3, 4):
             raise UserError(f"data.channels={self.channels} must be 1 (grey), 3 (colour) or 4 (as they are).")
         if not all(0 <= value <= 255 for value in self.background):

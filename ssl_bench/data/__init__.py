@@ -7,7 +7,8 @@
     splits       which file or folder is which split
     labels       what may be a label
     items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
-                 clips: the kind `clip`; pixels: the rules for modes and ranges beyond 8 bits
+                 clips: the kind `clip`, films: a film's frames -> pictures;
+                 pixels: the rules for modes and ranges beyond 8 bits
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     groups       images that belong together, which no cut of a split may part
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones

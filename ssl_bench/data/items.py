@@ -36,6 +36,7 @@ class Kind(ABC):
     name: ClassVar[str]
     noun: ClassVar[str]  # what a sentence calls several of them
     suffixes: ClassVar[frozenset[str]]  # of files that hold one, lower case, with the dot
+    parts: ClassVar[frozenset[str]] = frozenset()  # of files several of which, in one folder or sample, are one item
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
     dtype: ClassVar[str] = "uint8"  # of a stored item, as numpy calls it
     unit: ClassVar[float] = 255.0  # `by_channel` divided by it has the mean and std that a data set has

@@ -1,13 +1,15 @@
 """Parquet files: one, a glob, or Hugging Face's layout (data/train-00000-of-00004.parquet, or one folder per split).
 
-Columns `image` (bytes, or a struct with `bytes`) and `label` (class names, or numbers with names in the metadata); a
-column `group`, where there is one, says what belongs together (see groups). `#group=COLUMN` names another,
-`#group=COLUMN:PATTERN` takes what a regular expression matches from the start of its text, `#group=none` reads none.
+Columns `image` (bytes, or a struct with `bytes`; of clips `frames`, a list of these, or `video`, a film's bytes) and
+`label` (class names, or numbers with names in the metadata); a column `group`, where there is one, says what belongs
+together (see groups). `#group=COLUMN` names another, `#group=COLUMN:PATTERN` takes what a regular expression matches
+from the start of its text, `#group=none` reads none.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -71,7 +73,7 @@ def _columns(path: str, schema: Any, items: Sequence[str]) -> tuple[str, str]:
     missing = [names[0] for names, name in zip((items, labels.LABEL), found, strict=True) if not name]
     if missing:
         raise UserError(f"{path} has no column {missing}; it has {schema.names}. {items[0]} and label are needed.")
-    if "string" in str(schema.field(found[0]).type)[:12]:
+    if re.match(r"(list<\w+: |large_list<\w+: )?(large_)?string", str(schema.field(found[0]).type)):
         raise UserError(f"Column '{found[0]}' of {path} holds text: images' bytes are needed, paths are not read.")
     if str(schema.field(found[1]).type).startswith(("list", "large_list", "fixed_size_list", "struct", "map")):
         raise UserError(
@@ -133,7 +135,7 @@ def _rows(
             here = range(max(start - at, 0), min(stop - at, len(batch)))
             for i in here:
                 value = batch.column(image)[i].as_py()
-                data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+                data, file = _bytes(value)
                 place = f"{path} row {before + at + i}"
                 item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, str(file or ""))
                 of = groups.named(batch.column(group)[i].as_py(), pattern, place) if group else None
@@ -143,6 +145,13 @@ def _rows(
                 return
     except OSError as error:
         raise UserError(f"{path} is not a readable parquet file: {str(error)[:120]}") from error
+
+
+def _bytes(value: Any) -> tuple[Any, Any]:
+    """What a cell holds of an item, and the name of its file: bytes, a struct with `bytes`, or a list of these."""
+    if isinstance(value, list):
+        return [_bytes(frame)[0] for frame in value], None
+    return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
 
 
 def _class_names(metadata: dict[bytes, bytes], label: str = "label") -> list[str]:

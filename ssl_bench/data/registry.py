@@ -2,7 +2,7 @@
 
 `data.name` is a name of the catalogue, `factors`, `movingphotos`, `folder:PATH`, `parquet:PATH`, `webdataset:PATH` or
 `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits),
-`#kind=clip` that its items are no images. No torch here; a kind of source is imported when it is asked for.
+`#kind=clip` that its items are films. No torch here; a kind of source is imported when it is asked for.
 """
 
 from __future__ import annotations
