@@ -18,6 +18,7 @@ from ssl_bench.data.images import Images, Item
 from ssl_bench.data.items import Form, Kind
 from ssl_bench.data.pixels import Unreadable
 from ssl_bench.errors import UserError
+from ssl_bench.rng import mix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class Clips(Kind):
     noun: ClassVar[str] = "clips"
     suffixes: ClassVar[frozenset[str]] = films.FILMS | films.ANIMATED
     parts: ClassVar[frozenset[str]] = films.FRAMES
+    controls: ClassVar[tuple[str, ...]] = ("one frame", "shuffled frames", "reversed")
     columns: ClassVar[tuple[str, ...]] = ("frames", "video", "clip", "mp4")
 
     @classmethod
@@ -118,6 +120,15 @@ class Clips(Kind):
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(zlib.decompress(data), np.uint8).reshape(self.shape)
+
+    def changed(self, stored: np.ndarray, control: str, rows: np.ndarray) -> np.ndarray:
+        """The middle frame repeated; frames in an order drawn for each row; or from the last frame to the first."""
+        if control == "one frame":
+            return np.repeat(stored[:, self.frames // 2, None], self.frames, 1)
+        if control == "reversed":
+            return stored[:, ::-1]
+        orders = np.stack([np.random.default_rng(mix(control, int(row))).permutation(self.frames) for row in rows])
+        return np.take_along_axis(stored, orders[:, :, None, None, None], 1)
 
     def floats(self, stored: Tensor) -> Tensor:
         """In [0, 1]: [B, T, C, H, W]."""

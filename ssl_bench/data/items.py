@@ -38,6 +38,9 @@ class Kind(ABC):
     suffixes: ClassVar[frozenset[str]]  # of files that hold one, lower case, with the dot
     parts: ClassVar[frozenset[str]] = frozenset()  # of files several of which, in one folder or sample, are one item
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
+    controls: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what `changed` can take from an item; evaluations score test items so too
     dtype: ClassVar[str] = "uint8"  # of a stored item, as numpy calls it
     unit: ClassVar[float] = 255.0  # `by_channel` divided by it has the mean and std that a data set has
 
@@ -96,6 +99,10 @@ class Kind(ABC):
     @abstractmethod
     def decode(self, data: bytes) -> np.ndarray:
         """The stored array of encoded bytes that `read` has kept."""
+
+    def changed(self, stored: np.ndarray, control: str, rows: np.ndarray) -> np.ndarray:
+        """Stored items [B, *shape], in `rows` of their store, without what the control takes from them."""
+        raise NotImplementedError
 
     def noise(self, count: int, seed: int = 0) -> np.ndarray:
         """[count, *shape] of items that show nothing: what is timed on them does not depend on what they show."""
