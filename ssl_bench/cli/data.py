@@ -122,7 +122,7 @@ def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:
     for i, title in enumerate(data.classes if data.labelled else ("",)):
         at = np.flatnonzero(labels == i) if data.labelled else np.arange(len(labels))
         if len(at):
-            rows[title] = data.train.batch(rng.permutation(at)[:each]).numpy()
+            rows[title] = data.item.pictures(data.train.batch(rng.permutation(at)[:each]).numpy())
     try:
         sheet(rows, path)
     except OSError as error:

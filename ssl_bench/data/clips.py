@@ -130,6 +130,10 @@ class Clips(Kind):
         orders = np.stack([np.random.default_rng(mix(control, int(row))).permutation(self.frames) for row in rows])
         return np.take_along_axis(stored, orders[:, :, None, None, None], 1)
 
+    def pictures(self, stored: np.ndarray) -> np.ndarray:
+        """The frames of the first clip, one after another."""
+        return stored[0]
+
     def floats(self, stored: Tensor) -> Tensor:
         """In [0, 1]: [B, T, C, H, W]."""
         return stored.float() / 255

@@ -104,6 +104,10 @@ class Kind(ABC):
         """Stored items [B, *shape], in `rows` of their store, without what the control takes from them."""
         raise NotImplementedError
 
+    def pictures(self, stored: np.ndarray) -> np.ndarray:
+        """What a sheet shows of stored items [N, *shape]: uint8 [M, C, H, W]. Those of images are images."""
+        return stored
+
     def noise(self, count: int, seed: int = 0) -> np.ndarray:
         """[count, *shape] of items that show nothing: what is timed on them does not depend on what they show."""
         rng, dtype = np.random.default_rng(seed), np.dtype(self.dtype)

@@ -3,8 +3,8 @@
 Names and shapes are those of facebookresearch/jepa and vjepa2 (src/models/vision_transformer.py, app/vjepa_2_1/models)
 and of MCG-NJU/VideoMAE (modeling_pretrain.py). Their patch embedding is a convolution over time too: [D, C, t, p, p].
 
-    vjepa      fixed positions in the file, of 16 frames; other frames or pixels interpolate them (there, fewer frames at
-               the same size take the first ones)
+    vjepa      fixed positions in the file, for 16 frames; other frames or pixels interpolate them (there, fewer frames
+               of the same size take the first ones)
     vjepa2     rotary positions as released (`rope_tiled`): no position in the file
     vjepa21    rotary positions (`rope`), spread as on 256 px; its last level's norm is the final one, its vector for
                films is added to the patch embedding's bias; what it has for images and lower levels is left out
