@@ -47,7 +47,7 @@ class BYOL(TwoViews):
 
     family, paper = "self-distillation", "BYOL, Grill et al. 2020, arXiv 2006.07733"
     evaluated = "online encoder"
-    kinds = ("image", "sound")
+    kinds = ("image", "sound", "points")
     objective: BYOLConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

@@ -26,7 +26,7 @@ from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
 from ssl_bench.views.augment import AugmentConfig
-from ssl_bench.views.crops import COLOUR, TwoCrops, as_sound, cloud_two_crops, small_two_crops
+from ssl_bench.views.crops import COLOUR, TwoCrops, as_sound, cloud_two_crops, small_two_crops, unmirrored
 
 STRONG = replace(COLOUR, crop_scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)
 
@@ -69,7 +69,7 @@ class SimCLR(TwoViews):
     """Encoder and projector."""
 
     family, paper = "contrastive", "SimCLR, Chen et al. 2020, arXiv 2002.05709"
-    kinds = ("image", "sound")
+    kinds = ("image", "clip", "sound", "points")
     objective: SimCLRConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -90,7 +90,7 @@ class SimCLR(TwoViews):
 DEPARTS = {  # what leaves the paper, by recipe
     "points": "two regions of a cloud of points in place of crops, small heads",
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
-    "small, quick": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
+    "small, quick, clips": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
     "trained patch projection, small heads",
     "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
 }
@@ -122,6 +122,18 @@ def sound(**changes: Any) -> Config:
 def points(**changes: Any) -> Config:
     """Two regions of a cloud of points: ssl-bench pretrain --method simclr --recipe points"""
     return budgets.quick_points_cls("simclr", cloud_two_crops(_small()), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method simclr --recipe clips
+
+    Half of the views are grey and crops keep half of the frame: what two views share is to be motion, not colours.
+    """
+    base = _small()
+    one, two = (replace(view, crop_scale=(0.5, 1.0), gray_p=0.5) for view in (base.view_1, base.view_2))
+    objective = replace(unmirrored(replace(base, view_1=one, view_2=two)), crop_size=32)
+    config = budgets.quick_clips("simclr", objective, _optim(), **changes)
+    return replace(config, backbone=replace(config.backbone, class_token=True))
 
 
 def _small() -> SimCLRConfig:

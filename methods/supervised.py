@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.config.schema import Config, OptimConfig, vit
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views.augment import AugmentConfig, augment
-from ssl_bench.views.crops import CLOUD, as_sound
+from ssl_bench.views.crops import CLOUD, as_sound, unmirrored
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Supervised(Method):
     family, paper = "supervised", "DeiT recipe, Touvron et al. 2021, arXiv 2012.12877"
     sees, evaluated, pooling = "1 crop and its label", "encoder", "cls"
     uses_labels = True
-    kinds = ("image", "sound", "points")
+    kinds = ("image", "clip", "sound", "points")
     objective: SupervisedConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -67,7 +67,7 @@ class Supervised(Method):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "no RandAugment, mixup or erasing",
     "points": "clouds of points, turned, scaled and shaken, in place of images",
-    "small, quick": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
+    "small, quick, clips": "no RandAugment, mixup or erasing, crops of 30 to 100 %",
     "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed",
 }
 
@@ -99,6 +99,12 @@ def sound(**changes: Any) -> Config:
 def points(**changes: Any) -> Config:
     """On clouds of points: ssl-bench pretrain --method supervised --recipe points"""
     return budgets.quick_points_cls("supervised", SupervisedConfig(CLOUD), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, with a CLS token: ssl-bench pretrain --method supervised --recipe clips"""
+    backbone = vit("micro_patch4")
+    return budgets.quick_clips("supervised", unmirrored(_small()), _optim(), **({"backbone": backbone} | changes))
 
 
 def _small() -> SupervisedConfig:

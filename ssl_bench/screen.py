@@ -93,6 +93,11 @@ def show_record(record: Any) -> None:
     if record.selected:
         with_ = (f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in record.selected.items())
         say(f"  with {', '.join(with_)}")
+    controls = [
+        f"{k.split(', ', 1)[1]} {v:.2f}" for k, v in record.metrics.items() if k.startswith(f"{record.headline}, ")
+    ]
+    if controls:
+        say(f"  the same on test items without something: {', '.join(controls)}")
     if gap:
         usual, more = gap["usual"], gap["usual"] - gap["honest"]
         say(f"  picking the best of {gap['candidates']} on the test images would print {usual:.2f} ({more:+.2f})")

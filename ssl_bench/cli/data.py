@@ -123,9 +123,7 @@ def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:
     for i, title in enumerate(data.classes if data.labelled else ("",)):
         at = np.flatnonzero(labels == i) if data.labelled else np.arange(len(labels))
         if len(at):
-            shown = data.item.floats(data.train.batch(rng.permutation(at)[:each]))
-            shown = shown[:, 0] if shown.ndim == 5 else shown  # of clips the first frame
-            rows[title] = (shown * 255).round().byte().numpy()
+            rows[title] = data.item.pictures(data.train.batch(rng.permutation(at)[:each]).numpy())
     try:
         sheet(rows, path)
     except OSError as error:

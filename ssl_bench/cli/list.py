@@ -92,6 +92,7 @@ def datasets() -> Table:
         "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",
         "parquet:PATH": "a file, a folder, a glob; columns image (bytes) and label; the split from the files' names",
         "webdataset:PATH": "tar shards of key.jpg and key.cls or key.json; the split from the files' names",
+        "PATH#kind=clip": "after one of these: films, folders of frames, lists of frames (column frames, key.0001.jpg)",
         "hf:NAME": "a set of the Hugging Face hub, got before with 'ssl-bench data get hf:NAME' (extra `hf`)",
     }
     own["...#kind=sound"] = "after a path's name: its items are sounds (WAV; with the extra `audio` FLAC, OGG, MP3)"

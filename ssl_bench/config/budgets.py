@@ -94,7 +94,7 @@ def films(
     method: str, objective: Any, optim: OptimConfig, backbone: str, batch_size: int, steps: int, size: int = 224,
     **changes: Any,
 ) -> Config:  # fmt: skip
-    """16 frames of films, as in the published runs on GPUs. No reader of films is here yet: clips made here."""
+    """16 frames, as in the published runs on GPUs: clips made here, or films by data.name=folder:PATH#kind=clip."""
     base: dict[str, Any] = {
         "backbone": vit(backbone, class_token=False),
         "data": DataConfig("movingphotos:2", image_size=size, frames=16, val_fraction=0.01),

@@ -111,6 +111,7 @@ class DataConfig:
     background: tuple[int, int, int] = later((255, 255, 255))  # red, green, blue behind transparent pixels
     frames: int = later(8)  # of a stored clip
     mel: MelConfig = later(MelConfig())  # of sounds
+    frame_step: int = later(0)  # a clip has every so many-th frame of a film's middle; 0: evenly from first to last
 
     @property
     def size(self) -> tuple[int, int]:
@@ -123,6 +124,8 @@ class DataConfig:
         self.mel.check()
         if not 0 < self.frames <= 1024:
             raise UserError(f"data.frames={self.frames} must lie between 1 and 1024.")
+        if not 0 <= self.frame_step <= 1024:
+            raise UserError(f"data.frame_step={self.frame_step} must lie between 0 (evenly over the film) and 1024.")
         if self.channels not in (1, 3, 4):
             raise UserError(f"data.channels={self.channels} must be 1 (grey), 3 (colour) or 4 (as they are).")
         if not all(0 <= value <= 255 for value in self.background):

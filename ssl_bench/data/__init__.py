@@ -9,8 +9,8 @@
     splits       which file or folder is which split
     labels       what may be a label
     items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
-                 clips: the kind `clip`; trajectories: the kind `trajectory`; pixels: the rules for modes and ranges
-                 beyond 8 bits
+                 clips: the kind `clip`, films: a film's frames -> pictures; trajectories: the kind `trajectory`;
+                 pixels: the rules for modes and ranges beyond 8 bits
     sounds       the kind `sound`; mel: its log-mel spectrograms
     points       the kind `points`; shapes: files of points and of surfaces
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed

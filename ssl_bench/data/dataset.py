@@ -78,6 +78,22 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """A store whose every item is changed by a control of its kind (`Kind.changed`)."""
+
+    store: Any
+    item: Kind
+    control: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.store), *self.item.shape)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.item.changed(np.asarray(self.store[rows]), self.control, rows)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What may be known of a data set before the seal is opened: no test split in here."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ssl_bench.data import groups
 from ssl_bench.data.images import Item
-from ssl_bench.data.items import KINDS, of_kind
+from ssl_bench.data.items import KINDS, Kind, of_kind
 from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
 from ssl_bench.data.splits import DECIDE, NO_CHOICE, Choice, folder_roles, held_out, role_of
@@ -33,16 +33,9 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
 
 
 def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Content:
-    items, others = of_kind(by_hand.kind), Counter[str]()
-    rows: list[Row] = []
-    total = 0
-    for path, size, _ in state:
-        suffix = os.path.splitext(path)[1].lower()
-        if suffix not in items.suffixes:
-            others[suffix or "without a suffix"] += 1
-            continue
-        rows.append((path, os.path.relpath(path, location).split(os.sep)[:-1]))
-        total += size
+    items = of_kind(by_hand.kind)
+    files_of, others = _items(state, items)
+    rows: list[Row] = [(path, os.path.relpath(path, location).split(os.sep)[:-1]) for path in files_of]
     rows, through = _unwrapped(rows)
     notes = [f"Looked through the folder {os.sep.join(through)}."] if through else []
     told, more = folder_roles(_below(rows), by_hand)
@@ -73,7 +66,30 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
         ]
         read.append(f"{roles[part]}: {', '.join(n for n, r in told.items() if r == part) or location}")
         chunks += cut(roles[part], kept, partial(_item, by_hand.one("group")))
-    return Content(chunks, total, classes, notes, read)
+    return Content(chunks, sum(files_of.values()), classes, notes, read)
+
+
+def _items(state: list[tuple[str, int, int]], kind: type[Kind]) -> tuple[dict[str, int], Counter[str]]:
+    """Path -> bytes of every item, and the suffixes of the files that are none.
+
+    A folder that holds parts of items (frames) and no whole one is an item; beside whole ones they are thumbnails.
+    """
+    found, parts, others = dict[str, int](), dict[str, list[tuple[str, int]]](), Counter[str]()
+    for path, size, _ in state:
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in kind.suffixes:
+            found[path] = size
+        elif suffix in kind.parts:
+            parts.setdefault(os.path.dirname(path), []).append((suffix, size))
+        else:
+            others[suffix or "without a suffix"] += 1
+    whole = {os.path.dirname(path) for path in found}
+    for folder, files_in in parts.items():
+        if folder in whole:
+            others.update(suffix for suffix, _ in files_in)
+        else:
+            found[folder] = sum(size for _, size in files_in)
+    return dict(sorted(found.items())), others
 
 
 def _item(pattern: str, row: tuple[str, str, str]) -> Item:

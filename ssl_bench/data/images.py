@@ -33,7 +33,7 @@ REDUCE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as it stays this many
 class Item:
     """One image of a source."""
 
-    image: bytes | Path | Image.Image | Callable[..., Any] | Unreadable  # a function makes it; a clip's gets its kind
+    image: bytes | Path | Image.Image | list[bytes] | Callable[..., Any] | Unreadable  # a clip's function gets its kind
     label: str  # class name; "" where the set has no labels
     place: str  # what a report calls it
     targets: np.ndarray | None = None  # fp32 [F] of a set with known factors
@@ -60,6 +60,8 @@ def encoded(item: Item) -> bytes:
         if not image:
             raise Unreadable("zero bytes")
         return image
+    if isinstance(image, list):
+        raise Unreadable("several pictures in one row (#kind=clip after the data's name reads them as a film)")
     buffer = io.BytesIO()
     (image() if callable(image) else image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -154,7 +156,7 @@ def read(item: Item, kind: Images, keep_bytes: bool) -> tuple[np.ndarray, bytes,
     """Pixels, encoded bytes (b"" unless they are kept), what was unusual, form. `Unreadable` says why it cannot be."""
     try:
         image: Any = item.image
-        if keep_bytes or isinstance(image, (bytes, Path, Unreadable)):
+        if keep_bytes or isinstance(image, (bytes, Path, list, Unreadable)):
             image = encoded(item)
         image = image() if callable(image) else image
         pixels, unusual = decode(image, kind)

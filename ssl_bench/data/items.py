@@ -30,7 +30,7 @@ KINDS = {  # name -> where its class is, imported when it is asked for
     "sound": "ssl_bench.data.sounds:Sounds",
     "points": "ssl_bench.data.points:Points",
 }
-OWN = {"frames": "clip", "mel": "sound"}  # settings of the data that only one kind reads
+OWN = {"frames": "clip", "frame_step": "clip", "mel": "sound"}  # settings of the data that only one kind reads
 
 
 Form = tuple[str, tuple[int, int]]  # of an item as its file has it: mode (RGB), and width and height
@@ -42,7 +42,11 @@ class Kind(ABC):
     name: ClassVar[str]
     noun: ClassVar[str]  # what a sentence calls several of them
     suffixes: ClassVar[frozenset[str]]  # of files that hold one, lower case, with the dot
+    parts: ClassVar[frozenset[str]] = frozenset()  # of files several of which, in one folder or sample, are one item
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
+    controls: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what `changed` can take from an item; evaluations score test items so too
     dtype: ClassVar[str] = "uint8"  # of a stored item, as numpy calls it
     unit: ClassVar[float] = 255.0  # `by_channel` divided by it has the mean and std that a data set has
     mirrors: ClassVar[bool] = True  # whether left and right may be changed for one another
@@ -107,8 +111,8 @@ class Kind(ABC):
     def grid(self, patch: int, tubelet: int = 1) -> tuple[int, ...]:
         """Tokens along each axis, for patches of `patch` places per side (and, in clips, of `tubelet` frames)."""
 
-    @staticmethod
-    def cell(value: Any) -> tuple[Any, str]:
+    @classmethod
+    def cell(cls, value: Any) -> tuple[Any, str]:
         """What a table's cell holds of an item, as `Item.image` takes it, and the name of its file."""
         return (value.get("bytes"), str(value.get("path") or "")) if isinstance(value, dict) else (value, "")
 
@@ -119,6 +123,16 @@ class Kind(ABC):
     @abstractmethod
     def decode(self, data: bytes) -> np.ndarray:
         """The stored array of encoded bytes that `read` has kept."""
+
+    def changed(self, stored: np.ndarray, control: str, rows: np.ndarray) -> np.ndarray:
+        """Stored items [B, *shape], in `rows` of their store, without what the control takes from them."""
+        raise NotImplementedError
+
+    def pictures(self, stored: np.ndarray) -> np.ndarray:
+        """What a sheet shows of stored items [N, *shape]: uint8 [M, C, H, W]."""
+        import torch
+
+        return (self.floats(torch.from_numpy(stored)) * 255).round().byte().numpy()
 
     def noise(self, count: int, seed: int = 0) -> np.ndarray:
         """[count, *shape] of items that show nothing: what is timed on them does not depend on what they show."""

@@ -51,7 +51,9 @@ def class_name(value: Any, names: Sequence[str] = ()) -> str:
 
 def labelled(data: Any, label: Any, names: Sequence[str], place: str, file: str = "") -> Item:
     """An item from a row's image and label; what cannot be right becomes `Unreadable`."""
-    if not isinstance(data, (bytes, Path, Image.Image, Unreadable)):
+    if isinstance(data, list) and not all(isinstance(picture, bytes) for picture in data):
+        data = Unreadable("a frame of the row has no bytes; paths in a row are not followed")
+    if not isinstance(data, (bytes, Path, Image.Image, list, Unreadable)):
         data = Unreadable("the row has no image bytes; paths in a row are not followed")
     try:
         return Item(data, class_name(label, names), place, name=file)

@@ -1,14 +1,16 @@
 """Parquet files: one, a glob, or Hugging Face's layout (data/train-00000-of-00004.parquet, or one folder per split).
 
-Columns `image` (bytes, or a struct with `bytes`) and `label` (class names, or numbers with names in the metadata); a
-column `group`, where there is one, says what belongs together (see groups). `#group=COLUMN` names another,
-`#group=COLUMN:PATTERN` takes what a regular expression matches from the start of its text, `#group=none` reads none.
-`#fold=COLUMN:VALUE`: the rows with that value are the test split, all others training, whatever the files are called.
+Columns `image` (bytes, or a struct with `bytes`; of clips `frames`, a list of these, or `video`, a film's bytes) and
+`label` (class names, or numbers with names in the metadata); a column `group`, where there is one, says what belongs
+together (see groups). `#group=COLUMN` names another, `#group=COLUMN:PATTERN` takes what a regular expression matches
+from the start of its text, `#group=none` reads none. `#fold=COLUMN:VALUE`: the rows with that value are the test split,
+all others training, whatever the files are called.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -103,7 +105,7 @@ def _columns(path: str, schema: Any, items: Sequence[str]) -> tuple[str, str]:
     missing = [names[0] for names, name in zip((items, labels.LABEL), found, strict=True) if not name]
     if missing:
         raise UserError(f"{path} has no column {missing}; it has {schema.names}. {items[0]} and label are needed.")
-    if "string" in str(schema.field(found[0]).type)[:12]:
+    if re.match(r"(list<\w+: |large_list<\w+: )?(large_)?string", str(schema.field(found[0]).type)):
         raise UserError(f"Column '{found[0]}' of {path} holds text: images' bytes are needed, paths are not read.")
     if str(schema.field(found[1]).type).startswith(("list", "large_list", "fixed_size_list", "struct", "map")):
         raise UserError(

@@ -85,8 +85,8 @@ class Points(Kind):
             )
         return (groups,)
 
-    @staticmethod
-    def cell(value: Any) -> tuple[Any, str]:
+    @classmethod
+    def cell(cls, value: Any) -> tuple[Any, str]:
         """Bytes of a file as they are; nested lists of numbers as those of a .npy file."""
         if not isinstance(value, list):
             return Kind.cell(value)

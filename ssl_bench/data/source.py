@@ -80,6 +80,11 @@ def files(location: Path, suffix: str = "") -> list[tuple[str, int, int]]:
     return sorted((p, s.st_size, s.st_mtime_ns) for p, s in found if p.lower().endswith(suffix))
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key by which frame2 comes before frame10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def _stat(path: str) -> os.stat_result:
     """Of what a link leads to; of the link itself where it leads nowhere: reading it then says so."""
     try:

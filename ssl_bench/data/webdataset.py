@@ -17,7 +17,7 @@ from typing import Any
 from ssl_bench.data.images import MAX_BYTES, Item, Unreadable
 from ssl_bench.data.items import of_kind
 from ssl_bench.data.labels import class_name
-from ssl_bench.data.source import Content, Source, cut, files
+from ssl_bench.data.source import Content, Source, cut, files, natural
 from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError
 
@@ -27,7 +27,7 @@ FIELDS = ("label", "cls", "class")  # of a .json
 LOOKED_AT = 1000  # samples of a file that tell whether its .json and .txt hold classes
 
 Member = tuple[int, int]  # offset, bytes
-Row = tuple[str, str, Member, dict[str, Member]]  # tar file, image member's name, image, labels by extension
+Row = tuple[str, str, list[Member], dict[str, Member]]  # tar file, name, members of the item, labels by extension
 
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
@@ -54,8 +54,8 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     chunks, total = [], 0
     for path in sorted(found, key=lambda p: (parts[p] != "train", p)):
         if parts[path] in roles:
-            chunks += cut(roles[parts[path]], found[path], partial(_item, kinds))
-            total += sum(size for _, _, (_, size), _ in found[path])
+            chunks += cut(roles[parts[path]], found[path], partial(_item, kinds, of_kind(by_hand.kind).parts))
+            total += sum(size for _, _, members, _ in found[path] for _, size in members)
     return Content(chunks, total, labelled, notes, split_lines(parts, roles))
 
 
@@ -81,9 +81,9 @@ def _index(path: str, by_hand: Choice, notes: list[str]) -> list[Row]:
     out: list[Row] = []
     beside: Counter[str] = Counter()
     for members in keys.values():
-        if not (kind := _image_kind(path, members, by_hand, beside)):
+        if not (chosen := _chosen(path, members, by_hand, beside)):
             continue
-        name, image = members[kind]
+        name, image = members[chosen[0]][0], [members[k][1] for k in chosen]
         own = {k: place for k, (_, place) in members.items() if k in LABELS or k == by_hand.one("label")}
         ends = [k for k in members if k.endswith(".cls")]  # target.cls, as webdataset's pages have it
         if not own and len(ends) == 1:
@@ -120,10 +120,16 @@ def _refuse_folders(found: dict[str, list[Row]]) -> None:
         )
 
 
-def _image_kind(path: str, members: dict[str, tuple[str, Member]], by_hand: Choice, beside: Counter[str]) -> str:
-    """The extension of a sample's item: the one asked for, the only one, or the only plain one (not depth.png)."""
-    suffixes, wanted = of_kind(by_hand.kind).suffixes, by_hand.one("image")
-    images = [k for k in members if f".{k.rpartition('.')[2]}" in suffixes]
+def _chosen(path: str, members: dict[str, tuple[str, Member]], by_hand: Choice, beside: Counter[str]) -> list[str]:
+    """The extension of a sample's item: the one asked for, the only one, or the only plain one (not depth.png).
+
+    Of a sample without one, those of all its parts: frames in the order of their names (key.0001.jpg).
+    """
+    kind, wanted = of_kind(by_hand.kind), by_hand.one("image")
+    images = [k for k in members if f".{k.rpartition('.')[2]}" in kind.suffixes]
+    parts = [k for k in members if f".{k.rpartition('.')[2]}" in kind.parts]
+    if parts and not images and wanted in ("", *parts):
+        return sorted((k for k in parts if k.rpartition(".")[2] == (wanted or k).rpartition(".")[2]), key=natural)
     if wanted:
         chosen = [k for k in images if k == wanted]
     else:
@@ -138,7 +144,7 @@ def _image_kind(path: str, members: dict[str, tuple[str, Member]], by_hand: Choi
             f"of a name. {todo}"
         )
     beside.update(k for k in images if k not in chosen)
-    return chosen[0] if chosen else ""
+    return chosen[:1]
 
 
 def _kinds(found: dict[str, list[Row]], by_hand: Choice, notes: list[str]) -> list[str]:
@@ -181,22 +187,24 @@ def _field(text: str) -> tuple[Any] | None:
 def _any_label(parts: dict[str, str], found: dict[str, list[Row]], kinds: list[str], part: str) -> bool:
     """Whether some sample of a part has a class: published test shards have none."""
     rows = (row for path, own in found.items() if parts[path] == part for row in own)
-    return any(not isinstance(_item(kinds, row).image, Unreadable) for row in rows)
+    return any(not isinstance(_item(kinds, frozenset(), row).image, Unreadable) for row in rows)
 
 
-def _item(kinds: list[str], row: Row) -> Item:
+def _item(kinds: list[str], frames: frozenset[str], row: Row) -> Item:
     """The image with its class, or why there is none."""
     path, name, image, labels = row
     place = f"{path}:{name}"
-    if image[1] > MAX_BYTES:
-        return Item(Unreadable(f"{image[1]:,} bytes, more than {MAX_BYTES:,}"), "", place)
+    if (size := sum(size for _, size in image)) > MAX_BYTES:
+        return Item(Unreadable(f"{size:,} bytes, more than {MAX_BYTES:,}"), "", place)
     try:
         label = _label(path, kinds, labels) if kinds else ""
     except Unreadable as why:
         return Item(why, "", place)
     except (ValueError, OSError) as error:
         return Item(Unreadable(f"no label ({type(error).__name__}: {str(error)[:80]})"), "", place)
-    return Item(_bytes(path, image), label, place, name=name)
+    parts = [_bytes(path, member) for member in image]
+    several = f".{name.rpartition('.')[2].lower()}" in frames
+    return Item(parts if several else parts[0], label, place, name=name)
 
 
 def _label(path: str, kinds: list[str], labels: dict[str, Member]) -> str:

@@ -1,6 +1,7 @@
 """Published checkpoint files: read as data only, their family told by their keys.
 
-The layouts of I-JEPA, MAE, DINO, iBOT, MoCo v3, DINOv2, data2vec 2.0 and CAPI; published.py builds their networks.
+The layouts of I-JEPA, MAE, DINO, iBOT, MoCo v3, DINOv2, data2vec 2.0 and CAPI; published.py builds their networks,
+film_layouts.py those of V-JEPA, V-JEPA 2, V-JEPA 2.1 and VideoMAE.
 Of a training checkpoint with several networks each is found, and one is chosen.
 """
 
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ssl_bench.encoders import film_layouts
 from ssl_bench.errors import UserError, first_line, nearest
 from ssl_bench.training.checkpoint import refuse_bombs
 
@@ -33,6 +35,10 @@ DROPPED = {  # what each family's file holds beside the encoder
     "mocov3": ("head.",),
     "dinov2": ("mask_token", "head.", "dino_head.", "ibot_head."),
     "data2vec": ("modality_encoders.IMAGE.decoder.", "_ema", "shared_decoder."),
+    "vjepa": (),
+    "vjepa2": (),
+    "vjepa21": ("patch_embed_img.", "img_mod_embed"),
+    "videomae": ("decoder.", "encoder_to_decoder.", "mask_token"),
     "capi": tuple(f"decoder.blocks.{i}." for i in range(1, 100)),  # the predictor's first block pools
 }
 
@@ -157,6 +163,8 @@ def _full(network: Network) -> str:
 
 def _family(network: Network) -> str:
     keys = network.state
+    if of_clips := film_layouts.family(keys):
+        return of_clips
     if any("residual1.fn.q_proj" in k for k in keys):
         return "capi"
     if any(k.startswith("modality_encoders.IMAGE.") for k in keys):

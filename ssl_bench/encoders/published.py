@@ -1,9 +1,10 @@
 """Encoders that were not trained here: `timm:NAME`, `hf:NAME`, `hub:REPO:NAME`, and checkpoint files as published.
 
-`file:PATH` knows the layouts of I-JEPA, MAE, DINO, iBOT, MoCo v3, DINOv2, data2vec 2.0 and CAPI. Weights are renamed,
-never guessed: what is missing or left over is an error that names it, and what belongs to no encoder (projection heads,
-decoders, mask tokens) is dropped by a list per family and said in the record. Files are read as data only, and weights
-that are not finite are refused.
+`file:PATH` knows the layouts of I-JEPA, MAE, DINO, iBOT, MoCo v3, DINOv2, data2vec 2.0 and CAPI, and those of clips:
+V-JEPA, V-JEPA 2, V-JEPA 2.1 and VideoMAE (16 frames of 224 or 256 px; `frames=8`, `size=112` ask for others). Weights
+are renamed, never guessed: what is missing or left over is an error that names it, and what belongs to no encoder
+(projection heads, decoders, mask tokens) is dropped by a list per family and said in the record. Files are read as data
+only, and weights that are not finite are refused.
 
 A training checkpoint may hold several networks, in dictionaries or under prefixes of one; `module.` (DDP) and
 `_orig_mod.` (torch.compile) are no part of a name. `key=` chooses by name. Else the only one is taken; of MoCo v3's two
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from ssl_bench import screen
 from ssl_bench.config.schema import HEADS, ViTConfig
 from ssl_bench.data.images import square
+from ssl_bench.encoders import film_layouts
 from ssl_bench.encoders.encoder import IMAGENET, Encoder, fitted, sha256
 from ssl_bench.encoders.layouts import DROPPED, State, identify, read, some
 from ssl_bench.encoders.networks import CapiViT, HubBackbone, TimmBackbone, TransformersBackbone, data2vec_vit
@@ -120,7 +122,7 @@ def from_hub(name: str) -> Encoder:
 
 def from_file(name: str) -> Encoder:
     """A published checkpoint, its family told by its keys."""
-    base, settings = _settings(name, "key", "heads", "patch")
+    base, settings = _settings(name, "key", "heads", "patch", "frames")
     path = Path(base)
     family, network, others = identify(read(path), settings.get("key"), str(path))
     kept = {k: v for k, v in network.state.items() if not k.startswith(DROPPED[family])}
@@ -129,14 +131,22 @@ def from_file(name: str) -> Encoder:
         raise UserError(f"'{path}' cannot be evaluated: its weights are not finite (NaN or infinity in '{broken}').")
     usual = {name for name in network.beside if f"{name}.".startswith(DROPPED[family])}
     dropped = sorted({k.split(".")[0] for k in network.state.keys() - kept.keys()} | usual)
-    build = {"capi": _capi, "data2vec": _data2vec}.get(family, _plain)
-    model, size, depth, has_cls = build(kept, family, settings, str(path))
-    facts = [family, network.name] + (["cls: predictor pooling"] if family == "capi" else [])
+    frames = 0
+    if family in film_layouts.FAMILIES:
+        model, size, depth, frames = film_layouts.build(kept, family, settings, str(path))
+        has_cls, extra = False, [f"clips of {frames} frames of {size} px"]
+    elif "frames" in settings:
+        raise UserError(f"frames= has no effect: '{path}' (read as {family}) is a network of images. Leave it out.")
+    else:
+        build = {"capi": _capi, "data2vec": _data2vec}.get(family, _plain)
+        model, size, depth, has_cls = build(kept, family, settings, str(path))
+        extra = ["cls: predictor pooling"] if family == "capi" else []
+    facts = [family, network.name, *extra]
     said = f"file:{path.name} ({', '.join(facts)}{'; dropped: ' + ', '.join(dropped) if dropped else ''})"
     look, pooling = Look(int(settings.get("size", size))), settings.get("pooling", "")
     heads = f"heads={settings['heads']}" if "heads" in settings else ""  # the weights are the same for any number
     row = f"{family}:{path.name.split('.')[0]}"
-    encoder = _encoder(said, model, look, depth, has_cls, pooling, row, network.name, heads)
+    encoder = replace(_encoder(said, model, look, depth, has_cls, pooling, row, network.name, heads), frames=frames)
     rest = [*others, *(name for name in network.beside if name not in usual)]
     if not rest:
         return encoder

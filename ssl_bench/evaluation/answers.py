@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Answer:
     num_classes: int
     output: Tensor  # what the scorer reads
     classes: Tensor | None  # [N]
+    controls: dict[str, Tensor]  # control -> what the scorer reads of the test items changed by it
     tried: list[tuple[str, Tensor]]  # the classes [N] of every candidate
     measured: dict[str, float]
     selected: dict[str, Any]
@@ -34,9 +36,13 @@ class Answer:
 
 
 def predict(
-    name: str, one: Protocol, train: Features, val: Features, test: Features, seed: int, closed: Sequence[Path] = ()
-) -> Answer:
-    """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them."""
+    name: str, one: Protocol, train: Features, val: Features, test: Features, seed: int, closed: Sequence[Path] = (),
+    controls: Mapping[str, Features] = MappingProxyType({}),
+) -> Answer:  # fmt: skip
+    """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them.
+
+    `controls` are the same test items without something, such as clips of one frame: the same predictor is run on them.
+    """
     assert not len(test.labels) and test.targets is None and test.files is None and test.masks is None
     if one.input == "world" and train.world is None:
         raise UserError("This protocol needs trajectories of a world: use --data two_room.")
@@ -53,8 +59,9 @@ def predict(
         with torch.no_grad():
             output = found.predict(test)
             classes, tried = one.classes(output), list(found.candidates(test))
+            changed = {control: found.predict(items) for control, items in controls.items()}
     told = found.measured, found.selected, found.true_names
-    return Answer(name, one, train.num_classes, output, classes, tried, *told, time.perf_counter() - started)
+    return Answer(name, one, train.num_classes, output, classes, changed, tried, *told, time.perf_counter() - started)
 
 
 def waiting(answers: Iterator[Answer]) -> Iterator[Answer]:
@@ -77,9 +84,12 @@ def score(answer: Answer, truth: Tensor) -> dict[str, Any]:
         metrics = seal.aside(lambda: one.score(answer.output.cpu(), truth, answer.num_classes))
     else:
         metrics = one.scorer(answer.output, truth, answer.num_classes)
-    metrics = {**metrics, **answer.measured}
+    metrics, true = {**metrics, **answer.measured}, answer.true_names
+    for control, output in answer.controls.items():
+        metrics[f"{true.get(one.headline, one.headline)}, {control}"] = one.scorer(output, truth, answer.num_classes)[
+            one.headline
+        ]
     optimism = _optimism(answer, truth, metrics)
-    true = answer.true_names
     return {
         "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
         "optimism": optimism, "selected": answer.selected,

@@ -22,6 +22,7 @@ from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, Size, to_dict
 from ssl_bench.data import twins
 from ssl_bench.data.dataset import (
+    Changed,
     Dataset,
     homes,
     open_data,
@@ -77,6 +78,11 @@ def evaluate_all(
     val = features.of_part(encoder, dataset, dataset.val, "val", root, tokens)
     sealed = open_test(data)
     test = features.of_part(encoder, dataset, sealed, "test", root, tokens)
+    taken = dataset.item.controls if any(one.controlled for _, one in wanted) else ()
+    changed = {control: replace(sealed, store=Changed(sealed.store, dataset.item, control)) for control in taken}
+    controls = {
+        c: features.of_part(encoder, dataset, split, f"test, {c}", root, tokens) for c, split in changed.items()
+    }
     feature_seconds = time.perf_counter() - started
     helped = collectives.rank() > 0
     collectives.leave()
@@ -92,7 +98,8 @@ def evaluate_all(
     def answer(name: str, one: Protocol) -> Answer:
         if tell:
             tell(name)
-        return answers.predict(name, one, _view(one, train), _view(one, val), _view(one, test), seed, closed)
+        own = {c: _view(one, x) for c, x in controls.items() if one.controlled}
+        return answers.predict(name, one, _view(one, train), _view(one, val), _view(one, test), seed, closed, own)
 
     made = (answer(name, one) for name, one in wanted)
     # Correctness bits tell labels: a protocol from elsewhere could find them in what is recorded before it predicts.

@@ -204,6 +204,11 @@ class Protocol:
         return self.scorer(output, labels, num_classes)
 
     @property
+    def controlled(self) -> bool:
+        """Whether its headline is also given of changed test items, such as clips of one frame (`Kind.controls`)."""
+        return isinstance(self.scorer, (scorers.Classification, scorers.Votes)) and not self.own_scorer
+
+    @property
     def own_scorer(self) -> bool:
         """Whether the numbers come from the protocol's own code: the record and the table say so."""
         known = (*scorers.HARNESS, *world_scorers.WORLDS)

@@ -6,14 +6,12 @@ split; the test split stays sealed.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from results.page import Picture
@@ -23,14 +21,14 @@ from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.encoders import encoder as encoder_
 from ssl_bench.encoders import from_run
 from ssl_bench.evaluation import features
+from ssl_bench.experiments import strips
+from ssl_bench.experiments.sheets import colours, kept_sets, sheet
 from ssl_bench.models.tokenizer import patchify
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.training import checkpoint, run_folder, train
 from ssl_bench.training.method import DataInfo, Method
 
-SIDE = 96  # largest side of one image on a sheet; the page enlarges them
-GAP = 2
 BANK, ASKED, NEIGHBOURS = 1000, 200, 5  # images: to find among, to count for, and to show
 CENTRE = 100  # training images whose mean token is taken off PCA maps
 
@@ -45,6 +43,7 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
     images = data.val.batch(rows)
     encoder = from_run.from_run(run)
     out: list[Picture] = []
+    method: Method | None = None
     if not isinstance(config.objective, dict):  # a scratch method: its code is run on its author's command alone
         kinds = find.defined(find.module("methods", config.method), Method).kinds
         info = DataInfo(whole.item.as_kind(kinds), len(data.classes), data.mean, data.std)
@@ -53,8 +52,10 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
             frames = info.item.frames(whole.val.batch(rows)).float() / 255
             told = f"held-out trajectories, every {info.item.every} steps"
             out = [Picture("Trajectories", told, sheet(list(frames[:, :12])))]
-        else:
-            out = of_views(method, images)
+    if data.item.name == "clip":
+        return strips.of_run(method, encoder, images, data)
+    if method:
+        out = out or of_views(method, images)
         state = checkpoint.load(run.folder)[0] if hasattr(method, "reconstruct") else None
         if state is not None:
             method.load_state_dict(state["method"])
@@ -82,7 +83,7 @@ def of_views(method: Method, images: Tensor) -> list[Picture]:
     base = next((v[: len(images)] for v in crops.values() if v.shape[1:] == shown_as.shape[1:]), None)
     drawn: list[Tensor] = []
     for name, value in views.items():
-        sets = _shown(value, method.encoder, len(images)) if base is not None else []
+        sets = kept_sets(value, method.encoder, len(images)) if base is not None else []
         for i, shown in enumerate(sets):
             if base is None or any(torch.equal(shown, other) for other in drawn):  # a mask is the rest of what is kept
                 continue
@@ -91,18 +92,6 @@ def of_views(method: Method, images: Tensor) -> list[Picture]:
             names.append(name if len(sets) == 1 else f"{name} {i + 1}")
     alt = f"What the method looks at, for {len(images)} images; rows from the top: {', '.join(names)}"
     return [Picture(f"Views and masks: {', '.join(names)}", alt, sheet(rows))] if len(rows) > 1 else []
-
-
-def _shown(value: Tensor, vit: ViT, count: int) -> list[Tensor]:
-    """Bool [B, N] sets of patches in a view's entry: True is what is kept (indices) or not hidden (masks)."""
-    n = vit.num_patches
-    if value.dtype == torch.bool and value.shape[-1] == n and value.numel() % (count * n) == 0:
-        masks = value.flatten(0, -2) if value.ndim == 2 else value.transpose(0, 1).flatten(0, -2)
-        return [~m for m in masks.split(count)]
-    if value.dtype == torch.int64 and value.ndim in (2, 3) and len(value) == count and int(value.max()) < n:
-        sets = value.unsqueeze(1) if value.ndim == 2 else value
-        return [torch.zeros(count, n, dtype=torch.bool).scatter(1, index, True) for index in sets.unbind(1)]
-    return []
 
 
 def _only(images: Tensor, shown: Tensor, vit: ViT) -> Tensor:
@@ -150,12 +139,7 @@ def pca_maps(encoder: encoder_.Encoder, images: Tensor, data: Dataset) -> Pictur
 
     bank = np.linspace(0, len(data.train) - 1, min(CENTRE, len(data.train))).astype(int)
     tokens = tokens_of(images) - tokens_of(data.train.batch(bank)).mean(0)
-    flat = tokens.flatten(0, 1)
-    _, _, axes = torch.linalg.svd(flat, full_matrices=False)
-    colours = flat @ axes[:3].T
-    low, high = colours.quantile(0.02, 0), colours.quantile(0.98, 0)
-    colours = ((colours - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    maps = colours.reshape(len(images), *encoder.grid, -1).permute(0, 3, 1, 2)
+    maps = colours(tokens).unflatten(1, encoder.grid).permute(0, 3, 1, 2)
     text = f"Patch features of {len(images)} held-out images, three principal components as colours, position removed"
     return Picture("PCA of patch features", text, sheet([data.item.floats(images), maps]))
 
@@ -210,31 +194,3 @@ def _features(encoder: encoder_.Encoder, data: Dataset, part: str, rows: np.ndar
         chunks = split.batch(rows).split(250)
         z = torch.cat([encoder.encode(chunk, layers=1)[encoder.pooling][:, -1].float().cpu() for chunk in chunks])
     return F.normalize(z.nan_to_num(), dim=-1)
-
-
-def sheet(rows: list[Tensor]) -> bytes:
-    """Rows of images [B, C, H, W] in 0..1 as one WebP."""
-    side = min(SIDE, rows[0].shape[-1])
-    rows = [_fit(_three(r.float()), side) for r in rows]
-    step = side + GAP
-    grid = torch.ones(3, len(rows) * step - GAP, len(rows[0]) * step - GAP)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            grid[:, i * step : i * step + side, j * step : j * step + side] = image
-    out = io.BytesIO()
-    Image.fromarray((grid.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy()).save(out, "WEBP", quality=88)
-    return out.getvalue()
-
-
-def _fit(x: Tensor, side: int) -> Tensor:
-    """Maps keep their blocks, photographs are averaged down."""
-    if x.shape[-1] > side:
-        return F.interpolate(x, size=(side, side), mode="area")
-    return F.interpolate(x, size=(side, side), mode="nearest")
-
-
-def _three(x: Tensor) -> Tensor:
-    """Any number of channels as three."""
-    if x.shape[1] == 2:
-        return torch.cat([x, x[:, :1] * 0], 1)
-    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x[:, :3]

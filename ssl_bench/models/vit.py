@@ -197,6 +197,17 @@ class ViT(nn.Module):
                 found[i] = self.norm(x) if norm else x
         return [found[i] for i in wanted]
 
+    def levels(self, images: Tensor, norms: nn.ModuleList, keep: Tensor | None = None) -> Tensor:
+        """Patch tokens [B, n, L, D] of L evenly spaced blocks, each through its own norm, the last through ours."""
+        x, depth, found, each = self.embed(images, keep), len(self.blocks), [], [*norms, self.norm]
+        angles = self.angles(self.patch_embed.grid(images), keep)
+        wanted = [(i + 1) * depth // len(each) - 1 for i in range(len(each))]
+        for i, block in enumerate(self.blocks):
+            x = run([block], x, None, angles)
+            if i in wanted:
+                found.append(each[wanted.index(i)](x)[:, self.num_prefix :])
+        return torch.stack(found, 2)
+
     def pool(self, tokens: Tensor, how: str) -> Tensor:
         """[B, P + n, D] -> [B, D]: "cls", or "mean" over the patch tokens."""
         return tokens[:, 0] if how == "cls" else tokens[:, self.num_prefix :].mean(1)

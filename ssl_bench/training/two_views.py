@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from ssl_bench.config.schema import Config
@@ -14,7 +16,7 @@ class TwoViews(Method):
     """Base of the methods that compare two crops of each image by the CLS tokens of one ViT."""
 
     sees, evaluated, pooling = "2 crops", "encoder", "cls"
-    kinds = ("image", "points")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "points")
     fewest = 2  # negatives, BatchNorm or a correlation: all need other images
     objective: TwoCrops
 

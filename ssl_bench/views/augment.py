@@ -1,7 +1,6 @@
 """Batched augmentation with per-image parameters, on the images' own device.
 
 Shapes: images [B, C, H, W], uint8 or float in [0, 1]; everything is float32 in [0, 1] until it is normalised.
-Shapes: images [B, C, H, W], uint8 or float in [0, 1]; everything is float32 in [0, 1] until it is normalised.
 `augment` takes clips [B, T, C, H, W] too (all frames of one get the same), and clouds of points (clouds.py).
 `draw` makes the random numbers, `render` applies them. The pieces follow `torchvision.transforms.functional`.
 """

@@ -139,12 +139,12 @@ def test_a_limit_is_given_to_the_set_as_it_was_asked_for(wide, tmp_path, monkeyp
 
 def test_the_kind_of_a_path_is_said_in_its_name(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.png").write_bytes(b"")
+    (tmp_path / "a" / "x.mp4").write_bytes(b"")
     name = f"folder:{tmp_path}"
     assert registry.item(DataConfig(name)).name == "image"
     assert registry.item(DataConfig(f"{name}#kind=clip")).name == "clip"
-    with pytest.raises(UserError, match=r"No clips in .* #kind=image after the data's name reads .png"):
-        open_data(DataConfig(f"{name}#kind=clip"))
+    with pytest.raises(UserError, match=r"No images in .* #kind=clip after the data's name reads .mp4"):
+        open_data(DataConfig(name))
     with pytest.raises(UserError, match=r"Unknown kind of item 'clips'. Did you mean 'clip'"):
         open_data(DataConfig(f"{name}#kind=clips"))
 

@@ -22,10 +22,11 @@ def on_clips(method: str) -> Config:
     recipe = find.recipe(method, "clips")()
     objective = recipe.objective
     objective = replace(objective, global_size=12) if hasattr(objective, "global_size") else objective
+    objective = replace(objective, crop_size=12) if hasattr(objective, "crop_size") else objective
     return replace(tiny(method, ""), objective=objective, data=CLIPS, precision="fp32").check()
 
 
-@pytest.mark.parametrize("method", ["dino", "ijepa", "mae"])
+@pytest.mark.parametrize("method", ["dino", "ijepa", "mae", "simclr", "supervised"])
 def test_a_step_on_tubelets(method: str) -> None:
     trainer = Trainer(on_clips(method), open_data(CLIPS), torch.device("cpu"))
     losses = [float(trainer.train_step()["loss"]) for _ in range(3)]

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from conftest import tiny
 from sines import sines
 
-from methods import vjepa
+from methods import vjepa, vjepa21
 from methods.videomae import cubes, videomae_loss
 from methods.vjepa import VJEPA, token_std, vjepa_loss
 from methods.vjepa2 import VJEPA2
+from methods.vjepa21 import VJEPA21
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
 from ssl_bench.errors import UserError
@@ -115,3 +116,24 @@ def test_images_and_mirrors_are_refused():
     mirrored = replace(config.objective, augment=replace(config.objective.augment, flip=0.5))
     with pytest.raises(UserError, match=r"names directions.*objective.augment.flip=0"):
         VJEPA(replace(config, objective=mirrored), CLIPS)
+
+
+def test_vjepa21_on_clips_has_two_masks_and_a_dense_loss():
+    """Both masks' losses are averaged; its encoder turns queries and keys, its last level is the whole pass'."""
+    config = replace(tiny("vjepa2", ""), method="vjepa21", objective=vjepa21.clips().objective)
+    assert config.backbone.pos_embed == vjepa21.clips().backbone.pos_embed == "rope"
+    torch.manual_seed(0)
+    method = VJEPA21(config, CLIPS)
+    clips = torch.randint(0, 256, (3, 8, 3, 24, 24), dtype=torch.uint8)
+    views = method.views(clips, Rng(0, 3), 0.5)
+    for end in ("", "_long"):
+        assert not set(views[f"keep{end}"][1].tolist()) & set(views[f"masked{end}"][1].tolist())
+    levels = method.encoder.levels(views["images"], method.target_norms)
+    assert torch.allclose(levels[:, :, -1], method.encoder(views["images"]), atol=1e-5)
+    out, parts = method(views, 1.0), []
+    for end in ("", "_long"):
+        one = {"images": views["images"], "keep": views[f"keep{end}"], "masked": views[f"masked{end}"]}
+        parts.append(float(method(one, 1.0)["loss"]))
+    assert float(out["loss"]) == pytest.approx(sum(parts) / 2, rel=1e-5)
+    with pytest.raises(UserError, match="mask_ratio is of images"):
+        VJEPA21(replace(config, objective=replace(config.objective, mask_ratio=0.5)), CLIPS)

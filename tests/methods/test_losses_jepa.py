@@ -161,7 +161,7 @@ def test_vjepa21_dense_loss():
         here = divmod(int(keep[b, i]), 3)
         nearest = min(math.dist(here, divmod(int(j), 3)) for j in masked[b])
         total += float((predicted - target)[b, i].abs().mean()) / math.sqrt(nearest) / 6
-    hidden, visible = vjepa21.dense_loss(predicted, target, vjepa21.distance_weights(keep, masked, 3))
+    hidden, visible = vjepa21.dense_loss(predicted, target, vjepa21.distance_weights(keep, masked, (3, 3)))
     assert float(visible) == pytest.approx(total, rel=1e-5)
     assert float(hidden) == pytest.approx(float((predicted - target)[:, 3:].abs().mean()), rel=1e-5)
 
@@ -386,17 +386,16 @@ def test_vjepa21_views_and_targets():
 
 
 def test_vjepa21_golden():
-    """reference/video.md, 28 to 30 and 43: values of the official code; at 4 x 4 patches of two frames."""
-    keep = torch.tensor([[0, 3, 15, 12]])
-    weights = vjepa21.distance_weights(keep, torch.tensor([[5, 6, 9, 10]]), 4)
-    assert torch.allclose(weights, torch.full((1, 4), 1 / 1.189207), atol=1e-5)
+    """reference/video.md, 28 to 30 and 43: values of the official code."""
+    keep, masked = ([[0, 3, 15, 12], [0, 5, 10, 31]], [[5, 6, 9, 10, 21, 22], [15, 14, 30, 29, 16, 3]])
+    weights = vjepa21.distance_weights(torch.tensor(keep), torch.tensor(masked), (2, 4, 4))
+    assert torch.allclose(weights, torch.tensor([[1.189207] * 4, [1, 1.316074, 1, 1]]).reciprocal(), atol=1e-5)
     steps = {14999: 0.0, 15001: 3.3333e-5, 20000: 0.166667, 22500: 0.25, 30000: 0.5, 200000: 0.5}
     for step, weight in steps.items():
         assert vjepa21.visible_weight(step / 300_000, 0.5, 0.05, 0.1) == pytest.approx(weight, abs=1e-6)
     target = F.layer_norm(Z(34, 2, 6, 8), (8,))
     hidden, _ = vjepa21.dense_loss(Z(33, 2, 6, 8), target, torch.ones(2, 0))
     assert float(hidden) == pytest.approx(1.095466, abs=1e-5)
-    weights = torch.tensor([[1.189207] * 4, [1, 1.316074, 1, 1]]).reciprocal()
     _, visible = vjepa21.dense_loss(Z(31, 2, 4, 8), F.layer_norm(Z(32, 2, 4, 8), (8,)), weights)
     assert float(visible) == pytest.approx(0.924232, abs=1e-5)
 
