@@ -60,9 +60,6 @@ def canonical(
     grouped, more = groups.facts(group[order], chosen)
     notes += more
     text += group[order].astype("<i8").tobytes().hex() if grouped else ""  # they decide what is held out
-    if content.masks:
-        masks = np.concatenate([t["mask"] for t in tables])
-        text += hashlib.sha256(masks[order].tobytes()).hexdigest()
     plain = (squares[order] * items.places == sums[order] ** 2).all(1)  # no channel varies
     if plain.mean() > PLAIN:
         notes.append(f"{plain.sum():,} of {len(order):,} images are of one single colour: are they read rightly?")
@@ -75,7 +72,6 @@ def canonical(
         arrays |= {f"{part}_table": where[split == part]}
         if "targets" in tables[0]:
             arrays[f"{part}_targets"] = np.concatenate([t["targets"] for t in tables])[order[chosen == part]]
-        arrays |= {f"{part}_masks": masks[order[chosen == part]]} if content.masks else {}
         arrays[f"{part}_pixels"] = pixels[order[chosen == part]]
         arrays |= {f"{part}_rows": rows[order[chosen == part]], f"{part}_labels": labels[order[chosen == part]]}
     files = np.concatenate([t["name"] for t in tables])[train]
@@ -89,7 +85,7 @@ def canonical(
         "split": {part: int((chosen == part).sum()) for part in ("train", "test")},
         "rows": {part: int((split == part).sum()) for part in ("train", "test")},
         "read": content.read, "counts": counts, "groups": grouped, **_files(tables, ok),
-        "plain": int(plain.sum()), "masks": list(content.masks),
+        "plain": int(plain.sum()),
         "bad": [pair for t in tables for pair in t["bad"]],
     }  # fmt: skip
     return arrays, meta

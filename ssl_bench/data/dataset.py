@@ -41,7 +41,6 @@ class Split:
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
     files: np.ndarray | None = None  # bytes [N], the file names of training images whose source has them
     factors: tuple[Factor, ...] = ()  # what the targets are
-    masks: Tensor | None = None  # uint8 [N, H, W] of a set with masks: the class of each pixel, 255: void
     view: Callable[[Tensor], Tensor] | None = None  # of what is stored, where `batch` gives something else
 
     def __len__(self) -> int:
@@ -51,14 +50,11 @@ class Split:
         """The images where `mask` [N] is set."""
         targets = None if self.targets is None else self.targets[mask]
         files = None if self.files is None else self.files[mask]
-        masks = None if self.masks is None else self.masks[mask]
-        return replace(
-            self, index=self.index[mask], labels=self.labels[mask], targets=targets, files=files, masks=masks
-        )
+        return replace(self, index=self.index[mask], labels=self.labels[mask], targets=targets, files=files)
 
     def bare(self) -> Split:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None)
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
         """[B, *item.shape], of the item's dtype, for positions in this split."""
@@ -186,11 +182,11 @@ def open_test(config: DataConfig) -> Split:
 
 
 def open_truth(config: DataConfig) -> dict[str, Tensor]:
-    """ "labels" [N] and, where they are known, "targets" [N, F] and "masks" [N, H, W] of the test images. Only
-    `evaluate.py` calls this, when all is predicted.
+    """ "labels" [N] and, where they are known, "targets" [N, F] of the test images. Only `evaluate.py` calls this,
+    when all is predicted.
     """
     folder = store.ensure(config)
-    found = {name: folder / f"test_{name}.npy" for name in ("labels", "targets", "masks")}
+    found = {name: folder / f"test_{name}.npy" for name in ("labels", "targets")}
     return {name: torch.from_numpy(np.load(path)) for name, path in found.items() if path.exists()}
 
 
@@ -222,9 +218,8 @@ def _images(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Any
 def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Split:
     """A split as it lies in the store."""
     images = _images(folder, meta, split, threads)
-    names = ("rows", "labels", "targets", "files", "masks")
+    names = ("rows", "labels", "targets", "files")
     found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
     factors = registry.factors(meta["name"]) if targets is not None else ()
-    masks = torch.from_numpy(found["masks"]) if "masks" in found else None
-    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors, masks)
+    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors)

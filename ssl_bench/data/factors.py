@@ -3,7 +3,6 @@
 One textured shape on a dark gradient, with distractors. Each factor is drawn independently and evenly; nothing is
 downloaded. `factors` has 5,000 training images, `factors:N` N of them, and a quarter as many for the test split.
 Image i depends on i and on its split alone: a larger set begins with the smaller one.
-Its mask says where the shape is, and which: distractors are background.
 """
 
 from __future__ import annotations
@@ -82,35 +81,24 @@ def texture(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 1 - 0.55 * dark
 
 
-def cover(values: np.ndarray, x: np.ndarray, y: np.ndarray, side: int) -> np.ndarray:
-    """Share of each pixel (x, y) that the shape of eight targets takes: 0 outside, 1 inside."""
-    cx, cy, size, angle = (float(v) for v in values[3:7])
-    turn, half = np.deg2rad(angle), size * side
-    dx, dy = x - cx * side, y - cy * side
-    u, v = (dx * np.cos(turn) + dy * np.sin(turn)) / half, (dy * np.cos(turn) - dx * np.sin(turn)) / half
-    return np.clip(0.5 - distance(SHAPES[int(values[0])], u, v) * half, 0, 1)
-
-
-def mask(values: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """uint8 [side, side] of eight targets: 1 + the shape's number where it takes half of a pixel or more, else 0."""
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32) + 0.5
-    return ((cover(values, x, y, side) >= 0.5) * (1 + int(values[0]))).astype(np.uint8)
-
-
 def draw(values: np.ndarray, rng: np.random.Generator, side: int = SIDE) -> np.ndarray:
     """The image uint8 [side, side, 3] of eight targets; `rng` draws what is not a factor."""
-    hue, kind, noise = int(values[1]) / len(HUES), TEXTURES[int(values[2])], float(values[7])
+    shape, hue, kind = SHAPES[int(values[0])], int(values[1]) / len(HUES), TEXTURES[int(values[2])]
+    cx, cy, size, angle, noise = (float(v) for v in values[3:])
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) + 0.5
     slope = rng.uniform(-0.1, 0.1, 2)
     grey = rng.uniform(0.1, 0.25) + slope[0] * (x / side - 0.5) + slope[1] * (y / side - 0.5)
     image = np.repeat(grey[..., None], 3, axis=2)
     for _ in range(round(6 * noise)):  # small grey discs
         (px, py), radius, level = rng.uniform(0, side, 2), rng.uniform(0.02, 0.06) * side, rng.uniform(0.3, 0.7)
-        disc = np.clip(radius - np.hypot(x - px, y - py) + 0.5, 0, 1)[..., None]
-        image = image * (1 - disc) + level * disc
-    here = cover(values, x, y, side)[..., None]
+        cover = np.clip(radius - np.hypot(x - px, y - py) + 0.5, 0, 1)[..., None]
+        image = image * (1 - cover) + level * cover
+    turn, half = np.deg2rad(angle), size * side
+    dx, dy = x - cx * side, y - cy * side
+    u, v = (dx * np.cos(turn) + dy * np.sin(turn)) / half, (dy * np.cos(turn) - dx * np.sin(turn)) / half
+    cover = np.clip(0.5 - distance(shape, u, v) * half, 0, 1)[..., None]
     paint = np.array(colorsys.hsv_to_rgb(hue, 0.75, 0.95)) * texture(kind, x, y)[..., None]
-    image = image * (1 - here) + paint * here + rng.normal(0, 0.12 * noise, image.shape)
+    image = image * (1 - cover) + paint * cover + rng.normal(0, 0.12 * noise, image.shape)
     return np.rint(255 * image.clip(0, 1)).astype(np.uint8)
 
 
@@ -148,11 +136,11 @@ def source(rest: str) -> Source:
 
     def make(split: str, i: int) -> Item:
         image, shape, values = item(split, i)
-        return Item(image, shape, f"factors {split} image {i}", values, mask=mask(values))
+        return Item(image, shape, f"factors {split} image {i}", values)
 
     def content() -> Content:
         train, test = range(number), range(number // 4)
         chunks = cut("train", train, partial(make, "train")) + cut("test", test, partial(make, "test"))
-        return Content(chunks, number * 3 * SIDE**2, masks=("background", *SHAPES))
+        return Content(chunks, number * 3 * SIDE**2)
 
     return Source(files(Path(__file__)), content)

@@ -39,7 +39,6 @@ class Item:
     targets: np.ndarray | None = None  # fp32 [F] of a set with known factors
     name: str = ""  # of its file in the source, where `image` is no path
     group: str | None = None  # what it belongs to (a scene, a speaker), where the source tells
-    mask: np.ndarray | None = None  # uint8 [height, width] of the image as it is read: class of each pixel, 255: void
 
     @property
     def file(self) -> str:
@@ -111,16 +110,6 @@ class Images(Kind):
 
     def decode(self, data: bytes) -> np.ndarray:
         return decode(data, self)[0]
-
-    def mask(self, item: Item, form: Form) -> np.ndarray:
-        """uint8 [H, W]: the mask of an item, cut as its image was and resized by the nearest pixel."""
-        assert item.mask is not None
-        given: Any = Image.fromarray(item.mask)
-        if given.mode != "L":
-            raise Unreadable(f"a mask of {item.mask.dtype} {item.mask.shape}, where one class a pixel is needed")
-        if given.size != form[1]:
-            raise Unreadable(f"a mask of {given.size[0]} x {given.size[1]} pixels beside an image of {form[1]}")
-        return np.asarray(ImageOps.fit(given, (self.width, self.height), Image.Resampling.NEAREST))
 
     def floats(self, stored: Tensor) -> Tensor:
         """In [0, 1]."""

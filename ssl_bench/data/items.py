@@ -142,10 +142,6 @@ class Kind(ABC):
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         return rng.integers(low, high, (count, *self.shape), dtype, endpoint=True)
 
-    def mask(self, item: Any, form: Form) -> np.ndarray:
-        """uint8 [H, W] of a source's item that comes with a mask, cut and sized as `read` does."""
-        raise UserError(f"Masks are read of images alone, and these are {self.noun}.")
-
     @abstractmethod
     def floats(self, stored: Tensor) -> Tensor:
         """Stored items [B, *shape] -> the numbers whose mean and std a data set has."""

@@ -40,7 +40,6 @@ class Content:
     labelled: bool = True
     notes: list[str] = field(default_factory=list)
     read: list[str] = field(default_factory=list)  # which file or folder became which split, in words
-    masks: tuple[str, ...] = ()  # names of the classes of its items' masks, in the order of their numbers
 
     def __post_init__(self) -> None:
         """Without labels there is nothing to test by: all images are for training, and lie in its part of the store."""

@@ -129,10 +129,8 @@ class Build:
             else:
                 out.seek(start * self.items.nbytes)
             for item in chunk.read():
-                mask = None
                 try:
                     pixels, data, odd, (mode, size) = self.items.read(item, packed)
-                    mask = None if item.mask is None else self.items.mask(item, (mode, size))
                     modes[mode] = modes.get(mode, 0) + 1
                 except Unreadable as why:
                     bad.append([item.place, str(why)])
@@ -143,9 +141,6 @@ class Build:
                 raw = pixels.tobytes()
                 out.write(data if packed else raw or bytes(self.items.nbytes))
                 _add(rows, item, self.items.by_channel(pixels), raw, len(data), size)
-                if item.mask is not None:
-                    blank = np.zeros(self.items.shape[-2:], np.uint8)  # of an item that cannot be used
-                    rows.setdefault("mask", []).append(blank if mask is None else mask)
             out.flush()
             os.fsync(out.fileno())
         if len(rows["ok"]) != chunk.count:
@@ -225,7 +220,7 @@ def _write_table(path: Path, rows: dict[str, list[Any]], facts: dict[str, Any]) 
     arrays |= {k: np.array(rows[k], np.int64) for k in ("length", "size", "group")}
     arrays |= {k: np.stack(rows[k]) for k in ("sums", "squares")}  # exact where stored items are integers
     arrays["name"] = np.array([os.fsencode(name)[:255] for name in rows["name"]])
-    arrays |= {name: np.stack(rows[name]) for name in ("targets", "mask") if name in rows}
+    arrays |= {"targets": np.stack(rows["targets"])} if "targets" in rows else {}
     buffer = io.BytesIO()
     np.savez(buffer, about=np.frombuffer(about, np.uint8), **arrays)
     write_atomic(path, buffer.getvalue())

@@ -4,7 +4,6 @@
     evaluate          the sealed test split, the record
     answers           what a protocol predicts before the labels are read, and its score after
     seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's
-    dense             patches and their pixels, for protocols that name every pixel
     scorers           the harness's scorers; world_scorers: those that do again what was done in a world
     latents           frames -> latents and what actions make of them: learned by the run, or fitted on frozen features
     planner           the cross-entropy method, and acting by it in a world

@@ -70,7 +70,6 @@ def evaluate_all(
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
     _refuse_non_finite(encoder)
     _same_images(encoder, data, dataset)
-    _refuse_crops(encoder, wanted)
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)
     started = time.perf_counter()
@@ -130,16 +129,6 @@ def _refuse_non_finite(encoder: Encoder) -> None:
         raise UserError(
             f"The weights of '{encoder.source}' are not finite ({bad[0]}{more}): its training diverged or the file is "
             "damaged, and no number of it would mean anything. Name another encoder."
-        )
-
-
-def _refuse_crops(encoder: Encoder, wanted: list[tuple[str, Protocol]]) -> None:
-    """Masks are of whole images: tokens of a crop would be compared with other places."""
-    masked = [name for name, one in wanted if one.scores == "masks"]
-    if masked and encoder.resize and encoder.resize != encoder.image_size:
-        raise UserError(
-            f"'{encoder.source}' sees a crop of {encoder.image_size} pixels of images resized to {encoder.resize}, and "
-            f"{masked[0]} compares with masks of whole images: name an encoder that takes them whole."
         )
 
 

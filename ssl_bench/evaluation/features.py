@@ -106,7 +106,7 @@ def extract(
     items, pooled = Rows.of(bare), found["pooled"]
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, items, rows, encoder, split.targets, split.files,
-        encoder.device, split.factors, split.masks,
+        encoder.device, split.factors,
     )  # fmt: skip
 
 

@@ -91,7 +91,6 @@ class Features:
     files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
     device: torch.device = torch.device("cpu")  # where heads are trained: the encoder's; features lie in memory
     factors: tuple[Factor, ...] = ()  # what the targets are; of trajectories: those of each frame
-    masks: Tensor | None = None  # uint8 [N, H, W], class of each pixel (255: void), where known; None on the test part
     raw: Rows | None = None  # whole trajectories by index, for input = "world"; `items` are their first frames
     world: World | None = None  # that they were made in
     kind: Any = None  # ssl_bench.data.trajectories.Trajectories: takes `raw` apart
@@ -129,23 +128,20 @@ class Features:
             raw=self.raw and replace(self.raw, index=self.raw.index[rows]),
             targets=None if self.targets is None else self.targets[index],
             files=None if self.files is None else self.files[rows],
-            masks=None if self.masks is None else self.masks[index],
         )  # fmt: skip
 
     def bare(self) -> Features:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None)  # [:0] holds all
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)  # [:0] would hold them all
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
         tokens = Rows.of(self.tokens, other.tokens) if self.tokens and other.tokens else None
         known = [part.targets for part in (self, other) if part.targets is not None]
-        drawn = [part.masks for part in (self, other) if part.masks is not None]
         named = [part.files for part in (self, other) if part.files is not None]
         return replace(
             self, labels=torch.cat([self.labels, other.labels]), tokens=tokens,
             targets=torch.cat(known) if len(known) == 2 else None,
-            masks=torch.cat(drawn) if len(drawn) == 2 else None,
             files=np.concatenate(named) if len(named) == 2 else None,
             items=Rows.of(self.items, other.items),
             raw=Rows.of(self.raw, other.raw) if self.raw and other.raw else None,
@@ -180,7 +176,7 @@ class Protocol:
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
     scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
-    scores: ClassVar[Literal["labels", "targets", "masks"]] = "labels"  # what the scorer gets of the test images
+    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what the scorer gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
 

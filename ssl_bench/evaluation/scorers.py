@@ -208,53 +208,6 @@ class Factors:
         return {"mean": sum(max(0.0, v) for v in level) / len(level), **metrics}
 
 
-VOID = 255  # of a mask: a pixel that nobody has named
-
-
-def overlaps(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """int64 [N, 3, C]: pixels of each class that both have, that the truth has, that is predicted; without void ones.
-
-    For class maps [N, H, W] of each; a predicted class may be any below `num_classes`.
-    """
-    out = torch.zeros(len(truth), 3, num_classes, dtype=torch.int64)
-    for found, mine, real in zip(out, predicted.long().flatten(1), truth.long().flatten(1), strict=True):
-        mine, real = mine[real != VOID], real[real != VOID]
-        for row, labels in zip(found, (real[mine == real], real, mine), strict=True):
-            row += labels.bincount(minlength=num_classes)
-    return out
-
-
-def miou(overlap: Tensor) -> Tensor:
-    """Mean intersection over union [...] in percent, of counts [..., 3, C], over the classes that the truth has."""
-    both, real, mine = overlap.double().unbind(-2)
-    iou = both / (real + mine - both)
-    return 100 * iou.where(real > 0, torch.nan).nanmean(-1)
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """Of class maps [N, H, W] against masks [N, H, W]: mIoU with an interval over images, accuracy of pixels."""
-
-    draws: int = 1000  # of the bootstrap over images
-
-    def __call__(self, output: Tensor, masks: Tensor, num_classes: int) -> dict[str, float]:
-        real = masks[masks != VOID]
-        if not len(real):
-            raise UserError("Every pixel of the test masks is void: there is nothing to compare with.")
-        count = 1 + max(int(output.max()), int(real.max()))
-        found = overlaps(output, masks, count)
-        whole = found.sum(0)
-        drawn = torch.randint(len(found), (self.draws, len(found)), generator=torch.Generator().manual_seed(0))
-        times = torch.stack([row.bincount(minlength=len(found)) for row in drawn]).double()
-        spread = miou((times @ found.flatten(1).double()).unflatten(1, (3, count))).nanquantile(
-            torch.tensor([0.025, 0.975], dtype=torch.float64)
-        )
-        return {
-            "miou": float(miou(whole)), "miou_low": float(spread[0]), "miou_high": float(spread[1]),
-            "pixel_accuracy": float(100 * whole[0].sum() / whole[1].sum()),
-        }  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Nothing:
     """Of protocols that look at no test image."""
@@ -263,4 +216,4 @@ class Nothing:
         return {}
 
 
-HARNESS = (Classification, Votes, Settings, Ways, Errors, Retrieval, Clusters, Factors, Segmentation, Nothing)
+HARNESS = (Classification, Votes, Settings, Ways, Errors, Retrieval, Clusters, Factors, Nothing)

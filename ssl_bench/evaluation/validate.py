@@ -45,7 +45,7 @@ def crossed(one: Protocol, train: Features, val: Features, seed: int) -> dict[st
         if isinstance(one.scorer, Replay):
             one.scorer = replace(one.scorer, sealed=False)  # nothing is chosen by the sealed episodes
         held = val.take(score)
-        truth = getattr(held, one.scores)
+        truth = held.labels if one.scores == "labels" else held.targets
         assert truth is not None
         with torch.no_grad():
             output = predictor.predict(held.bare())
