@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import seal
+from ssl_bench.evaluation import scorers, seal
 from ssl_bench.evaluation.protocol import Features, Protocol
 
 
@@ -36,9 +36,11 @@ def predict(
     name: str, one: Protocol, train: Features, val: Features, test: Features, seed: int, closed: Sequence[Path] = ()
 ) -> Answer:
     """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them."""
-    assert not len(test.labels) and test.targets is None and test.files is None
+    assert not len(test.labels) and test.targets is None and test.files is None and test.masks is None
     if one.scores == "targets" and train.targets is None:
         raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
+    if one.scores == "masks" and train.masks is None:
+        raise UserError("This protocol needs images with masks, and these have none: use data.name=factors.")
     started = time.perf_counter()
     torch.manual_seed(seed)
     with seal.shut(*closed):
@@ -47,7 +49,7 @@ def predict(
             output = found.predict(test)
             classes, tried = one.classes(output), list(found.candidates(test))
     told = found.measured, found.selected, found.true_names
-    return Answer(name, one, train.num_classes, output, classes, tried, *told, time.perf_counter() - started)
+    return Answer(name, one, one.outcomes(train), output, classes, tried, *told, time.perf_counter() - started)
 
 
 def waiting(answers: Iterator[Answer]) -> Iterator[Answer]:
@@ -72,10 +74,12 @@ def score(answer: Answer, truth: Tensor) -> dict[str, Any]:
         metrics = one.scorer(answer.output, truth, answer.num_classes)
     metrics = {**metrics, **answer.measured}
     optimism = _optimism(answer, truth, metrics)
-    true = answer.true_names
+    true, kept = answer.true_names, {}
+    if isinstance(one.scorer, scorers.Segmentation):  # for tests that pair images
+        kept["image_miou"] = one.scorer.per_image(answer.output, truth)
     return {
         "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
-        "optimism": optimism, "selected": answer.selected,
+        "optimism": optimism, "selected": answer.selected, "per_image": kept,
         "correct": None if answer.classes is None else (answer.classes == truth).numpy(),
         "seconds": round(answer.seconds + time.perf_counter() - started, 3),
     }  # fmt: skip

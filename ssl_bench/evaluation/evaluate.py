@@ -102,6 +102,7 @@ def evaluate_all(
         result = answers.score(each, truth[each.protocol.scores])
         counts = {"num_test": len(sealed), **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
+        counts |= result.pop("per_image")
         result["compute"] = {
             "pretrain": encoder.compute,
             "eval": {
@@ -191,7 +192,8 @@ def _balance(train: Tensor, val: Tensor, test: Tensor) -> dict[str, float]:
 def _view(one: Protocol, x: Features) -> Features:
     """Only what the protocol declares: tokens for `tokens`, the encoder for `images`, which knows of no run or set."""
     encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if one.input == "images" else None
-    return replace(x, tokens=x.tokens if one.input == "tokens" else None, encoder=encoder)
+    masks = x.masks if one.scores == "masks" else None
+    return replace(x, tokens=x.tokens if one.input == "tokens" else None, encoder=encoder, masks=masks)
 
 
 def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:

@@ -90,6 +90,10 @@ class Features:
     files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
     device: torch.device = torch.device("cpu")  # where heads are trained: the encoder's; features lie in memory
     factors: tuple[Factor, ...] = ()  # what the targets are
+    masks: Tensor | None = None  # uint8 [N, H, W] of a set with masks: classes, 255 is void; None on the test part
+    mask_classes: tuple[str, ...] = ()
+    grid: tuple[int, ...] = ()  # of the tokens; () where there is no network
+    covered: tuple[float, float] = (1.0, 1.0)  # share of an item's height and width that the network sees, its centre
 
     def __len__(self) -> int:
         return len(self.items)
@@ -122,20 +126,24 @@ class Features:
             tokens=self.tokens and replace(self.tokens, index=self.tokens.index[rows]),
             targets=None if self.targets is None else self.targets[index],
             files=None if self.files is None else self.files[rows],
+            masks=None if self.masks is None else self.masks[index],
         )  # fmt: skip
 
     def bare(self) -> Features:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)  # [:0] would hold them all
+        nothing = self.labels.new_empty(0)  # [:0] would hold them all
+        return replace(self, labels=nothing, targets=None, files=None, masks=None)
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
         tokens = Rows.of(self.tokens, other.tokens) if self.tokens and other.tokens else None
         known = [part.targets for part in (self, other) if part.targets is not None]
+        masked = [part.masks for part in (self, other) if part.masks is not None]
         named = [part.files for part in (self, other) if part.files is not None]
         return replace(
             self, labels=torch.cat([self.labels, other.labels]), tokens=tokens,
             targets=torch.cat(known) if len(known) == 2 else None,
+            masks=torch.cat(masked) if len(masked) == 2 else None,
             files=np.concatenate(named) if len(named) == 2 else None,
             items=Rows.of(self.items, other.items),
             pooled={k: torch.cat([v, other.pooled[k]]) for k, v in self.pooled.items()},
@@ -169,7 +177,7 @@ class Protocol:
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
     scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
-    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what the scorer gets of the test images
+    scores: ClassVar[Literal["labels", "targets", "masks"]] = "labels"  # what the scorer gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
 
@@ -183,6 +191,10 @@ class Protocol:
     def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         """Choose on `val`, refit on both, return the predictor. Both are parts of the training split."""
         raise NotImplementedError
+
+    def outcomes(self, x: Features) -> int:
+        """Classes among which it decides."""
+        return len(x.mask_classes) if self.scores == "masks" else x.num_classes
 
     def classes(self, output: Tensor) -> Tensor | None:
         """The predicted class of each test image [N], for the record's correctness bits; None where there is none."""
@@ -246,7 +258,7 @@ def expand(names: Iterable[str]) -> list[str]:
     for name in names:
         known = find.names("protocols") if name == "all" else []
         kinds = {n: find.defined(find.module("protocols", n), Protocol) for n in known}
-        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels"]  # targets: few sets have them
+        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels"]  # few sets have the others
         frozen = sorted(usable, key=lambda n: order.index(kinds[n].input))
         out |= dict.fromkeys(frozen if known else [name])
     return list(out)
