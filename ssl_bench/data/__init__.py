@@ -10,7 +10,7 @@
                  clips: the kind `clip`; pixels: the rules for modes and ranges beyond 8 bits
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     groups       images that belong together, which no cut of a split may part
-    masks        a class for every pixel, kept beside the pixels
+    masks        a class for every pixel, kept beside the pixels; mask_files: what the values of mask files mean
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
     twins        the same pixels in two sets
