@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ssl_bench.data import groups, mask_files
-from ssl_bench.data.images import SUFFIXES, Item, Unreadable
+from ssl_bench.data.images import SUFFIXES, Item
 from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
 from ssl_bench.data.splits import DECIDE, MASKS, NO_CHOICE, Choice, folder_roles, held_out, role_of
@@ -101,19 +101,14 @@ class Beside:
         """The image with its mask, and with a class where it has none of its own."""
         below = os.path.splitext(os.path.relpath(item.place, self.location))[0]
         found = self.files.get(below) or self.files.get(os.path.join(*below.split(os.sep)[1:] or [below]), "")
-        try:
-            mask = mask_files.read(Path(found or os.path.join(self.folder, below)), Path(item.place), self.meaning)
-        except Unreadable as why:
-            return replace(item, image=why, label=item.label or self.meaning.classes[0])
-        return replace(item, mask=mask, label=item.label or mask_files.label(mask, self.meaning.classes))
+        return mask_files.attached(item, Path(found) if found else None, Path(item.place), self.meaning)
 
 
 def _masks(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Beside | None:
     """What `#masks=` names; `UserError` where it is no folder in the set's, which the seal shuts."""
     named = by_hand.one("masks")
     if not named:
-        if idle := [name for name in MASKS if by_hand.one(name)]:
-            raise UserError(f"#{idle[0]}= has no effect without #masks=FOLDER: leave it out.")
+        mask_files.idle(by_hand)
         return None
     parts = Path(named).parts
     folder = os.path.join(location, *parts)

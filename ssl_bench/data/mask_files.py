@@ -17,13 +17,14 @@ covers most of its mask, the first one only where there is no other.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ssl_bench.data.images import Item
 from ssl_bench.data.masks import VOID, Masks
 from ssl_bench.data.pixels import Unreadable
 from ssl_bench.data.splits import MASKS, Choice
@@ -84,8 +85,10 @@ def _number(name: str, text: str, least: int, most: int) -> int:
     return int(text)
 
 
-def read(mask: Path | bytes, image: Path | bytes, meaning: Rules) -> np.ndarray:
+def read(mask: Path | bytes | None, image: Path | bytes, meaning: Rules) -> np.ndarray:
     """Classes uint8 [h, w] for the image as it is shown; `Unreadable` says why there are none."""
+    if mask is None:
+        raise Unreadable("it has no mask")
     try:
         opened: Any = Image.open(io.BytesIO(mask) if isinstance(mask, bytes) else mask)
         if opened.format == "JPEG":
@@ -95,13 +98,26 @@ def read(mask: Path | bytes, image: Path | bytes, meaning: Rules) -> np.ndarray:
         values = _turned(opened, image)
     except Unreadable:
         raise
-    except FileNotFoundError as error:
-        raise Unreadable("it has no mask") from error
     except UnidentifiedImageError as error:
         raise Unreadable("its mask is no image that Pillow knows") from error
     except Exception as error:  # as of images: Pillow raises many kinds for damaged files
         raise Unreadable(f"its mask cannot be read ({type(error).__name__}: {str(error)[:120]})") from error
     return classes(values, meaning)
+
+
+def attached(item: Item, mask: Path | bytes | None, image: Path | bytes, meaning: Rules) -> Item:
+    """The item with its mask, and with a class where it has none of its own; one that cannot be read says why."""
+    try:
+        found = read(mask, image, meaning)
+    except Unreadable as why:
+        return replace(item, image=why, label=item.label or meaning.classes[0])
+    return replace(item, mask=found, label=item.label or label(found, meaning.classes))
+
+
+def idle(by_hand: Choice) -> None:
+    """`UserError` where rules are given and no masks."""
+    if found := [name for name in MASKS if by_hand.one(name)]:
+        raise UserError(f"#{found[0]}= has no effect without #masks=: leave it out.")
 
 
 def _turned(opened: Any, image: Path | bytes) -> np.ndarray:

@@ -171,3 +171,29 @@ def test_a_folder_of_masks_lies_in_the_set(tmp_path, settings, said):
     place = folder(tmp_path / "set", count=6)
     with pytest.raises(UserError, match=said):
         open_data(DataConfig(f"folder:{place}{settings}", image_size=SIDE))
+
+
+def test_a_parquet_column_of_masks_gives_what_the_folder_does(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = folder(tmp_path / "set")
+    (tmp_path / "rows").mkdir()
+    for split in ("train", "test"):
+        paths = sorted((place / "images" / split).iterdir())
+        masks = [{"bytes": (place / "masks" / split / path.name).read_bytes()} for path in paths]
+        names = ["green" if int(path.stem[1:]) % 2 else "red" for path in paths]
+        table = {"image": [{"bytes": path.read_bytes()} for path in paths], "label": names, "seg": masks}
+        pq.write_table(pa.table(table), tmp_path / "rows" / f"{split}.parquet")
+    rules = "#classes=nothing,red,green"
+    config = DataConfig(f"parquet:{tmp_path / 'rows'}#masks=seg{rules}", image_size=SIDE)
+    assert open_data(config).fingerprint == open_data(named(place)).fingerprint
+    assert (open_truth(config)["masks"] == open_truth(named(place))["masks"]).all()
+    with pytest.raises(UserError, match=r"no column 'sag'\. Did you mean 'seg'"):
+        open_data(DataConfig(f"parquet:{tmp_path / 'rows'}#masks=sag{rules}", image_size=SIDE))
+    with pytest.raises(UserError, match="no effect without #masks"):
+        open_data(DataConfig(f"parquet:{tmp_path / 'rows'}{rules}", image_size=SIDE))
+    table["seg"][3] = None
+    pq.write_table(pa.table(table), tmp_path / "rows" / "test.parquet")
+    with pytest.raises(UserError, match=r"test\.parquet row 3: it has no mask"):
+        open_data(config)
