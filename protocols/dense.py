@@ -15,6 +15,10 @@ dense:linear  BatchNorm, dropout 0.1 and a 1 x 1 convolution (N(0, 0.01)), logit
               rate and decay 1e-3, batch 16, linear warm-up, cosine (DINOv3, arXiv 2508.10104;
               config-ade20k-linear-training.yaml). Left out: random scales and crops, flips, windows that slide.
               Nothing is chosen; 2,000 steps in place of 40,000
+dense:match   without training or labels: of each test image a part (0.6 to 0.9 of its sides, mirrored or not, the same
+              for all methods) is shown too; each patch of it goes to the patch of the image nearest by cosine. Percent
+              of patches that land within one patch of their true place: of all, and macro over the mask's classes there
+              (keypoints' usual PCK; the pairs are this benchmark's own)
 
 At most `images` training images, drawn by the seed. The row of raw input gets patches of `raw_patch` pixels per side.
 
@@ -28,14 +32,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import scorers
+from ssl_bench.evaluation import matches, scorers
 from ssl_bench.evaluation.dense_heads import DenseHead, Linear, Logistic, Neighbours
 from ssl_bench.evaluation.logistic import COMPARED
-from ssl_bench.evaluation.patch_maps import PatchMap
+from ssl_bench.evaluation.patch_maps import PatchMap, raw_patches
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
 from ssl_bench.rng import mix
 from ssl_bench.screen import paced
@@ -45,7 +48,7 @@ ROWS = 256  # images at a time
 
 @dataclass(frozen=True)
 class DenseConfig:
-    head: Literal["logistic", "knn", "linear"] = "logistic"
+    head: Literal["logistic", "knn", "linear", "match"] = "logistic"
     images: int = 2000  # training images at most; 0: all
     raw_patch: int = 6  # pixels per side of a patch of raw input
     strengths: int = 8  # values of C between 10^-6 and 10^5
@@ -56,19 +59,19 @@ class DenseConfig:
     batch_size: int = 16
     lr: float = 1e-3
     weight_decay: float = 1e-3
+    within: float = 1.0  # patches from the true place that a match may lie
 
     def check(self) -> None:
         own = {
             "logistic": ("strengths", "tol"), "knn": ("ks", "metrics"),
-            "linear": ("steps", "batch_size", "lr", "weight_decay"),
+            "linear": ("steps", "batch_size", "lr", "weight_decay"), "match": ("within",),
         }  # fmt: skip
-        refuse_idle(self, f"with head={self.head}", *(n for head in own if head != self.head for n in own[head]))
+        idle = [name for head in own if head != self.head for name in own[head]]
+        refuse_idle(self, f"with head={self.head}", *idle, *(["images"] if self.head == "match" else []))
         if odd := set(self.metrics) - {"cosine", "l2"}:
             raise UserError(f"metrics={odd.pop()}: write cosine, l2 or both.")
         if min(self.strengths, self.raw_patch, self.steps, self.batch_size, *self.ks) < 1 or self.images < 0:
-            raise UserError(
-                "dense needs strengths, raw_patch, steps, batch_size and ks of 1 or more, images of 0 or more."
-            )
+            raise UserError("dense needs strengths, raw_patch, steps, batch_size and ks of 1 or more, images >= 0.")
 
 
 def knn() -> DenseConfig:
@@ -81,13 +84,17 @@ def linear() -> DenseConfig:
     return DenseConfig("linear")
 
 
+def match() -> DenseConfig:
+    """Correspondence by the nearest patch, on views whose transformation is known."""
+    return DenseConfig("match")
+
+
 def tokens(x: Features, config: DenseConfig, rows: Tensor) -> Tensor:
     """Patch tokens fp32 [n, T, D] of some images, in memory."""
     if x.grid:
         assert x.tokens is not None
         return x.tokens.batch(rows.numpy()).float().cpu()
-    side, pixels = config.raw_patch, x.items.batch(rows.numpy()).float() / 255
-    return F.unfold(pixels, side, stride=side).transpose(1, 2)
+    return raw_patches(x.items.batch(rows.numpy()), config.raw_patch)
 
 
 def patch_map(x: Features, config: DenseConfig) -> PatchMap:
@@ -97,7 +104,8 @@ def patch_map(x: Features, config: DenseConfig) -> PatchMap:
         if height % side or width % side:
             raise UserError(f"Images of {height} x {width} pixels have no raw patches of {side}: set raw_patch.")
         grid = (height // side, width // side)
-    if len(grid) != 2 or grid[0] * grid[1] != tokens(x, config, torch.arange(1)).shape[1]:
+    whole = x.tokens is None or not x.grid or tokens(x, config, torch.arange(1)).shape[1] == np.prod(grid)
+    if len(grid) != 2 or not whole:
         raise UserError("dense needs an encoder with one token per patch of an image, and this one's are others.")
     return PatchMap((height, width), (grid[0], grid[1]), x.covered if x.grid else (1.0, 1.0))
 
@@ -134,17 +142,43 @@ class Maps(Predictor):
         return self.every(x, [0])[0]
 
 
+class Matched(Predictor):
+    """For each patch of a view of each image, how far from its true place the nearest patch of the image lies."""
+
+    def __init__(self, config: DenseConfig, x: Features) -> None:
+        super().__init__()
+        self.config, self.where = config, patch_map(x, config)
+        self.selected = {"grid": list(self.where.grid)}
+
+    def predict(self, x: Features) -> Tensor:
+        """[N, T, 3], see `matches.errors`."""
+
+        def encode(images: Tensor) -> Tensor:
+            if not x.grid:
+                return raw_patches(images, self.config.raw_patch)
+            return x.encoder.encode(images, 1, want_tokens=True)["tokens"].cpu()
+
+        return matches.found(x.items, encode, self.where, mix("dense", "match"))
+
+
 class Dense(Protocol):
     version = 1
-    input = "tokens"
+    input: Literal["features", "tokens", "images"] = "tokens"
     headline = "miou"
-    scorer = scorers.Segmentation()
+    scorer: scorers.Scorer = scorers.Segmentation()
     scores = "masks"
     config: DenseConfig
 
-    def fit(self, train: Features, val: Features, seed: int) -> Maps:
+    def __init__(self, config: DenseConfig) -> None:
+        super().__init__(config)
+        if config.head == "match":
+            self.input, self.headline, self.scorer = "images", "recall", scorers.Matches(config.within)
+
+    def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         if train.masks is None or val.masks is None:
             raise UserError("Protocol 'dense' needs images with masks, and these have none: use --data factors.")
+        if self.config.head == "match":
+            return Matched(self.config, train)
         both, most = train + val, self.config.images or len(train) + len(val)
         order = torch.randperm(len(both), generator=torch.Generator().manual_seed(mix("dense", seed)))[:most]
         if self.config.head == "linear":  # nothing to choose

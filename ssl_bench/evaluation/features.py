@@ -104,7 +104,7 @@ def extract(
     blind = replace(encoder, config={}, source="", run="", pretrain_data={})  # a protocol gets these tokens
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(blind, bare)) if tokens else None
     items, pooled = Rows.of(bare), found["pooled"]
-    masks = torch.from_numpy(split.masks[split.index]) if tokens and split.masks is not None else None
+    masks = None if split.masks is None else torch.from_numpy(split.masks[split.index])
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, items, rows, encoder, split.targets, split.files,
         encoder.device, split.factors, masks, split.mask_classes, encoder.grid if encoder.model is not None else (),

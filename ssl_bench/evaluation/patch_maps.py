@@ -94,6 +94,11 @@ class PatchMap:
         return F.grid_sample(maps, where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def raw_patches(images: Tensor, side: int) -> Tensor:
+    """Squares of uint8 images [N, C, H, W] as tokens [N, T, C * side^2] in 0..1: what no network has seen."""
+    return F.unfold(images.float() / 255, side, stride=side).transpose(1, 2)
+
+
 def voted(labels: Tensor, num_classes: int) -> Tensor:
     """The class uint8 [Q, P] that most of the neighbours' labels uint8 [Q, k, P], best first, vote for.
 

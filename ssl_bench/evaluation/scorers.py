@@ -232,6 +232,26 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
+class Matches:
+    """Of [N, T, 3], how far in patches the match of a patch lies from the true place (-1: none), and that place (y, x)
+    as fractions of the image: percent within `within` patches, of all and macro over the mask's classes there.
+    """
+
+    within: float
+
+    def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
+        size = torch.tensor(truth.shape[1:])
+        at = (output[..., 1:] * size).long().clamp(min=torch.tensor(0), max=size - 1)
+        label = truth[torch.arange(len(truth))[:, None], at[..., 0], at[..., 1]]
+        known, right = output[..., 0] >= 0, (output[..., 0] <= self.within).double()
+        if not known.any():
+            raise UserError("No patch of a view has its place in the part of the image that this encoder sees.")
+        classes = [right[known & (label == c)].mean() for c in label[known & (label != VOID)].unique()]
+        by_class = float(100 * torch.stack(classes).mean()) if classes else 0.0
+        return {"recall": float(100 * right[known].mean()), "recall_by_class": by_class}
+
+
+@dataclass(frozen=True)
 class Nothing:
     """Of protocols that look at no test image."""
 
@@ -239,4 +259,4 @@ class Nothing:
         return {}
 
 
-HARNESS = (Classification, Votes, Settings, Errors, Retrieval, Clusters, Factors, Segmentation, Nothing)
+HARNESS = (Classification, Votes, Settings, Errors, Retrieval, Clusters, Factors, Segmentation, Matches, Nothing)

@@ -15,7 +15,7 @@ from ssl_bench.config.schema import DataConfig
 from ssl_bench.data.dataset import Split
 from ssl_bench.data.masks import VOID
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import scorers
+from ssl_bench.evaluation import matches, scorers
 from ssl_bench.evaluation.evaluate import evaluate
 from ssl_bench.evaluation.features import Held
 from ssl_bench.evaluation.patch_maps import PatchMap, voted
@@ -196,3 +196,45 @@ def test_the_record_of_a_whole_evaluation(tmp_path):
     assert record.compute["eval"]["scorer"] == "harness"
     with pytest.raises(UserError, match="masks"):
         evaluate("pixels", "dense", DataConfig("movingphotos:0:40", image_size=16), tmp_path)
+
+
+def test_places_of_a_view_are_where_its_pixels_come_from():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    images = torch.stack([y * 4, x * 4, 0 * x])[None].repeat(3, 1, 1, 1).round().to(torch.uint8)
+    views = matches.Views(torch.tensor([[0.1, 0.3], [0.2, 0.0], [0.0, 0.0]]), torch.tensor([0.6, 0.8, 1.0]),
+                          torch.tensor([True, False, False]))  # fmt: skip
+    shown, places = views.pictures(images).float(), views.places(matches.centres((64, 64))).view(3, 64, 64, 2)
+    inside = slice(2, -2)  # at the very edge the bilinear picture has no further pixel to look at
+    for axis in (0, 1):
+        expected = 4 * (places[..., axis] * 64 - 0.5)
+        assert (shown[:, axis] - expected)[:, inside, inside].abs().max() <= 1
+    assert torch.equal(views.pictures(images)[2], images[2])
+
+
+def test_matches_of_tokens_that_tell_their_place_are_right_and_those_of_constant_ones_are_counted_by_hand():
+    views = matches.Views.drawn(5, torch.Generator().manual_seed(0))
+    grid, waves = (8, 8), 2 * torch.pi * torch.tensor([[0.25, 0.0], [0.0, 0.25], [0.5, 0.0], [0.0, 0.5]])
+
+    def tokens(places: torch.Tensor) -> torch.Tensor:  # [..., 2] -> [..., 8], nearest where the places are
+        angle = places @ waves.T
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+    centres = matches.centres(grid)
+    theirs = tokens(centres)[None].expand(5, -1, -1)
+    found = matches.errors(tokens(views.places(centres)), theirs, views, grid, (1.0, 1.0))
+    assert found[..., 0].max() <= 0.5**0.5 + 1e-4  # half a patch either way: the right patch, always
+    masks = torch.zeros(5, 16, 16, dtype=torch.uint8)
+    assert scorers.Matches(1.0)(found, masks, 2) == {"recall": 100, "recall_by_class": 100}
+    same = torch.ones(5, 64, 3)
+    found = matches.errors(same, same, views, grid, (1.0, 1.0))  # all go to the first patch
+    near = ((views.places(centres) * 8 - 0.5).norm(dim=2) <= 1).double()
+    assert scorers.Matches(1.0)(found, masks, 2)["recall"] == pytest.approx(100 * float(near.mean()))
+    cropped = matches.errors(same, same, views, grid, (0.5, 0.5))
+    seen = ((views.places((centres - 0.5) * 0.5 + 0.5) - 0.5).abs() < 0.25).all(2)
+    assert torch.equal(cropped[..., 0] >= 0, seen)
+
+
+def test_recall_by_class_is_that_at_the_true_places():
+    masks = torch.tensor([[[0, 0], [1, VOID]]], dtype=torch.uint8)
+    output = torch.tensor([[[0.5, 0.1, 0.1], [3.0, 0.1, 0.9], [3.0, 0.9, 0.1], [0.2, 0.9, 0.9], [-1.0, 0.9, 0.1]]])
+    assert scorers.Matches(1.0)(output, masks, 2) == {"recall": 50.0, "recall_by_class": 25.0}
