@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ssl_bench.config.schema import DataConfig
-from ssl_bench.data import factors, store
+from ssl_bench.data import factors, store, summary
 from ssl_bench.data.dataset import open_data, open_test, open_truth
 from ssl_bench.data.masks import fitted
 
@@ -40,6 +40,12 @@ def test_every_image_has_its_own_mask_and_the_fingerprint_is_as_it_was():
             values = factors.example(split, known[image.contiguous().numpy().tobytes()])[1]
             assert (mask.numpy() == factors.mask(values)).all()
     assert data.train.mask_classes == ("background", *factors.SHAPES)
+
+
+def test_a_summary_tells_the_classes_of_masks_where_there_are_some():
+    meta = json.loads((store.ensure(SET) / "meta.json").read_text())
+    assert "  a mask for every image, 7 classes: background, ell, ellipse" in "\n".join(summary.lines(meta))
+    assert "mask" not in "\n".join(summary.lines({k: v for k, v in meta.items() if k != "masks"}))
 
 
 def test_the_masks_of_the_test_split_are_opened_by_open_truth_alone():
