@@ -25,16 +25,8 @@ from ssl_bench.models.assignment import Center
 from ssl_bench.models.projection import DINOHead
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, cosine, ema, frozen_copy, linear
-from ssl_bench.views.crops import (
-    MultiCrop,
-    as_sound,
-    check_crops,
-    cloud_multi_crop,
-    crop_flops,
-    multi_crop,
-    small_multi_crop,
-    unmirrored,
-)  # fmt: skip
+from ssl_bench.views import crops
+from ssl_bench.views.crops import MultiCrop, check_crops, crop_flops, multi_crop, small_multi_crop, unmirrored
 
 
 @dataclass(frozen=True)
@@ -179,12 +171,12 @@ def clips(**changes: Any) -> Config:
 
 def sound(**changes: Any) -> Config:
     """On spectrograms: ssl-bench pretrain --method dino --recipe sound"""
-    return budgets.quick_sounds("dino", as_sound(small_objective(DINOConfig())), small_optim(), **changes)
+    return budgets.quick_sounds("dino", crops.as_sound(small_objective(DINOConfig())), small_optim(), **changes)
 
 
 def points(**changes: Any) -> Config:
     """Two regions of a cloud of points: ssl-bench pretrain --method dino --recipe points"""
-    objective = cloud_multi_crop(small_objective(DINOConfig()))
+    objective = crops.cloud_multi_crop(small_objective(DINOConfig()))
     return budgets.quick_points_cls("dino", objective, small_optim(), **changes)
 
 

@@ -15,6 +15,7 @@
     points       the kind `points`; shapes: files of points and of surfaces
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     groups       images that belong together, which no cut of a split may part
+    masks        a class for every pixel, kept beside the pixels; mask_files: what the values of mask files mean
     store        images decoded or packed once, for all jobs; store_build: how; encoded_store: reading packed ones
     canonical    order, labels, test split, fingerprint, duplicates
     twins        the same pixels in two sets

@@ -57,6 +57,8 @@ def canonical(
         chosen, home["test"] = np.full(len(order), "train"), "train"
         notes.append("The set has no labels: it is for pretraining; evaluate on another with --data.")
     text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
+    if content.masks and not content.masks.drawn:
+        text += "".join(f"\0{name}" for name in content.masks.classes)
     grouped, more = groups.facts(group[order], chosen)
     notes += more
     text += group[order].astype("<i8").tobytes().hex() if grouped else ""  # they decide what is held out

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ssl_bench import screen
 from ssl_bench.config.schema import DataConfig, RunConfig
-from ssl_bench.data import groups, registry, store, summary
+from ssl_bench.data import groups, masks, registry, store, summary
 from ssl_bench.data.encoded_store import Encoded, mapped
 from ssl_bench.data.factors import Factor
 from ssl_bench.data.items import Kind, written
@@ -41,6 +41,8 @@ class Split:
     targets: Tensor | None = None  # fp32 [N, F] of a set with known factors
     files: np.ndarray | None = None  # bytes [N], the file names of training images whose source has them
     factors: tuple[Factor, ...] = ()  # what the targets are
+    masks: Any = None  # uint8 [M, H, W] by row of the store, of a set with masks: classes and masks.VOID
+    mask_classes: tuple[str, ...] = ()
     view: Callable[[Tensor], Tensor] | None = None  # of what is stored, where `batch` gives something else
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ class Split:
 
     def bare(self) -> Split:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
         """[B, *item.shape], of the item's dtype, for positions in this split."""
@@ -182,11 +184,11 @@ def open_test(config: DataConfig) -> Split:
 
 
 def open_truth(config: DataConfig) -> dict[str, Tensor]:
-    """ "labels" [N] and, where they are known, "targets" [N, F] of the test images. Only `evaluate.py` calls this,
-    when all is predicted.
+    """ "labels" [N] and, where they are known, "targets" [N, F] and "masks" [N, H, W] of the test images. Only
+    `evaluate.py` calls this, when all is predicted.
     """
     folder = store.ensure(config)
-    found = {name: folder / f"test_{name}.npy" for name in ("labels", "targets")}
+    found = {name: folder / f"test_{name}.npy" for name in ("labels", "targets", "masks")}
     return {name: torch.from_numpy(np.load(path)) for name, path in found.items() if path.exists()}
 
 
@@ -222,4 +224,7 @@ def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Spli
     found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
     factors = registry.factors(meta["name"]) if targets is not None else ()
-    return Split(images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors)
+    return Split(
+        images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors,
+        masks.of(folder, written(meta).shape[-2:]), tuple(meta.get("masks", ())),
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_bench.data.images import Item
+from ssl_bench.data.masks import Masks
 from ssl_bench.data.source import Content, Source, cut, files
 from ssl_bench.errors import UserError
 from ssl_bench.rng import mix
@@ -81,24 +82,38 @@ def texture(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 1 - 0.55 * dark
 
 
+MASK_CLASSES = ("background", *SHAPES)
+
+
+def cover(values: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """How much of each pixel the shape covers, [side, side] in 0..1."""
+    cx, cy, size, angle = (float(v) for v in values[3:7])
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) + 0.5
+    turn, half = np.deg2rad(angle), size * side
+    dx, dy = x - cx * side, y - cy * side
+    u, v = (dx * np.cos(turn) + dy * np.sin(turn)) / half, (dy * np.cos(turn) - dx * np.sin(turn)) / half
+    return np.clip(0.5 - distance(SHAPES[int(values[0])], u, v) * half, 0, 1)
+
+
+def mask(values: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """The exact mask uint8 [side, side] of an image: its shape where that covers half of a pixel, else background."""
+    return np.where(cover(values, side) >= 0.5, 1 + int(values[0]), 0).astype(np.uint8)
+
+
 def draw(values: np.ndarray, rng: np.random.Generator, side: int = SIDE) -> np.ndarray:
     """The image uint8 [side, side, 3] of eight targets; `rng` draws what is not a factor."""
-    shape, hue, kind = SHAPES[int(values[0])], int(values[1]) / len(HUES), TEXTURES[int(values[2])]
-    cx, cy, size, angle, noise = (float(v) for v in values[3:])
+    hue, kind, noise = int(values[1]) / len(HUES), TEXTURES[int(values[2])], float(values[7])
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) + 0.5
     slope = rng.uniform(-0.1, 0.1, 2)
     grey = rng.uniform(0.1, 0.25) + slope[0] * (x / side - 0.5) + slope[1] * (y / side - 0.5)
     image = np.repeat(grey[..., None], 3, axis=2)
     for _ in range(round(6 * noise)):  # small grey discs
         (px, py), radius, level = rng.uniform(0, side, 2), rng.uniform(0.02, 0.06) * side, rng.uniform(0.3, 0.7)
-        cover = np.clip(radius - np.hypot(x - px, y - py) + 0.5, 0, 1)[..., None]
-        image = image * (1 - cover) + level * cover
-    turn, half = np.deg2rad(angle), size * side
-    dx, dy = x - cx * side, y - cy * side
-    u, v = (dx * np.cos(turn) + dy * np.sin(turn)) / half, (dy * np.cos(turn) - dx * np.sin(turn)) / half
-    cover = np.clip(0.5 - distance(shape, u, v) * half, 0, 1)[..., None]
+        disc = np.clip(radius - np.hypot(x - px, y - py) + 0.5, 0, 1)[..., None]
+        image = image * (1 - disc) + level * disc
+    inside = cover(values, side)[..., None]
     paint = np.array(colorsys.hsv_to_rgb(hue, 0.75, 0.95)) * texture(kind, x, y)[..., None]
-    image = image * (1 - cover) + paint * cover + rng.normal(0, 0.12 * noise, image.shape)
+    image = image * (1 - inside) + paint * inside + rng.normal(0, 0.12 * noise, image.shape)
     return np.rint(255 * image.clip(0, 1)).astype(np.uint8)
 
 
@@ -136,11 +151,11 @@ def source(rest: str) -> Source:
 
     def make(split: str, i: int) -> Item:
         image, shape, values = item(split, i)
-        return Item(image, shape, f"factors {split} image {i}", values)
+        return Item(image, shape, f"factors {split} image {i}", values, mask=mask(values))
 
     def content() -> Content:
         train, test = range(number), range(number // 4)
         chunks = cut("train", train, partial(make, "train")) + cut("test", test, partial(make, "test"))
-        return Content(chunks, number * 3 * SIDE**2)
+        return Content(chunks, number * 3 * SIDE**2, masks=Masks(MASK_CLASSES, drawn=True))
 
     return Source(files(Path(__file__)), content)

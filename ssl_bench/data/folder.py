@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ssl_bench.data import groups
-from ssl_bench.data.images import Item
+from ssl_bench.data import groups, mask_files
+from ssl_bench.data.images import SUFFIXES, Item
 from ssl_bench.data.items import KINDS, Kind, of_kind
 from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
-from ssl_bench.data.splits import DECIDE, NO_CHOICE, Choice, folder_roles, held_out, role_of
+from ssl_bench.data.splits import DECIDE, MASKS, NO_CHOICE, Choice, folder_roles, held_out, role_of
 from ssl_bench.errors import UserError
 
 Row = tuple[str, list[str]]  # an image's path, and the folders it lies in below the place looked at
@@ -26,15 +27,19 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     of other files that are no images a note tells. `#group=PATTERN`: what that regular expression matches from the
     start of an image's path, from its class on, says what belongs together (see groups),
     as `#group=.+(?=_)` for a/tile7_2.jpg.
+
+    `#masks=FOLDER`, a folder in PATH: masks for every pixel (mask_files says what their values mean). That of
+    images/a/x.jpg is FOLDER/images/a/x.png or FOLDER/a/x.png, or has another suffix of images.
     """
-    by_hand.only("train", "test", "splits", "group", "kind")
+    by_hand.only("train", "test", "splits", "group", "kind", *MASKS)
     state = files(location)
     return Source(state, lambda: _content(location, state, by_hand), by_hand.kind)
 
 
 def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Content:
-    items = of_kind(by_hand.kind)
-    files_of, others = _items(state, items)
+    items, beside = of_kind(by_hand.kind), _masks(location, state, by_hand)
+    inside = [entry for entry in state if not (beside and entry[0].startswith(beside.folder + os.sep))]
+    files_of, others = _items(inside, items)
     rows: list[Row] = [(path, os.path.relpath(path, location).split(os.sep)[:-1]) for path in files_of]
     rows, through = _unwrapped(rows)
     notes = [f"Looked through the folder {os.sep.join(through)}."] if through else []
@@ -65,8 +70,14 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
             if words or not classes
         ]
         read.append(f"{roles[part]}: {', '.join(n for n, r in told.items() if r == part) or location}")
-        chunks += cut(roles[part], kept, partial(_item, by_hand.one("group")))
-    return Content(chunks, sum(files_of.values()), classes, notes, read)
+        chunks += cut(roles[part], kept, partial(_item, by_hand.one("group"), beside))
+    if not beside:
+        return Content(chunks, sum(files_of.values()), classes, notes, read)
+    if not classes:
+        notes.append(
+            "The class of an image is that which covers most of its mask, the first one where there is no other."
+        )
+    return Content(chunks, sum(files_of.values()), True, notes, [*read, str(beside.meaning)], beside.meaning.told)
 
 
 def _items(state: list[tuple[str, int, int]], kind: type[Kind]) -> tuple[dict[str, int], Counter[str]]:
@@ -92,9 +103,46 @@ def _items(state: list[tuple[str, int, int]], kind: type[Kind]) -> tuple[dict[st
     return dict(sorted(found.items())), others
 
 
-def _item(pattern: str, row: tuple[str, str, str]) -> Item:
+@dataclass(frozen=True)
+class Beside:
+    """The mask files of a folder."""
+
+    location: str  # of the images
+    folder: str
+    files: Mapping[str, str]  # path below the folder, without suffix -> the whole path
+    meaning: mask_files.Rules
+
+    def item(self, item: Item) -> Item:
+        """The image with its mask, and with a class where it has none of its own."""
+        below = os.path.splitext(os.path.relpath(item.place, self.location))[0]
+        found = self.files.get(below) or self.files.get(os.path.join(*below.split(os.sep)[1:] or [below]), "")
+        return mask_files.attached(item, Path(found) if found else None, Path(item.place), self.meaning)
+
+
+def _masks(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Beside | None:
+    """What `#masks=` names; `UserError` where it is no folder in the set's, which the seal shuts."""
+    named = by_hand.one("masks")
+    if not named:
+        mask_files.idle(by_hand)
+        return None
+    parts = Path(named).parts
+    folder = os.path.join(location, *parts)
+    paths = [p for p, _, _ in state if p.startswith(folder + os.sep) and os.path.splitext(p)[1].lower() in SUFFIXES]
+    if os.path.isabs(named) or not parts or ".." in parts or not paths:
+        raise UserError(f"#masks={named}: write the name of a folder with mask files that lies in {location}.")
+    known: dict[str, str] = {}
+    for path in paths:
+        below = os.path.splitext(os.path.relpath(path, folder))[0]
+        if below in known:
+            raise UserError(f"Two masks for one image: {known[below]} and {path}. Remove one of them.")
+        known[below] = path
+    return Beside(str(location), folder, known, mask_files.rules(by_hand))
+
+
+def _item(pattern: str, beside: Beside | None, row: tuple[str, str, str]) -> Item:
     path, label, below = row
-    return Item(Path(path), label, path, group=groups.named(below, pattern, path) if pattern else None)
+    item = Item(Path(path), label, path, group=groups.named(below, pattern, path) if pattern else None)
+    return beside.item(item) if beside else item
 
 
 def _of_another_kind(others: Counter[str]) -> str:

@@ -39,6 +39,7 @@ class Item:
     targets: np.ndarray | None = None  # fp32 [F] of a set with known factors
     name: str = ""  # of its file in the source, where `image` is no path
     group: str | None = None  # what it belongs to (a scene, a speaker), where the source tells
+    mask: Any = None  # uint8 [h, w] of a set with masks (see masks.py), or what they are read from
 
     @property
     def file(self) -> str:

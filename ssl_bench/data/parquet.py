@@ -5,6 +5,7 @@ Columns `image` (bytes, or a struct with `bytes`; of clips `frames`, a list of t
 together (see groups). `#group=COLUMN` names another, `#group=COLUMN:PATTERN` takes what a regular expression matches
 from the start of its text, `#group=none` reads none. `#fold=COLUMN:VALUE`: the rows with that value are the test split,
 all others training, whatever the files are called.
+`#masks=COLUMN`: masks for every pixel, as the images are stored (mask_files says what their values mean).
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssl_bench.data import groups, labels
+from ssl_bench.data import groups, labels, mask_files
 from ssl_bench.data.images import Item
 from ssl_bench.data.items import Kind, of_kind
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
-from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
+from ssl_bench.data.splits import MASKS, NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError, nearest
 
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
-    by_hand.only("train", "test", "splits", "group", "kind", "fold")
+    by_hand.only("train", "test", "splits", "group", "kind", "fold", *MASKS)
     if by_hand.one("fold") and (by_hand.roles or by_hand.none):
         raise UserError("#fold= says which rows are the test split: leave #train=, #test= and #splits= out.")
     state = files(location, ".parquet")
@@ -50,6 +51,7 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
         {p: str(opened[p].schema_arrow.field(named[p][1]).type) for p in paths if parts[p] in roles}
     )
     group, told = _group({path: opened[path].schema_arrow.names for path in paths if parts[path] in roles}, by_hand)
+    masks = _masks({path: opened[path].schema_arrow.names for path in paths if parts[path] in roles}, by_hand)
     chunks: list[Chunk] = []
     total = 0
     for path in sorted(paths, key=lambda p: (parts[p] != "train", p)):
@@ -59,7 +61,7 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
         total += sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
         for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
             own = group if group[0] in opened[path].schema_arrow.names else ("", "")
-            read = partial(_rows, of_kind(by_hand.kind), path, first, start, stop, *named[path], *own)
+            read = partial(_rows, of_kind(by_hand.kind), path, first, start, stop, *named[path], *own, masks)
             whole = Chunk(roles[parts[path]], stop - start, read)
             before = sum(meta.row_group(g).num_rows for g in range(first))
             chunks += _folded(whole, _fold(path, fold)[before + start : before + stop]) if fold else [whole]
@@ -67,7 +69,8 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     if fold and len({chunk.split for chunk in chunks}) < 2:
         raise UserError(f"#fold={fold}: {'every row' if chunks[0].split == 'test' else 'no row'} has that value.")
     lines = [f"test: the rows where {fold.replace(':', ' is ', 1)}"] if fold else split_lines(parts, roles)
-    return Content(chunks, total, True, notes, [*lines, *told])
+    read_as = [*lines, *told, *([str(masks[1])] if masks else [])]
+    return Content(chunks, total, True, notes, read_as, masks[1].told if masks else None)
 
 
 def _fold(path: str, fold: str) -> list[bool]:
@@ -144,6 +147,17 @@ def _group(columns: Mapping[str, Sequence[str]], by_hand: Choice) -> tuple[tuple
     return (column, pattern), [f"groups: column {column}" + (f", '{pattern}' of it" if pattern else "")]
 
 
+def _masks(columns: Mapping[str, Sequence[str]], by_hand: Choice) -> tuple[str, mask_files.Rules] | None:
+    """The column that `#masks=` names, which every file must have, and what its values mean."""
+    if not (wanted := by_hand.one("masks")):
+        mask_files.idle(by_hand)
+        return None
+    for path, names in columns.items():
+        if wanted not in names:
+            raise UserError(f"#masks={wanted}: {path} has no column '{wanted}'. {nearest(wanted, names)}")
+    return wanted, mask_files.rules(by_hand)
+
+
 def _no_labels(file: Any, label: str) -> bool:
     """Whether every label is -1, as in published test splits without labels; from the file's own statistics."""
     meta = file.metadata
@@ -166,14 +180,15 @@ def _ranges(groups: list[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _rows(
-    items: type[Kind], path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str
-) -> Iterator[Item]:
+    items: type[Kind], path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str,
+    masks: tuple[str, mask_files.Rules] | None,
+) -> Iterator[Item]:  # fmt: skip
     """Rows start to stop, counted from row group `first` on."""
     file = _open(path)
     names = _class_names(file.schema_arrow.metadata or {}, label)
     before = sum(file.metadata.row_group(g).num_rows for g in range(first))
     at, wanted = 0, list(range(first, file.metadata.num_row_groups))
-    columns = [image, label, *filter(None, [group])]
+    columns = [image, label, *filter(None, [group]), *([masks[0]] if masks else [])]
     try:
         for batch in file.iter_batches(128, row_groups=wanted, columns=columns, use_threads=False):
             here = range(max(start - at, 0), min(stop - at, len(batch)))
@@ -182,7 +197,12 @@ def _rows(
                 place = f"{path} row {before + at + i}"
                 item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, file)
                 of = groups.named(batch.column(group)[i].as_py(), pattern, place) if group else None
-                yield replace(item, group=of)
+                item = replace(item, group=of)
+                if masks and isinstance(item.image, bytes):
+                    mask = batch.column(masks[0])[i].as_py()
+                    mask = mask.get("bytes") if isinstance(mask, dict) else mask
+                    item = mask_files.attached(item, mask, item.image, masks[1])
+                yield item
             at += len(batch)
             if at >= stop:
                 return

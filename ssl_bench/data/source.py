@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_bench.data.images import Item
+from ssl_bench.data.masks import Masks
 from ssl_bench.errors import UserError
 
 WILD = re.compile(r"[*?[]")
@@ -40,6 +41,7 @@ class Content:
     labelled: bool = True
     notes: list[str] = field(default_factory=list)
     read: list[str] = field(default_factory=list)  # which file or folder became which split, in words
+    masks: Masks | None = None  # of every image, or of none
 
     def __post_init__(self) -> None:
         """Without labels there is nothing to test by: all images are for training, and lie in its part of the store."""

@@ -29,7 +29,8 @@ ROLE = {word: role for role, words in WORDS.items() for word in words}
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # TestSet is two words, TEST one
 ENDS = ("", "set", "sets", "data", "images", "imgs", "split")  # testset, traindata
 DECIDE = "#train=NAME and #test=NAME after the data's name decide, #splits=none if no name is a split's"
-SETTINGS = ("train", "test", "splits", "image", "label", "group", "kind", "fold")
+MASKS = ("masks", "classes", "first", "void", "threshold")  # see mask_files
+SETTINGS = ("train", "test", "splits", "image", "label", "group", "kind", "fold", *MASKS)
 
 
 @dataclass(frozen=True)

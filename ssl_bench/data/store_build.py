@@ -24,7 +24,7 @@ import numpy as np
 
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import DataConfig, to_dict
-from ssl_bench.data import registry
+from ssl_bench.data import masks, registry
 from ssl_bench.data.encoded_store import mapped
 from ssl_bench.data.groups import number
 from ssl_bench.data.images import Item, Unreadable
@@ -34,8 +34,6 @@ from ssl_bench.errors import UserError
 from ssl_bench.files import atomic, write_atomic
 
 ALONE = 20_000  # images that one process builds without helpers
-
-
 SAY_SECONDS = 10.0  # between lines of progress
 
 
@@ -123,7 +121,9 @@ class Build:
         unusual: dict[str, int] = {}
         modes: dict[str, int] = {}
         packed = self.kind == "encoded"
-        with _open(self.folder / (f"{i:06d}.pack" if packed else f"{chunk.split}.u8")) as out:
+        file = self.folder / (f"{i:06d}.pack" if packed else f"{chunk.split}.u8")
+        told = self.content.masks
+        with _open(file) as out, masks.beside(self.folder, chunk.split, start, self.items.shape[-2:], told) as keep:
             if packed:
                 out.truncate(0)
             else:
@@ -131,16 +131,17 @@ class Build:
             for item in chunk.read():
                 try:
                     pixels, data, odd, (mode, size) = self.items.read(item, packed)
+                    mask = masks.read(item, told)
                     modes[mode] = modes.get(mode, 0) + 1
                 except Unreadable as why:
                     bad.append([item.place, str(why)])
                     pixels, data, odd = np.zeros((self.items.channels, 0), self.items.dtype), b"", ""
-                    size = (0, 0)
+                    size, mask = (0, 0), None
                 if odd:
                     unusual[odd] = unusual.get(odd, 0) + 1
                 raw = pixels.tobytes()
                 out.write(data if packed else raw or bytes(self.items.nbytes))
-                _add(rows, item, self.items.by_channel(pixels), raw, len(data), size)
+                _add(rows, item, self.items.by_channel(pixels), raw, keep(mask), len(data), size)
             out.flush()
             os.fsync(out.fileno())
         if len(rows["ok"]) != chunk.count:
@@ -172,11 +173,12 @@ class Build:
 
 
 def _add(
-    rows: dict[str, list[Any]], item: Item, by_channel: np.ndarray, raw: bytes, length: int, size: tuple[int, int]
+    rows: dict[str, list[Any]], item: Item, by_channel: np.ndarray, raw: bytes, mask: bytes, length: int,
+    size: tuple[int, int],
 ) -> None:  # fmt: skip
     wide = by_channel.astype(np.int64 if by_channel.dtype.kind in "iu" else np.float64)
     new: dict[str, Any] = {
-        "digest": hashlib.sha256(f"{item.label}\0".encode() + raw).digest(),
+        "digest": hashlib.sha256(f"{item.label}\0".encode() + raw + mask).digest(),
         "pixels": hashlib.sha256(raw).digest()[:16],
         "label": item.label, "name": item.file, "ok": bool(raw), "length": length, "size": size,
         "sums": wide.sum(1), "squares": (wide * wide).sum(1), "group": number(item.group),
@@ -233,6 +235,7 @@ def finish(build: Build) -> None:
     arrays, meta = canonical.canonical(build.content, list(_tables(build)), build.config.name, build.items)
     meta |= {"kind": build.kind, **build.items.facts, "asked": to_dict(build.config)}
     meta["seconds"] = round(time.monotonic() - build.began, 1)
+    meta |= masks.seal(build.folder, meta["home"]["test"], arrays["test_rows"], build.items.shape, build.content.masks)
     _seal(build, arrays, meta.pop("home")["test"])
     for name, array in arrays.items():
         buffer = io.BytesIO()

@@ -26,6 +26,7 @@ def lines(meta: dict[str, Any]) -> list[str]:
         f"  {_classes(meta)}",
         f"  {_files(meta)}",
         *_groups(meta),
+        *_masks(meta),
         f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}; "
         f"{bad:,} unreadable, {plain:,} of one single colour",
     ]
@@ -37,6 +38,14 @@ def _groups(meta: dict[str, Any]) -> list[str]:
         return []
     return [f"  groups kept whole in every cut: {told['train']:,} train (at most {told['largest']:,} images), "
             f"{told['test']:,} test"]  # fmt: skip
+
+
+def _masks(meta: dict[str, Any]) -> list[str]:
+    """The classes of the masks; nothing of a set without."""
+    if not (names := meta.get("masks")):
+        return []
+    shown = [*names[:ALL], *(["..."] if len(names) > ALL else [])]
+    return [f"  a mask for every image, {len(names)} classes: {', '.join(shown)}"]
 
 
 def _classes(meta: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import seal
+from ssl_bench.evaluation import scorers, seal
 from ssl_bench.evaluation.protocol import Features, Protocol
 from ssl_bench.evaluation.world_scorers import Replay
 
@@ -43,11 +43,13 @@ def predict(
 
     `controls` are the same test items without something, such as clips of one frame: the same predictor is run on them.
     """
-    assert not len(test.labels) and test.targets is None and test.files is None
+    assert not len(test.labels) and test.targets is None and test.files is None and test.masks is None
     if one.input == "world" and train.world is None:
         raise UserError("This protocol needs trajectories of a world: use --data two_room.")
     if one.scores == "targets" and train.targets is None:
         raise UserError("This protocol probes known factors, which these images lack: use data.name=factors.")
+    if one.scores == "masks" and train.masks is None:
+        raise UserError("This protocol needs images with masks, and these have none: use data.name=factors.")
     started = time.perf_counter()
     torch.manual_seed(seed)
     with seal.shut(*closed):
@@ -59,7 +61,8 @@ def predict(
             classes, tried = one.classes(output), list(found.candidates(test))
             changed = {control: found.predict(items) for control, items in controls.items()}
     told = found.measured, found.selected, found.true_names
-    return Answer(name, one, train.num_classes, output, classes, changed, tried, *told, time.perf_counter() - started)
+    took = time.perf_counter() - started
+    return Answer(name, one, one.outcomes(train), output, classes, changed, tried, *told, took)
 
 
 def waiting(answers: Iterator[Answer]) -> Iterator[Answer]:
@@ -88,9 +91,12 @@ def score(answer: Answer, truth: Tensor) -> dict[str, Any]:
             one.headline
         ]
     optimism = _optimism(answer, truth, metrics)
+    kept = {}
+    if isinstance(one.scorer, scorers.Segmentation):  # for tests that pair images
+        kept["image_miou"] = one.scorer.per_image(answer.output, truth)
     return {
         "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
-        "optimism": optimism, "selected": answer.selected,
+        "optimism": optimism, "selected": answer.selected, "per_image": kept,
         "correct": _correct(answer, truth),
         "seconds": round(answer.seconds + time.perf_counter() - started, 3),
     }  # fmt: skip

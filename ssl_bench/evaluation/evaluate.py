@@ -109,6 +109,7 @@ def evaluate_all(
         asked = len(sealed) if result["correct"] is None else len(result["correct"])  # episodes, where these are judged
         counts = {"num_test": asked, **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
+        counts |= result.pop("per_image")
         result["compute"] = {
             "pretrain": encoder.compute,
             "eval": {
@@ -199,7 +200,8 @@ def _view(one: Protocol, x: Features) -> Features:
     whole = one.input in ("images", "world")
     encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if whole else None
     tokens, raw = x.tokens if one.input == "tokens" else None, x.raw if one.input == "world" else None
-    return replace(x, tokens=tokens, raw=raw, encoder=encoder)
+    masks = x.masks if one.scores == "masks" else None
+    return replace(x, tokens=tokens, raw=raw, encoder=encoder, masks=masks)
 
 
 def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ssl_bench.config.schema import sides
 from ssl_bench.data import world
 from ssl_bench.data.dataset import Dataset, Split
 from ssl_bench.encoders.encoder import Encoder, architecture
@@ -104,9 +105,11 @@ def extract(
     blind = replace(encoder, config={}, source="", run="", pretrain_data={})  # a protocol gets these tokens
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(blind, bare)) if tokens else None
     items, pooled = Rows.of(bare), found["pooled"]
+    masks = None if split.masks is None else torch.from_numpy(split.masks[split.index])
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, items, rows, encoder, split.targets, split.files,
-        encoder.device, split.factors,
+        encoder.device, split.factors, masks, split.mask_classes, encoder.grid if encoder.model is not None else (),
+        covered(encoder, split),
     )  # fmt: skip
 
 
@@ -120,6 +123,13 @@ def of_part(encoder: Encoder, data: Dataset, split: Split, part: str, root: Path
     return replace(
         found, raw=Rows.of(split.bare()), world=made_in, kind=data.item, factors=made_in.factors, sealed=part == "test"
     )
+
+
+def covered(encoder: Encoder, split: Split) -> tuple[float, float]:
+    """Share of the items' height and width that is left when they are prepared for the encoder."""
+    have, fit, size = split.store.shape[-2:], sides(encoder.resize or encoder.image_size), sides(encoder.image_size)
+    scale = max(fit[0] / have[0], fit[1] / have[1])
+    return size[0] / round(have[0] * scale), size[1] / round(have[1] * scale)
 
 
 def kept(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Tensor] | None:

@@ -91,9 +91,13 @@ class Features:
     files: np.ndarray | None = None  # bytes [N], file names in the source, where it has them; None on the test part
     device: torch.device = torch.device("cpu")  # where heads are trained: the encoder's; features lie in memory
     factors: tuple[Factor, ...] = ()  # what the targets are; of trajectories: those of each frame
+    masks: Tensor | None = None  # uint8 [N, H, W] of a set with masks: classes, 255 is void; None on the test part
+    mask_classes: tuple[str, ...] = ()
+    grid: tuple[int, ...] = ()  # of the tokens; () where there is no network
+    covered: tuple[float, float] = (1.0, 1.0)  # share of an item's height and width that the network sees, its centre
     raw: Rows | None = None  # whole trajectories by index, for input = "world"; `items` are their first frames
     world: World | None = None  # that they were made in
-    kind: Any = None  # ssl_bench.data.trajectories.Trajectories: takes `raw` apart
+    kind: Any = None  # data.trajectories.Trajectories: takes `raw` apart
     sealed: bool = False  # the test part: only then are the sealed episodes of a world asked for
 
     def __len__(self) -> int:
@@ -128,20 +132,22 @@ class Features:
             raw=self.raw and replace(self.raw, index=self.raw.index[rows]),
             targets=None if self.targets is None else self.targets[index],
             files=None if self.files is None else self.files[rows],
+            masks=None if self.masks is None else self.masks[index],
         )  # fmt: skip
 
     def bare(self) -> Features:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None)  # [:0] would hold them all
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None)  # [:0] holds all
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
         tokens = Rows.of(self.tokens, other.tokens) if self.tokens and other.tokens else None
-        known = [part.targets for part in (self, other) if part.targets is not None]
-        named = [part.files for part in (self, other) if part.files is not None]
+        both = {n: [getattr(x, n) for x in (self, other)] for n in ("targets", "masks", "files")}
+        known, masked, named = ([v for v in values if v is not None] for values in both.values())
         return replace(
             self, labels=torch.cat([self.labels, other.labels]), tokens=tokens,
             targets=torch.cat(known) if len(known) == 2 else None,
+            masks=torch.cat(masked) if len(masked) == 2 else None,
             files=np.concatenate(named) if len(named) == 2 else None,
             items=Rows.of(self.items, other.items),
             raw=Rows.of(self.raw, other.raw) if self.raw and other.raw else None,
@@ -176,7 +182,7 @@ class Protocol:
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
     scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
-    scores: ClassVar[Literal["labels", "targets"]] = "labels"  # what the scorer gets of the test images
+    scores: ClassVar[Literal["labels", "targets", "masks"]] = "labels"  # what the scorer gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
 
@@ -190,6 +196,10 @@ class Protocol:
     def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         """Choose on `val`, refit on both, return the predictor. Both are parts of the training split."""
         raise NotImplementedError
+
+    def outcomes(self, x: Features) -> int:
+        """Classes among which it decides."""
+        return len(x.mask_classes) if self.scores == "masks" else x.num_classes
 
     def classes(self, output: Tensor) -> Tensor | None:
         """The predicted class of each test image [N], for the record's correctness bits; None where there is none."""
@@ -259,7 +269,7 @@ def expand(names: Iterable[str]) -> list[str]:
     for name in names:
         known = find.names("protocols") if name == "all" else []
         kinds = {n: find.defined(find.module("protocols", n), Protocol) for n in known}
-        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels"]  # targets: few sets have them
+        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels"]  # few sets have the others
         frozen = sorted(usable, key=lambda n: order.index(kinds[n].input))
         out |= dict.fromkeys(frozen if known else [name])
     return list(out)

@@ -45,11 +45,11 @@ def crossed(one: Protocol, train: Features, val: Features, seed: int) -> dict[st
         if isinstance(one.scorer, Replay):
             one.scorer = replace(one.scorer, sealed=False)  # nothing is chosen by the sealed episodes
         held = val.take(score)
-        truth = held.labels if one.scores == "labels" else held.targets
+        truth = getattr(held, one.scores)
         assert truth is not None
         with torch.no_grad():
             output = predictor.predict(held.bare())
-            found.append({**one.score(output, truth, train.num_classes), **predictor.measured})
+            found.append({**one.score(output, truth, one.outcomes(train)), **predictor.measured})
     return {name: (found[0][name] + found[1][name]) / 2 for name in found[0] if name in found[1]}
 
 

@@ -11,18 +11,26 @@ GROUPS = 16  # images of the bank that are looked at by their best one first
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Cosines and indices [Q, k] of the most similar of the bank [M, D] to each of the queries [Q, D], best first.
+    """Cosines and indices [Q, k] of the most similar of the bank [M, D] to each of the queries [Q, D], best first."""
+    return closest(bank, queries, k, "cosine")
+
+
+def closest(bank: Tensor, queries: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
+    """The same by metric `cosine`, or by `l2`: x.y - |y|^2 / 2, the larger the nearer, and indices.
 
     Exact, in two steps: of columns of GROUPS images each, the k best are among the k columns with the best maximum.
     One pass for the maxima and two small selections take a third of the time of one selection among all.
     """
-    bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+    half = bank.square().sum(1) / 2 if metric == "l2" else None
+    bank, queries = (bank, queries) if metric == "l2" else (F.normalize(bank, dim=1), F.normalize(queries, dim=1))
     k, width = min(k, len(bank)), -(-len(bank) // GROUPS)
-    sims = bank.new_full((min(CHUNK, len(queries)), GROUPS * width), -2.0)  # below any cosine where no image is
+    sims = bank.new_full((min(CHUNK, len(queries)), GROUPS * width), -torch.inf)  # where no image is
     found: list[tuple[Tensor, Tensor]] = []
     for chunk in queries.split(CHUNK):
         here = sims[: len(chunk)]
         torch.mm(chunk, bank.T, out=here[:, : len(bank)])
+        if half is not None:
+            here[:, : len(bank)] -= half
         if width <= k:
             values, indices = here.topk(k, dim=1)
             found.append((values, indices))

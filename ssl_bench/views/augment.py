@@ -290,11 +290,9 @@ def _where(active: Tensor, images: Tensor, step: Callable[..., Tensor], *factors
 
 def _gray(images: Tensor) -> Tensor:
     """ITU-R 601-2 luma [B, 1, H, W] with torchvision's weights; other than 3 channels stay as they are."""
-    return (
-        images
-        if images.shape[1] != 3
-        else (0.2989 * images[:, :1]).add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114)
-    )
+    if images.shape[1] != 3:
+        return images
+    return (0.2989 * images[:, :1]).add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114)
 
 
 def _unit(images: Tensor) -> Tensor:
