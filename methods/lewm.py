@@ -1,10 +1,10 @@
 """LeWorldModel: predict the next frame's latent from the actions; SIGReg alone keeps the latents apart.
 
-Maes, Le Lidec et al., "LeWorldModel", 2026, arXiv 2603.19312; stable-worldmodel `wm/lewm`, `scripts/train/lewm.py` at
+Maes et al., "LeWorldModel", 2026, arXiv 2603.19312; stable-worldmodel `wm/lewm`, `scripts/train/lewm.py` at
 addbab4 (MIT). Encoder, projector and predictor are trained together: no stop-gradient, no EMA, no teacher; the error
-goes back into both sides. SIGReg is applied at each time step over the batch (here: of all processes). `similarity` is
-ours by default off: without it the latents of this harness's two rooms predict very well and give a planner no slope,
-since an isotropic cloud is as far away after a few pixels as across the map.
+goes back into both sides. SIGReg is applied at each time step over the batch (here: of all processes). `similarity`
+is off as published and on in `small` and `quick`: without it the latents of two rooms predict as well, and lead a
+planner less far (docs/worlds.md); our reading: SIGReg spreads the map evenly through all dimensions.
 Evaluated: the encoder, CLS; projector and predictor are kept for planning.
 """
 

@@ -47,7 +47,7 @@ def of_frames(x: Features, found: Latents, count: int, frames: int) -> Tensor:
     return torch.stack([found.encode(x.kind.frames(item[None])[0, :frames]).cpu() for item in items])
 
 
-class Oracle(Predictor):
+class Forecaster(Predictor):
     def __init__(self, train: Features, val: Features, config: RolloutConfig, found: Latents, seed: int) -> None:
         super().__init__()
         assert train.world is not None and train.targets is not None and val.targets is not None
@@ -89,7 +89,7 @@ class Rollout(Protocol):
     scorer = Horizons()  # of the world and the horizons asked for
     config: RolloutConfig
 
-    def fit(self, train: Features, val: Features, seed: int) -> Oracle:
+    def fit(self, train: Features, val: Features, seed: int) -> Forecaster:
         c, world = self.config, train.world
         assert world is not None and train.targets is not None
         if max(c.horizons) >= train.kind.length:
@@ -97,7 +97,7 @@ class Rollout(Protocol):
         width = train.targets.shape[1] // train.kind.length
         self.headline = f"px{train.kind.every * max(c.horizons)}"
         self.scorer = Horizons(WAYS, c.horizons, train.kind.every, world.position, width)
-        return Oracle(train, val, c, latents.of(train, c.fit, seed), seed)
+        return Forecaster(train, val, c, latents.of(train, c.fit, seed), seed)
 
     def classes(self, output: Tensor) -> None:
         return None

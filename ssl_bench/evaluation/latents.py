@@ -147,23 +147,32 @@ def fit(x: Features, config: FitConfig, seed: int) -> Latents:
     return Latents(x.encoder, dynamics.eval(), {"steps": steps, "trajectories": len(found), "loss": loss.item()})
 
 
+def scales(x: Tensor) -> Tensor:
+    """Standard deviations of [N, D], none below a third of their root mean square.
+
+    A pixel that is hardly ever lit is not blown up: divided by its own spread, one that is lit in the test images alone
+    would outweigh all others.
+    """
+    std = x.std(0, unbiased=False)
+    return std.clamp(min=float(std.square().mean().sqrt()) / 3 + 1e-12)
+
+
 def ridge(x: Tensor, y: Tensor, penalties: list[float]) -> list[tuple[Tensor, Tensor]]:
-    """(weight [D, K], bias [K]) of min |y - x w - b|^2 / N + penalty |w|^2 for each, x [N, D] standardised inside."""
+    """(weight [D, K], bias [K]) of min |y - x w - b|^2 / N + penalty |w|^2 for each, x [N, D] scaled inside."""
     x, y = x.double(), y.double()
-    mean, std = x.mean(0), x.std(0, unbiased=False)
-    z, middle = (x - mean) / torch.where(std > 1e-8, std, 1.0), y.mean(0)
+    mean, std = x.mean(0), scales(x)
+    z, middle = (x - mean) / std, y.mean(0)
     gram, right = z.T @ z / len(z), z.T @ (y - middle) / len(z)
     out = []
     for penalty in penalties:
-        w = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), right)
-        w = w / torch.where(std > 1e-8, std, 1.0)[:, None]
+        w = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), right) / std[:, None]
         out.append((w.float(), (middle - mean @ w).float()))
     return out
 
 
 def mlp(x: Tensor, y: Tensor, seed: int, hidden: int = 512, epochs: int = 30) -> Callable[[Tensor], Tensor]:
-    """One hidden layer from x [N, D] to y [N, K], both standardised; AdamW 1e-3 with a cosine, batches of 256."""
-    centre, scale, middle, spread = x.mean(0), x.std(0).clamp(min=1e-6), y.mean(0), y.std(0).clamp(min=1e-6)
+    """One hidden layer from x [N, D] to y [N, K], both scaled; AdamW 1e-3 with a cosine, batches of 256."""
+    centre, scale, middle, spread = x.mean(0), scales(x), y.mean(0), y.std(0).clamp(min=1e-6)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("probe", seed))
         net = nn.Sequential(nn.Linear(x.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, y.shape[1]))

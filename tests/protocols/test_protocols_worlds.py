@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny
 
 from results import records
@@ -16,6 +17,7 @@ from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import features, protocol, validate
 from ssl_bench.evaluation.evaluate import evaluate, evaluate_all
+from ssl_bench.evaluation.latents import mlp, ridge
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.training.pretrain import pretrain
 from ssl_bench.training.run_folder import Run
@@ -119,3 +121,15 @@ def test_no_setting_is_chosen_by_the_sealed_episodes(run: Run, monkeypatch: pyte
     assert {"success", "near"} <= found.keys() and asked and not any(asked)
     own, sealed = (rollouts.episodes(ROOMS, "far", 2, which).start[0, :2] for which in (False, True))
     assert own != pytest.approx(sealed)
+
+
+def test_a_probe_is_not_carried_away_by_a_pixel_that_training_hardly_lit():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 6, generator=rng)
+    x[:, 5] = 0
+    x[0, 5] = 1e-3
+    y = x[:, :2] * 3 + 1
+    new = torch.randn(50, 6, generator=rng)
+    (weight, bias) = ridge(x, y, [1e-6])[0]
+    assert (new @ weight + bias - (3 * new[:, :2] + 1)).abs().max() < 0.1
+    assert (mlp(x, y, 0, epochs=60)(new) - (3 * new[:, :2] + 1)).abs().mean() < 4  # it was thousands
