@@ -6,6 +6,7 @@
     references   the rows `random` and `pixels`
     published    timm, Hugging Face, torch.hub and published files; layouts: their keys; networks: those that are not
                  the shared transformer; known: all of them as a list
+    film_layouts published networks of clips as the shared transformer
     export       a run as a plain timm model, with its card
 
 Uses training and below.
