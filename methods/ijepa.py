@@ -6,8 +6,7 @@ one. Targets get a second LayerNorm without parameters; the loss is smooth-L1 as
 Evaluated: the target encoder, mean of the patch tokens.
 
 Departs on purpose in its mask sampler (`masking=official`: bit for bit): blocks reach the last row and column, contexts
-are cut at random places (there: the upper part stays), and it always ends. All recipes but `paper` and `quick_paper`
-add data2vec's instance norm to the targets.
+are cut at random places (there: the upper part stays), and it always ends. Most recipes add data2vec's instance norm.
 """
 
 from __future__ import annotations
@@ -150,7 +149,8 @@ class IJEPA(Method):
 OFF_PAPER = {"instance_norm": "instance norm"}  # what makes it another objective, as it stands in its row's name
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "mask sampler", "quick_paper": "mask sampler, EMA from 0.98, predictor of 2 blocks, constant decay",
-    "small, quick, clips, sound": "instance norm, mask sampler, EMA from 0.98, 2-block predictor, constant decay",
+    "small, quick, clips, sound":
+    "instance norm on targets, mask sampler, EMA from 0.98, 2-block predictor, constant decay",
 }  # fmt: skip
 
 

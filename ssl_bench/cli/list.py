@@ -9,8 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ssl_bench import find, screen
-from ssl_bench.config.schema import size_text
-from ssl_bench.data import catalogue, world
+from ssl_bench.data import catalogue, registry, world
 from ssl_bench.data.items import of_kind
 from ssl_bench.encoders import known
 
@@ -124,7 +123,7 @@ def recipes() -> Table:
             c = function()
             b, v = c.budget, c.backbone
             kind = next(k for k in ("steps", "epochs", "images", "flops") if getattr(b, k))
-            shape = f"{v.embed_dim} x {v.depth}, patch {v.patch_size}, {size_text(c.data.image_size)} px"
+            shape = f"{v.embed_dim} x {v.depth}, patch {v.patch_size}, {registry.item(c.data).told}"
             shape = f"{shape}, batch {b.batch_size}"
             table.add_row(name, recipe, _about(f"{shape}, {getattr(b, kind):g} {kind}", _first_line(function)))
     return table

@@ -14,7 +14,8 @@ from rich.text import Text
 from ssl_bench import find, screen
 from ssl_bench.cli.options import ROOT, SETTINGS
 from ssl_bench.config import reasons
-from ssl_bench.config.schema import size_text, to_dict
+from ssl_bench.config.schema import to_dict
+from ssl_bench.data import registry
 from ssl_bench.errors import UserError
 from ssl_bench.experiments.run_summary import changed, cost, scores, size, state
 from ssl_bench.screen import at_root, console, quantity, say, sheet, sparkline
@@ -37,7 +38,7 @@ def show_run(run: Run, root: Path) -> None:
     v, name = config.backbone, config.data.name
     say(f"{run.name}: {state(run)}" + (f" ({status['reason']})" if status.get("reason") else ""), "bold")
     shape = f"{v.embed_dim} wide, {v.depth} blocks, patches of {v.patch_size} px"
-    facts = [("network", shape), ("data", f"{name} at {size_text(config.data.image_size)} px"), *cost(run)]
+    facts = [("network", shape), ("data", f"{name} at {registry.item(config.data).told}"), *cost(run)]
     facts += [("changed", "  ".join(settings))] if (settings := changed(config)) else []
     facts += [("on disk", f"{quantity(size(run.folder), 'B')} in {run.folder}")]
     collapse = status.get("collapse_reason") or status.get("collapse") or ""

@@ -76,7 +76,8 @@ def train(name: str, variant: str) -> State:
     torch.manual_seed(0)
     made = find.defined(module, Method)
     item = ITEMS[made.kinds[0]]
-    method: Method = made(config, DataInfo(item, 10))
+    stats = [(value,) * item.channels for value in (0.5, 0.25)]
+    method: Method = made(config, DataInfo(item, 10, *stats))
     generator, out = torch.Generator().manual_seed(1), {}
     for step in range(STEPS):
         at = (step + 0.5) / STEPS  # the second step sees a moved teacher, centre and queue
