@@ -41,7 +41,7 @@ def eval(
     from ssl_bench.config.schema import Size
     from ssl_bench.evaluation import protocol
     from ssl_bench.evaluation.evaluate import data_of, evaluate_all, help_with
-    from ssl_bench.experiments.recorded import Numbers
+    from ssl_bench.experiments.recorded import replaced, values
     from ssl_bench.parallel import processes
     from ssl_bench.training import code
 
@@ -55,12 +55,12 @@ def eval(
         screen.say(f"newest finished run: {source}")
     where = data_of(source, root, data, None if image_size is None else parse(image_size, Size, "--image-size"))
     work = (source, names, where, root, seed, settings, hardware.device)
-    told, there = "", Numbers(root)
+    told, there = "", values(root)
     with processes.group(hardware.devices, hardware.device, help_with, hardware.threads, *work):
         processes.use_threads(hardware.threads)
         for record in evaluate_all(*work, tell=lambda p: screen.say(f"{p} ...")):
             screen.show_record(record)
-            if before := there.replaced(record):
+            if before := replaced(there, record):
                 screen.say(f"  note: {before}", "yellow")
             now = code.training(record.method) if record.run else {}
             if record.run and not told and (names := code.differing(record.code["training"], now)):

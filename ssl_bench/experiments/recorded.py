@@ -123,13 +123,6 @@ class Numbers:
         many = f"{count} numbers were" if count > 1 else "1 number was"
         return f"{many} made by other code ({names} changed since): measured anew; --keep-old keeps what is there."
 
-    def replaced(self, record: Record) -> str:
-        """What to say where `record` takes the place of a number that other code has measured; "" where not."""
-        old = max(self._records.get(key(record), []), key=lambda r: r.created, default=None)
-        if old is None or not (names := code.differing(old.code, record.code)):
-            return ""
-        return f"it replaces {old.value:.2f}, measured by other code: {code.files(names)} changed since."
-
     def named(self, protocols: Sequence[str], cell: Cell) -> bool:
         """Whether each has a number by the names alone: what a job that has ended did, not what a set means now."""
         there = {(k[0], k[2], k[5:]) for k in self._records}
@@ -154,6 +147,25 @@ def key(record: Record) -> tuple[Any, ...]:
     weights = record.encoder["weights_sha256"] if record.run else ""
     data = (record.data["fingerprint"], record.data["num_val"])
     return (record.run or record.identity, weights, seed, *data, *kind_of(record))
+
+
+def values(root: Path) -> dict[tuple[Any, ...], tuple[float, dict[str, Any]]]:
+    """Value and code of the newest number of every key below `root`, without the records: those hold which test images
+    were right, and a protocol that is to predict could find them in memory.
+    """
+    from results.records import read
+
+    folder = root / "records"
+    there = sorted(read(folder), key=lambda r: r.created) if folder.is_dir() else []
+    return {key(r): (r.value, r.code) for r in there}
+
+
+def replaced(before: Mapping[tuple[Any, ...], tuple[float, dict[str, Any]]], record: Record) -> str:
+    """What to say where `record` takes the place of a number that other code has measured; "" where not."""
+    value, then = before.get(key(record), (0.0, {}))
+    if not (names := code.differing(then, record.code)):
+        return ""
+    return f"it replaces {value:.2f}, measured by other code: {code.files(names)} changed since."
 
 
 def of_other_code(records: Sequence[Record]) -> list[str]:

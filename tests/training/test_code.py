@@ -189,9 +189,10 @@ def test_a_number_of_other_probe_code_is_measured_anew_unless_kept(photos, tmp_p
     there = recorded.Numbers(tmp_path)
     assert there.missing(["linear"], cell) == ["linear"] and not there.missing(["linear"], cell, keep_old=True)
     assert there.told().startswith("1 number was made by other code (ssl_bench/evaluation/logistic.py changed since)")
-    assert not there.replaced(record)
+    before = recorded.values(tmp_path)
+    assert not recorded.replaced(before, record)
     again = evaluate.evaluate(run.name, "linear", config.data, tmp_path, device="cpu")
-    assert there.replaced(again) == (
+    assert recorded.replaced(before, again) == (
         f"it replaces {record.value:.2f}, measured by other code: ssl_bench/evaluation/logistic.py changed since."
     )
 
