@@ -43,14 +43,18 @@ def _about(facts: str, words: str) -> str:
 
 
 def methods() -> Table:
-    """Name, family, views, evaluated network, paper."""
+    """Name, family, views, evaluated network, kinds of items, paper."""
     from ssl_bench.training.method import Method
 
     table = _entries("method")
     for name in find.names("methods"):
         cls = find.defined(find.module("methods", name), Method)
         table.add_row(
-            name, _about(f"{cls.family}; sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}", cls.paper)
+            name,
+            _about(
+                f"{cls.family}; sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}; of {', '.join(cls.kinds)}",
+                cls.paper,
+            ),
         )
     return table
 
