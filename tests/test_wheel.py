@@ -62,7 +62,8 @@ def test_carries_the_other_folders(wheel):
 
 
 def test_carries_types_and_embedded_data(wheel):
-    data = {f"ssl_bench/data/embedded/clothing48/{name}" for name in ("train.parquet", "test.parquet", "README.md")}
+    names = ("train.parquet", "test.parquet", "README.md")
+    data = {f"ssl_bench/data/embedded/{one}/{name}" for one in ("clothing48", "ldraw16") for name in names}
     assert data | {"ssl_bench/py.typed"} <= contents(wheel)
 
 
