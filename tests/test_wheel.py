@@ -62,7 +62,7 @@ def test_carries_the_other_folders(wheel):
 
 
 def test_carries_types_and_embedded_data(wheel):
-    sets, files = ("clothing48", "fsdd30"), ("train.parquet", "test.parquet", "README.md")
+    sets, files = ("clothing48", "fsdd30", "ldraw16"), ("train.parquet", "test.parquet", "README.md")
     data = {f"ssl_bench/data/embedded/{name}/{file}" for name in sets for file in files}
     assert data | {"ssl_bench/py.typed"} <= contents(wheel)
 

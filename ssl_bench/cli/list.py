@@ -43,7 +43,7 @@ def _about(facts: str, words: str) -> str:
 
 
 def methods() -> Table:
-    """Name, family, views, evaluated network, paper."""
+    """Name, family, views, evaluated network, kinds of items, paper."""
     from ssl_bench.training.method import Method
 
     table = _entries("method")
