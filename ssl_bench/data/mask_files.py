@@ -30,6 +30,7 @@ from ssl_bench.data.pixels import Unreadable
 from ssl_bench.data.splits import MASKS, Choice
 from ssl_bench.errors import UserError
 
+BITS = 258  # TIFF tag
 ORIENTATION = 274  # EXIF tag; 1 as stored, 5 to 8 lie on their side
 
 
@@ -95,7 +96,8 @@ def read(mask: Path | bytes | None, image: Path | bytes, meaning: Rules) -> np.n
             raise Unreadable("its mask is a JPEG, which changes values: PNG keeps them")
         if opened.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
             raise Unreadable(f"its mask has mode {opened.mode}: one value per pixel is needed, grey or of a palette")
-        values = _turned(opened, image)
+        step = _step(opened, mask if isinstance(mask, bytes) else mask.read_bytes())
+        values = _turned(opened, image) // step
     except Unreadable:
         raise
     except UnidentifiedImageError as error:
@@ -103,6 +105,12 @@ def read(mask: Path | bytes | None, image: Path | bytes, meaning: Rules) -> np.n
     except Exception as error:  # as of images: Pillow raises many kinds for damaged files
         raise Unreadable(f"its mask cannot be read ({type(error).__name__}: {str(error)[:120]})") from error
     return classes(values, meaning)
+
+
+def _step(opened: Any, data: bytes) -> int:
+    """What Pillow has multiplied values by: it spreads grey levels of 2 and 4 bits over 0 to 255."""
+    bits = data[24] if opened.format == "PNG" else max(getattr(opened, "tag_v2", {}).get(BITS, (8,)))
+    return {2: 85, 4: 17}.get(bits, 1) if opened.mode == "L" else 1
 
 
 def attached(item: Item, mask: Path | bytes | None, image: Path | bytes, meaning: Rules) -> Item:
