@@ -8,6 +8,8 @@ The centre moves after the loss. Evaluated: the teacher's CLS.
 
 Changes: 1 first version. 2 prototypes start at nn.Linear's default, as in the official code (they had started at
 0.02, and AdamW turned them 3.6 times faster at a bottleneck of 64).
+Effect of 2 on `quick` (clothing48, seeds 0, 1, 2): k-NN on test 36.7, 32.8, 34.7 to 32.9, 33.6, 34.8; linear (seeds 0
+and 1, whose version rose too) on test 48.0, 48.6 to 48.0, 48.0, on validation 43.3, 41.5 to 43.3, 42.2. No gain shown.
 """
 
 from __future__ import annotations
