@@ -91,7 +91,7 @@ DEPARTS = {  # what leaves the paper, by recipe
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
     "trained patch projection, small heads",
-    "clips": "as quick, on tubelets, half of the views grey, crops of 50 to 100 %",
+    "clips": "colours of BYOL, half of the views grey, crops of 50 to 100 % without blur, projector of 2 layers",
 }
 
 
@@ -124,7 +124,7 @@ def clips(**changes: Any) -> Config:
     one, two = replace(base.view_1, **views), replace(base.view_2, **views)
     objective = replace(unmirrored(replace(base, view_1=one, view_2=two)), crop_size=32)
     config = budgets.quick_clips("simclr", objective, _optim(), **changes)
-    return replace(config, backbone=replace(config.backbone, class_token=True))
+    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
 
 
 def _small() -> SimCLRConfig:
