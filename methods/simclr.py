@@ -90,9 +90,10 @@ class SimCLR(TwoViews):
 DEPARTS = {  # what leaves the paper, by recipe
     "points": "two regions of a cloud of points in place of crops, small heads",
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
-    "small, quick, clips": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
+    "small, quick": "colours of BYOL, projector of 2 layers, crops of 20 to 100 % without blur, a "
     "trained patch projection, small heads",
     "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
+    "clips": "colours of BYOL, half of the views grey, crops of 50 to 100 % without blur, projector of 2 layers",
 }
 
 
@@ -127,13 +128,14 @@ def points(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method simclr --recipe clips
 
-    Half of the views are grey and crops keep half of the frame: what two views share is to be motion, not colours.
+    Half of the views are grey and crops keep half of the frame: what two views share is to be motion, not colours. With
+    backbone.tubelet=8 budget.flops=4.5e12 budget.batch_size=64, one seed: linear 46.8 (untrained 27.6, one frame 13.0).
     """
     base = _small()
     one, two = (replace(view, crop_scale=(0.5, 1.0), gray_p=0.5) for view in (base.view_1, base.view_2))
     objective = replace(unmirrored(replace(base, view_1=one, view_2=two)), crop_size=32)
     config = budgets.quick_clips("simclr", objective, _optim(), **changes)
-    return replace(config, backbone=replace(config.backbone, class_token=True))
+    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
 
 
 def _small() -> SimCLRConfig:
