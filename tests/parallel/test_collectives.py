@@ -22,6 +22,7 @@ from ssl_bench import find
 from ssl_bench.config.overrides import resolve
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
+from ssl_bench.data.points import Points
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
 from ssl_bench.parallel import collectives
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.slow  # two processes import torch: 10 s on idle cores
 
 METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
-ITEMS = {"image": square(SIZE), "clip": Clips(4, SIZE, SIZE)}  # of every kind
+ITEMS = {"image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "points": Points(SIZE)}  # of every kind
 State = dict[str, Tensor]
 
 
@@ -76,6 +77,7 @@ def train(name: str, variant: str) -> State:
     for step in range(STEPS):
         at = (step + 0.5) / STEPS  # the second step sees a moved teacher, centre and queue
         items = torch.randint(0, 256, (BATCH, *item.shape), dtype=torch.uint8, generator=generator)[rows()]
+        items = items if item.dtype == "uint8" else items / 255 - 0.5
         with torch.no_grad():
             views = method.views(items, Rng(step, BATCH, rows()), at)
         if method.uses_labels:
