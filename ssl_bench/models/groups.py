@@ -36,6 +36,7 @@ class TokenNorm(nn.BatchNorm1d):
         mean = collectives.mean(wide.mean(0))
         var = collectives.mean((wide - mean).square().mean(0))
         with torch.no_grad():
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             count = len(x) * collectives.world_size()
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
             self.running_var.lerp_(var * count / (count - 1), self.momentum)  # type: ignore[union-attr, arg-type]

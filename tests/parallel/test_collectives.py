@@ -22,6 +22,7 @@ from ssl_bench import find
 from ssl_bench.config.overrides import resolve
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
+from ssl_bench.data.points import Points
 from ssl_bench.data.sounds import Sounds
 from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.errors import UserError
@@ -37,7 +38,7 @@ METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
 ITEMS = {  # of every kind
     "image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "sound": Sounds(SIZE, SIZE),
-    "trajectory": Trajectories(6, 5, 2, SIZE, SIZE),
+    "points": Points(SIZE), "trajectory": Trajectories(6, 5, 2, SIZE, SIZE),
 }  # fmt: skip
 State = dict[str, Tensor]
 
@@ -86,7 +87,8 @@ def train(name: str, variant: str) -> State:
             actions = torch.randn(BATCH, (item.length - 1) * item.every, item.action_dim, generator=generator)
             pairs = zip(item.frames(items).numpy(), actions.numpy(), strict=True)
             items = torch.stack([torch.from_numpy(item.packed(*pair)) for pair in pairs])
-        items = item.seen(items[rows()].to(getattr(torch, item.dtype)))
+        items = items / 255 - 0.5 if item.dtype == "float32" else items.to(getattr(torch, item.dtype))
+        items = item.seen(items[rows()])
         with torch.no_grad():
             views = method.views(items, Rng(step, BATCH, rows()), at)
         if method.uses_labels:
