@@ -33,11 +33,12 @@ def from_run(run: run_folder.Run) -> Encoder:
         model = fitted(lambda: ViT(*shape), load(payload), str(run.folder / "encoder.safetensors"))
     except (SafetensorError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"The encoder in {run.folder} cannot be read: {str(error)[:200]}.") from error
+    known = item.as_kind(PICTURES).name in PICTURES  # by its frames alone
     facts, status, size = run.read_json("provenance.json"), run.status(), item.facts["image_size"]
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
-        frames=item.facts.get("frames", 0), item=None if item.name in PICTURES else item, dynamics=_dynamics(run),
+        frames=item.facts.get("frames", 0), item=None if known else item, dynamics=_dynamics(run),
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),

@@ -22,4 +22,8 @@ FILES = (
     ("dinov2", "DINOv2", "dinov2_vits14_pretrain.pth, _reg4_ too", "CLS", "Apache-2.0", "S 22 M, B 87 M, L 304 M"),
     ("data2vec", "data2vec 2.0", "base_imagenet.pt of fairseq", "CLS", "MIT", "B 86 M, L 303 M, H 631 M"),
     ("capi", "CAPI", "capi_vitl14_in1k.pth", "predictor pooling", "Apache-2.0", "L 302 M"),
+    ("vjepa", "V-JEPA", "a checkpoint of clips; ,key=target_encoder", "mean", "CC BY-NC 4.0", "L 304 M, H 632 M"),
+    ("vjepa2", "V-JEPA 2", "a checkpoint of clips", "mean", "the repository's", "L 304 M, H 632 M, g 1.0 G"),
+    ("vjepa21", "V-JEPA 2.1", "a checkpoint of clips or images", "mean", "the repository's", "B, L, g, G"),
+    ("videomae", "VideoMAE", "a pretrained checkpoint of clips", "mean", "CC BY-NC 4.0", "S, B 86 M, L 304 M"),
 )  # fmt: skip

@@ -35,7 +35,7 @@ class DynamicsConfig:
     conditioning: Literal["adaln", "tokens", "concat"] = "adaln"  # how an action enters
     width: int = 96  # of the predictor
     depth: int = 2  # blocks
-    heads: int = 4
+    heads: int = 4  # of the predictor's attention
     channels: int = 0  # of a head; 0: width / heads
     mlp_ratio: float = 2.0  # hidden width of a block's MLP / width
     dropout: float = 0.0  # LeWM: 0.1

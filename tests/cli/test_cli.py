@@ -104,7 +104,7 @@ def test_a_failed_row_is_told_and_the_others_go_on(photos: Path, tmp_path: Path)
         ("pretrain --method ijpea", "Unknown method 'ijpea'. Did you mean 'ijepa'?"),
         (
             "pretrain --method mae --recipe tiny",
-            "Method 'mae' has no recipe 'tiny'. Valid: clips, paper, quick, small.",
+            "Method 'mae' has no recipe 'tiny'. Valid: clips, paper, points, quick, small, sound.",
         ),
         ("pretrain --method mae optim.rl=1", "Unknown setting 'optim.rl'. Did you mean 'optim.lr'?"),
         ("pretrain --method mae optim.lr=high", "optim.lr='high' must be a number."),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from results import records
 from ssl_bench.cli import main
+from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import Config, DataConfig, ViTConfig, identity
 from ssl_bench.data.dataset import open_data, present
 from ssl_bench.data.images import square
@@ -94,7 +95,7 @@ def test_committed_references_are_found_by_what_is_asked_for_now() -> None:
     there = [r for r in records.read(home) if r.method in ("random", "pixels")]
     assert len(there) > 20
     for r in there:
-        data = DataConfig(r.data["name"], r.config["data"]["image_size"])
+        data = from_dict(DataConfig, {**r.config["data"], "name": r.data["name"]})
         shape = ViTConfig(**r.config["backbone"]) if r.method == "random" else None
         assert recorded.key(r)[0] == identity(reference(r.method, r.seeds["pretrain"] or 0, data, shape))
 

@@ -21,21 +21,10 @@ from ssl_bench.training.pretrain import pretrain
 from ssl_bench.training.train import rehearse
 
 METHODS = find.names("methods")
-ALONE = {
-    "data2vec",
-    "dino",
-    "ibot",
-    "ijepa",
-    "iwm",
-    "mae",
-    "nepa",
-    "simmim",
-    "supervised",
-    "videomae",
-    "vjepa",
-    "vjepa2",
-    "vjepa21",
-}  # one image will do
+ALONE = {  # one image will do
+    "ajepa", "audiojepa", "data2vec", "dino", "ibot", "ijepa", "iwm", "mae", "nepa", "simmim", "supervised", "videomae",
+    "vjepa", "vjepa2", "vjepa21", "vjepa2ac",
+}  # fmt: skip
 
 
 def grid(method: str, patch: int) -> Config:
@@ -77,6 +66,7 @@ def test_the_fewest_images_give_a_loss_that_is_a_number(method: str, photos: Pat
 @pytest.mark.parametrize("patch", [24, 12, 8])
 def test_grids_too_small_for_masks_are_one_sentence(method: str, patch: int, tmp_path: Path) -> None:
     masked = {"capi", "cjepa", "data2vec", "dinov2", "ibot", "ijepa", "iwm", "mae", "msn", "simmim", "vjepa21"}
+    masked |= {"ajepa", "audiojepa"}
     masked |= {"videomae", "vjepa", "vjepa2"}  # their grids have a time axis, of 4 tubelets here
     if (patch == 24 and method in masked) or method == "data2vec":
         side = 24 // patch
