@@ -79,6 +79,7 @@ def check(
     from ssl_bench.config.overrides import override
     from ssl_bench.config.schema import DataConfig, RunConfig
     from ssl_bench.data import summary
+    from ssl_bench.data.items import written
     from ssl_bench.data.store import accept, ensure
     from ssl_bench.data.store import settings as as_typed
 
@@ -94,7 +95,8 @@ def check(
     summary.first_use(folder, meta)
     for i, line in enumerate(summary.lines(meta)):
         screen.say(line, "" if i else "bold")
-    rate = f", {meta['images'] / meta['seconds']:,.0f} images/s" if meta["seconds"] else ""
+    items = written(meta)
+    rate = f", {meta['images'] / meta['seconds']:,.0f} {items.noun}/s" if meta["seconds"] else ""
     screen.say(f"  {meta['kind']} store, {screen.quantity(used, 'B')} in {folder}, built in {meta['seconds']} s{rate}")
     screen.say(f"  this check took {seconds:.1f} s")
     for note in meta["notes"]:
@@ -102,10 +104,9 @@ def check(
     accept(folder, meta, bad_limit)
     if sheet is not None:
         _draw(config, bad_limit, sheet)
-        screen.say(f"  training images of each class: {sheet}")
-    recipe = {"clip": "clips"}.get(meta.get("item", ""), meta.get("item", "quick"))  # what methods of a kind call it
+        screen.say(f"  training {items.noun} of each class: {sheet}")
     other = "" if meta["labelled"] else " --eval-data LABELLED"
-    screen.say(f"next: ssl-bench compare --recipe {recipe} --data {shlex.quote(name)}{other}{as_typed(meta['asked'])}")
+    screen.say(f"next: ssl-bench compare {items.compared} --data {shlex.quote(name)}{other}{as_typed(meta['asked'])}")
 
 
 def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:

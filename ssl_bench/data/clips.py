@@ -36,6 +36,7 @@ class Clips(Kind):
 
     name: ClassVar[str] = "clip"
     noun: ClassVar[str] = "clips"
+    compared: ClassVar[str] = "--recipe clips"
     suffixes: ClassVar[frozenset[str]] = films.FILMS | films.ANIMATED
     parts: ClassVar[frozenset[str]] = films.FRAMES
     controls: ClassVar[tuple[str, ...]] = ("one frame", "shuffled frames", "reversed")

@@ -43,6 +43,9 @@ class Kind(ABC):
     noun: ClassVar[str]  # what a sentence calls several of them
     suffixes: ClassVar[frozenset[str]]  # of files that hold one, lower case, with the dot
     parts: ClassVar[frozenset[str]] = frozenset()  # of files several of which, in one folder or sample, are one item
+    measured: ClassVar[str] = "width x height"  # what the size of a file means
+    plain: ClassVar[str] = "of one single colour"  # what is said of an item that is the same everywhere
+    compared: ClassVar[str] = "--recipe quick"  # how a first comparison on these is asked for
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
     controls: ClassVar[
         tuple[str, ...]

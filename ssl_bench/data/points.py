@@ -24,6 +24,7 @@ from ssl_bench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHOWN = 64  # pixels per side of a picture
 EACH = 2  # groups that a point is in, on average: 64 groups of 32 of 1,024 points in Point-BERT, Point-MAE, Point-JEPA
 
 
@@ -35,6 +36,9 @@ class Points(Kind):
 
     name: ClassVar[str] = "points"
     noun: ClassVar[str] = "clouds of points"
+    measured: ClassVar[str] = "points x coordinates"
+    plain: ClassVar[str] = "of one point"
+    compared: ClassVar[str] = "--methods pointjepa:quick,mae:points,simclr:points"
     suffixes: ClassVar[frozenset[str]] = frozenset(SUFFIXES)
     columns: ClassVar[tuple[str, ...]] = ("points", "pos", "xyz", "point_cloud", "cloud", "pointcloud")
     dtype: ClassVar[str] = "float32"
@@ -111,6 +115,20 @@ class Points(Kind):
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, np.float32).reshape(self.shape)
+
+    @property
+    def told(self) -> str:
+        return f"{self.count} points"
+
+    def pictures(self, stored: np.ndarray) -> np.ndarray:
+        """Seen along z, y upwards, what is nearer brighter: uint8 [N, 1, SHOWN, SHOWN]."""
+        out = np.zeros((len(stored), 1, SHOWN, SHOWN), np.uint8)
+        for picture, cloud in zip(out[:, 0], stored, strict=True):
+            x, y, z = ((cloud.T + 1) / 2).clip(0, 1)
+            order = z.argsort()
+            row, column = ((1 - y) * (SHOWN - 1)).round().astype(int), (x * (SHOWN - 1)).round().astype(int)
+            picture[row[order], column[order]] = (75 + 180 * z[order]).astype(np.uint8)
+        return out
 
     def floats(self, stored: Tensor) -> Tensor:
         """[B, P, 3] as they are."""

@@ -42,6 +42,9 @@ class Sounds(Kind):
 
     name: ClassVar[str] = "sound"
     noun: ClassVar[str] = "sounds"
+    measured: ClassVar[str] = "samples x channels"
+    plain: ClassVar[str] = "the same all over (silent)"
+    compared: ClassVar[str] = "--recipe sound"
     suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"})
     columns: ClassVar[tuple[str, ...]] = ("audio", "sound", "wav", "flac")
     dtype: ClassVar[str] = "int16"

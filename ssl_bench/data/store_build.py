@@ -169,7 +169,8 @@ class Build:
         rate = (done - self.before) / (now - self.began)
         left = f", {screen.clock((total - done) / rate)} left" if rate else ""
         doing = "reading" if leads else "reading (with another process)"
-        screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} images, {rate:,.0f} images/s{left}")
+        noun = self.items.noun
+        screen.say(f"{doing} {self.config.name}: {done:,} of {total:,} {noun}, {rate:,.0f} {noun}/s{left}")
 
 
 def _add(

@@ -20,23 +20,23 @@ def lines(meta: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{count:,} {part}" for part, count in meta["split"].items() if count)
     classes = f"{len(meta['classes'])} classes" if meta["labelled"] else "no labels"
     read = f" ({'; '.join(meta['read'])})" if meta["read"] else ""
-    bad, plain = len(meta["bad"]), meta["plain"]
+    bad, plain, items = len(meta["bad"]), meta["plain"], written(meta)
     return [
-        f"{meta['name']} at {written(meta).told}: {counts}, {classes}{read}",
-        f"  {_classes(meta)}",
-        f"  {_files(meta)}",
-        *_groups(meta),
+        f"{meta['name']} at {items.told}: {counts}, {classes}{read}",
+        f"  {_classes(meta, items.noun)}",
+        f"  {_files(meta, items.measured)}",
+        *_groups(meta, items.noun),
         *_masks(meta),
         f"  fingerprint {meta['fingerprint']}, mean {meta['mean']}, std {meta['std']}; "
-        f"{bad:,} unreadable, {plain:,} of one single colour",
+        f"{bad:,} unreadable, {plain:,} {items.plain}",
     ]
 
 
-def _groups(meta: dict[str, Any]) -> list[str]:
+def _groups(meta: dict[str, Any], noun: str) -> list[str]:
     """How many groups there are, and what they are for; nothing of a set without."""
     if not (told := meta["groups"]):
         return []
-    return [f"  groups kept whole in every cut: {told['train']:,} train (at most {told['largest']:,} images), "
+    return [f"  groups kept whole in every cut: {told['train']:,} train (at most {told['largest']:,} {noun}), "
             f"{told['test']:,} test"]  # fmt: skip
 
 
@@ -48,26 +48,26 @@ def _masks(meta: dict[str, Any]) -> list[str]:
     return [f"  a mask for every image, {len(names)} classes: {', '.join(shown)}"]
 
 
-def _classes(meta: dict[str, Any]) -> str:
-    """Classes with their training and test images: all of them, or the ends with least, middle and most."""
+def _classes(meta: dict[str, Any], noun: str) -> str:
+    """Classes with their training and test items: all of them, or the ends with least, middle and most."""
     if not meta["labelled"]:
-        return "images without labels"
+        return f"{noun} without labels"
     train, test = (np.array(meta["counts"][part]) for part in ("train", "test"))
     each = [f"{name} {a:,}+{b:,}" for name, a, b in zip(meta["classes"], train, test, strict=True)]
     if len(each) <= ALL:
-        return f"train+test images: {', '.join(each)}"
+        return f"train+test {noun}: {', '.join(each)}"
     spread = "; ".join(f"{part} {c.min():,} to {c.max():,}, median {np.median(c):g}" for part, c in
                        (("train", train), ("test", test)))  # fmt: skip
-    return f"train+test images: {', '.join(each[:3])}, ..., {', '.join(each[-3:])} (per class: {spread})"
+    return f"train+test {noun}: {', '.join(each[:3])}, ..., {', '.join(each[-3:])} (per class: {spread})"
 
 
-def _files(meta: dict[str, Any]) -> str:
+def _files(meta: dict[str, Any], measured: str) -> str:
     """Sizes of the files, least, median and most by area where they differ, and their modes."""
     least, median, most = (f"{width} x {height}" for width, height in meta["sizes"])
     sizes = least if meta["num_sizes"] == 1 else (
         f"{meta['num_sizes']:,} sizes, {least} to {most}, median {median}"
     )  # fmt: skip
-    return f"files: {sizes} (width x height); {', '.join(f'{n:,} {mode}' for mode, n in meta['modes'].items())}"
+    return f"files: {sizes} ({measured}); {', '.join(f'{n:,} {mode}' for mode, n in meta['modes'].items())}"
 
 
 def first_use(folder: Path, meta: dict[str, Any]) -> list[str]:

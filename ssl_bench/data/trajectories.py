@@ -43,6 +43,7 @@ class Trajectories(Kind):
 
     name: ClassVar[str] = "trajectory"
     noun: ClassVar[str] = "trajectories"
+    compared: ClassVar[str] = "--methods lewm,pldm --recipe quick --protocols plan,state"
     suffixes: ClassVar[frozenset[str]] = frozenset()  # they come from a world
 
     @classmethod

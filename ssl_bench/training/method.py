@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -20,7 +20,8 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
-from ssl_bench.views.crops import heard, mirrored
+from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import mirrored, set_by_hand
 
 Views = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -146,8 +147,12 @@ def _refuse_views(config: Config, item: Kind) -> None:
         if item.mirrors:
             raise UserError(f"'{config.data.name}' names directions, which a mirrored clip turns round: set {mend}")
         raise UserError(f"Turned round, {item.noun} are others: set {mend}")
-    if item.name != "sound" and (views := heard(config.objective)):
-        mend = " and ".join(f"objective.{name}.sound" for name in views)
+    own = {"sound": "sound", "cloud": "points"}  # settings that one kind alone reads
+    idle = [name for name, kind in own.items() if item.name != kind]
+    if item.name == "points":
+        idle += [f.name for f in fields(AugmentConfig) if f.name not in own]
+    if found := set_by_hand(config.objective, *idle):
+        mend = " and ".join(f"objective.{name}" for name in found)
         raise UserError(f"{mend} has no effect on {item.noun}: leave it out.")
 
 

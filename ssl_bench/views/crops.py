@@ -115,17 +115,22 @@ def cloud_multi_crop(objective: Multi) -> Multi:
     return replace(objective, global_1=CLOUD, global_2=CLOUD, local_crops=0, global_size=192)
 
 
-def mirrored(objective: Any) -> dict[str, AugmentConfig]:
-    """The views of an objective that may be mirrored, by the names of their settings."""
+def views_of(objective: Any) -> dict[str, AugmentConfig]:
+    """The views that an objective draws, by the names of their settings."""
     idle = {"local"} if getattr(objective, "local_crops", 1) == 0 else set()
     settings = getattr(objective, "__dict__", {})
-    return {k: v for k, v in settings.items() if isinstance(v, AugmentConfig) and v.flip and k not in idle}
+    return {k: v for k, v in settings.items() if isinstance(v, AugmentConfig) and k not in idle}
 
 
-def heard(objective: Any) -> dict[str, AugmentConfig]:
-    """The views of an objective that change sounds, by the names of their settings."""
-    settings = getattr(objective, "__dict__", {})
-    return {k: v for k, v in settings.items() if isinstance(v, AugmentConfig) and v.sound != SoundConfig()}
+def mirrored(objective: Any) -> dict[str, AugmentConfig]:
+    """Those that may be mirrored."""
+    return {name: view for name, view in views_of(objective).items() if view.flip}
+
+
+def set_by_hand(objective: Any, *settings: str) -> list[str]:
+    """Which of these settings of its views are not as usual, as they are typed: `view_1.sound`."""
+    views, usual = views_of(objective).items(), AugmentConfig()
+    return [f"{name}.{s}" for name, view in views for s in settings if getattr(view, s) != getattr(usual, s)]
 
 
 def unmirrored(objective: Any) -> Any:

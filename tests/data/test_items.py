@@ -156,3 +156,17 @@ def test_noise_is_of_the_stored_type(dtype: str, monkeypatch: pytest.MonkeyPatch
     made = kind.noise(50)
     assert made.shape == (50, 3, 4, 4) and made.dtype == dtype and made.nbytes == 50 * kind.nbytes
     assert made.std() > (0.9 if dtype == "float32" else 50)
+
+
+@pytest.mark.parametrize(("name", "told", "compared"), [
+    ("movingphotos:0:40", "train+test clips: ", "compare --recipe clips"),
+    ("two_room:40", "train+test trajectories: ", "compare --methods lewm,pldm"),
+    ("ldraw16", "256 points: 2,043 train", "compare --methods pointjepa:quick"),
+    ("fsdd30", "(samples x channels)", "compare --recipe sound"),
+])  # fmt: skip
+def test_data_check_speaks_of_the_kind(name: str, told: str, compared: str, tmp_path: Path) -> None:
+    size = {"ldraw16": "256", "fsdd30": "64"}.get(name, "16")
+    done = CliRunner().invoke(command, ["check", name, "--image-size", size, "--sheet", str(tmp_path / "sheet.png")])
+    assert done.exit_code == 0, done.output
+    assert told in done.output and compared in done.output
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 10  # something is drawn

@@ -21,8 +21,8 @@ from ssl_bench.models.groups import PointNet, neighbours
 from ssl_bench.models.pointdecoder import chamfer
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
-from ssl_bench.training.method import ema, frozen_copy
-from ssl_bench.training.train import Trainer
+from ssl_bench.training.method import configured, ema, frozen_copy
+from ssl_bench.training.train import Trainer, rehearse
 from ssl_bench.views.clouds import CloudConfig, about_y, change, rotation, unit_sphere
 from ssl_bench.views.masks_points import runs, sequence
 
@@ -232,3 +232,14 @@ def test_wrong_settings_are_one_sentence():
     config = replace(config, backbone=replace(config.backbone, pos_embed="sincos"))
     with pytest.raises(UserError, match="takes points items, and these are images"):
         Trainer(config, open_data(config.data), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("method", "recipe", "setting"), [
+    ("mae", "points", "augment.crop_scale=0.5,1"), ("simclr", "points", "view_2.blur_p=0.5"),
+    ("mae", "quick", "augment.cloud.jitter=0.1"), ("simclr", "sound", "view_1.cloud.mirror=true"),
+])  # fmt: skip
+def test_settings_of_views_that_a_kind_does_not_read_are_refused(method: str, recipe: str, setting: str) -> None:
+    name = setting.partition("=")[0]
+    name = name[: name.index(".cloud") + 6] if ".cloud" in name else name
+    with pytest.raises(UserError, match=rf"objective\.{name} has no effect on"):
+        rehearse(configured(method, recipe, [f"objective.{setting}"]))
