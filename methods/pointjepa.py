@@ -145,7 +145,7 @@ class PointJEPA(Method):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "rates step by step, no decay of biases and norms, no dropout, teacher at 0.9995 from the first step on",
-    "small, quick": "EMA from 0.99, a predictor of two blocks, a draw for each cloud, no dropout",
+    "small, quick, points": "EMA from 0.99, a predictor of two blocks, a draw for each cloud, no dropout",
     "jepa3d": "3D-JEPA by its abstract alone: context in every block, cosine loss, runs of Point-JEPA, EMA from 0.99",
 }  # fmt: skip
 
@@ -168,6 +168,9 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method pointjepa --recipe quick"""
     return budgets.quick_points("pointjepa", _small(), _optim(), **changes)
+
+
+points = quick  # its name in the methods of images
 
 
 def jepa3d(**changes: Any) -> Config:

@@ -9,6 +9,8 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -129,8 +131,14 @@ def stated(method: str, name: str) -> dict[str, str]:
 
 
 def recipe(method: str, name: str) -> Callable[..., Any]:
-    """The recipe function of a method by name."""
+    """The recipe function of a method by name; its config carries that name, whatever function it is built on."""
     known = recipes(module("methods", method))
     if name not in known:
         raise UserError(f"Method '{method}' has no recipe '{name}'. {nearest(name, known)}")
-    return known[name]
+    made = known[name]
+
+    @wraps(made)
+    def named(*args: Any, **changes: Any) -> Any:
+        return replace(made(*args, **changes), recipe=name)
+
+    return named

@@ -176,3 +176,11 @@ def test_clone_wins_over_a_stale_bundle(tmp_path, clone, expected):
     out = python("-S", "-c", code.format(expected), cwd=tmp_path / "empty", PYTHONPATH=str(package.parent))
     assert out.startswith(f"['{expected}']")
     assert ("_bundled" in out) is not clone
+
+
+@pytest.mark.parametrize("method", find.names("methods"))
+def test_a_recipe_is_called_what_it_was_asked_for(method: str) -> None:
+    """Tables name a row's recipe, and what leaves the paper, by what its config says."""
+    for name in find.recipes(find.module("methods", method)):
+        assert find.recipe(method, name)().recipe == name
+        assert find.departs(method, name) or name == "paper", f"{name} is not in DEPARTS"

@@ -31,6 +31,7 @@ class Start(NamedTuple):
 STARTS = {  # by kind of item
     "images": Start("quick", ("ijepa", "mae", "dino", "supervised"), "folder:PATH"),
     "clips": Start("clips", ("vjepa", "videomae", "dino"), "movingphotos:2"),
+    "points": Start("points", ("pointjepa", "mae", "simclr", "supervised"), "folder:PATH#kind=points"),
     "sound": Start("sound", ("audiojepa", "mae", "dino", "supervised"), "folder:PATH#kind=sound"),
 }
 
@@ -42,7 +43,7 @@ STARTS = {  # by kind of item
 @KEEP_OLD
 @ROOT
 def quickstart(kind: str, fast: bool, jobs: int, keep_old: list[str], root: Path) -> None:
-    """Compare I-JEPA, MAE and DINO on the embedded photographs, or their kin on clips or sound.
+    """Compare I-JEPA, MAE and DINO on the embedded photographs, or their kin on clips, points or sound.
 
     \b
     Three seeds each, the same ViT, data and training FLOPs; k-NN and linear evaluation; reference rows.
