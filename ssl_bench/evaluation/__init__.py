@@ -2,6 +2,7 @@
 
     protocol          what a protocol is: it fits on parts of the training split and returns a predictor
     evaluate          the sealed test split, the record
+    scorable          whether a set has what a protocol is scored by
     answers           what a protocol predicts before the labels are read, and its score after
     seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's
     scorers           the harness's scorers; world_scorers: those that do again what was done in a world

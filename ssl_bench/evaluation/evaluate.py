@@ -34,7 +34,7 @@ from ssl_bench.data.dataset import (
 from ssl_bench.encoders.encoder import DIFFERENCE, LOGMEL, SHAPE, Encoder
 from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import answers, features, protocol
+from ssl_bench.evaluation import answers, features, protocol, scorable
 from ssl_bench.evaluation.answers import Answer
 from ssl_bench.evaluation.protocol import Features, Protocol
 from ssl_bench.parallel import collectives, devices, processes
@@ -65,7 +65,7 @@ def evaluate_all(
     wanted = [(name, protocol.load(name, own[name])) for name in own]
     place, root = devices.pick_device(device), Path(root)
     dataset = open_data(data)
-    if trouble := protocol.nothing_to_tell_apart(dataset):
+    if trouble := scorable.lacking(dataset, wanted):
         raise UserError(f"{trouble}: name another set with --data.")
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
     _refuse_non_finite(encoder)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ssl_bench import find
 from ssl_bench.config.overrides import override
-from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.factors import Factor
 from ssl_bench.data.places import cache_folder
 from ssl_bench.data.world import World
@@ -239,16 +238,6 @@ def given(labels: Tensor, num_classes: int, shots: int) -> str:
     counts = labels.bincount(minlength=num_classes).clamp(max=shots)
     low, high = int(counts.min()), int(counts.max())
     return "" if low == shots else f"{low}" if low == high else f"{low}-{high}"
-
-
-def nothing_to_tell_apart(dataset: Dataset) -> str:
-    """Why no protocol can score an encoder on these images, or ""."""
-    if not dataset.labelled:
-        return f"'{dataset.name}' has no labels to evaluate by"
-    if len(found := torch.cat([dataset.train.labels, dataset.val.labels]).unique()) < 2:
-        only = dataset.classes[int(found[0])]
-        return f"All training images of '{dataset.name}' are of one class, '{only}', and one class cannot be classified"
-    return ""
 
 
 def variants(module: Any) -> dict[str, Callable[[], Any]]:

@@ -249,17 +249,17 @@ def run(rows: list[Row], root: Path, jobs: int, table: bool = True) -> None:
 
 
 def ready(rows: list[Row]) -> None:
-    """The images of every row are there, can be read, and have classes to evaluate by: told once, before any row."""
+    """The images of every row are there, can be read, and have what is evaluated by: told once, before any row."""
     from ssl_bench.data.dataset import open_data
-    from ssl_bench.evaluation.protocol import nothing_to_tell_apart
+    from ssl_bench.evaluation.protocol import load
+    from ssl_bench.evaluation.scorable import lacking
 
-    seen: dict[Any, str] = {}  # why it cannot be evaluated on
+    seen: dict[Any, Any] = {}
     for row in rows:
         if row.config is not None and row.state != "done":
             for where in (row.config.data, replace(row.config.data, name=row.data)):
-                if where not in seen:
-                    seen[where] = nothing_to_tell_apart(open_data(where, row.config.run))
-            if row.missing and (trouble := seen[where]):
+                seen[where] = seen[where] if where in seen else open_data(where, row.config.run)
+            if row.missing and (trouble := lacking(seen[where], [(name, load(name)) for name in row.missing])):
                 raise UserError(f"{trouble}: name another set: --eval-data NAME.")
 
 

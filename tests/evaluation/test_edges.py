@@ -17,10 +17,11 @@ from protocols.lowshot import LowShot, LowShotConfig
 from ssl_bench.config.schema import DataConfig, vit
 from ssl_bench.encoders import references
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import evaluate, protocol
+from ssl_bench.evaluation import evaluate, protocol, scorable
 from ssl_bench.evaluation.logistic import rotate, solve
 from ssl_bench.evaluation.protocol import given
 from ssl_bench.evaluation.scorers import classification
+from ssl_bench.experiments import matrix
 
 
 def paint(root: Path, counts: dict[str, int], grey: bool = False) -> DataConfig:
@@ -124,8 +125,8 @@ def test_the_record_says_what_the_largest_class_would_score(tmp_path: Path) -> N
 def test_no_protocol_is_needed_to_know_that_there_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     from ssl_bench.data.dataset import open_data
 
-    assert protocol.nothing_to_tell_apart(open_data(paint(tmp_path / "two", {"a": 9, "b": 9}))) == ""
-    one = protocol.nothing_to_tell_apart(open_data(paint(tmp_path / "one", {"a": 9})))
+    assert scorable.nothing_to_tell_apart(open_data(paint(tmp_path / "two", {"a": 9, "b": 9}))) == ""
+    one = scorable.nothing_to_tell_apart(open_data(paint(tmp_path / "one", {"a": 9})))
     assert "one class cannot be classified" in one
 
 
@@ -134,3 +135,20 @@ def test_retrieval_among_single_images_is_one_sentence() -> None:
     with pytest.raises(UserError, match="no class has two test images"):
         one.score(torch.eye(3), torch.arange(3), 3)
     assert one.score(torch.eye(3), torch.tensor([0, 1, 1]), 3)["map"] > 0
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("dense", "dense needs images with masks"), ("plan", "plan needs trajectories of a world"),
+    ("factors", "factors probes known factors"),
+])  # fmt: skip
+def test_what_a_protocol_lacks_is_told_before_anything_is_trained(
+    name: str, told: str, photos: Path, tmp_path: Path
+) -> None:
+    settings = [f"data.name=folder:{photos}", "data.image_size=24", "backbone=toy_patch8", "data.val_fraction=0.2"]
+    rows = matrix.plan(["mae"], [name], 1, "quick", settings, tmp_path)
+    with pytest.raises(UserError, match=told):
+        matrix.ready(rows)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match=told):
+        evaluate.evaluate("pixels", name, DataConfig(f"folder:{photos}", 24, 0.2), tmp_path)
+    assert not any(tmp_path.iterdir())

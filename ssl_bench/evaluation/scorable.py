@@ -1,0 +1,34 @@
+"""Whether a protocol can be scored on a set: told before anything is trained or encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from ssl_bench.data.dataset import Dataset
+from ssl_bench.evaluation.protocol import Protocol
+
+
+def nothing_to_tell_apart(dataset: Dataset) -> str:
+    """Why no protocol can score an encoder on these images, or ""."""
+    if not dataset.labelled:
+        return f"'{dataset.name}' has no labels to evaluate by"
+    if len(found := torch.cat([dataset.train.labels, dataset.val.labels]).unique()) < 2:
+        only = dataset.classes[int(found[0])]
+        return f"All training images of '{dataset.name}' are of one class, '{only}', and one class cannot be classified"
+    return ""
+
+
+def lacking(dataset: Dataset, protocols: Iterable[tuple[str, Protocol]]) -> str:
+    """Why one of the named protocols cannot be scored on these items, or ""."""
+    for name, one in protocols:
+        if one.input == "world" and dataset.item.name != "trajectory":
+            return (
+                f"{name} needs trajectories of a world, and '{dataset.name}' has {dataset.item.noun}; two_room has them"
+            )
+        if one.scores == "targets" and dataset.train.targets is None:
+            return f"{name} probes known factors, which '{dataset.name}' lacks; the set factors has them"
+        if one.scores == "masks" and dataset.train.masks is None:
+            return f"{name} needs images with masks, which '{dataset.name}' lacks; the set factors has them"
+    return nothing_to_tell_apart(dataset)
