@@ -77,6 +77,12 @@ def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     return out
 
 
+def _first(names: Sequence[str], most: int = 3) -> str:
+    """The records hold all of them."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more files" if more > 1 else f", {names[-1]}" if more == 1 else "")
+
+
 def code(records: Sequence[Record], rows: Mapping[str, str]) -> list[str]:
     """Which rows a module differs between that can change a number: of their training, and of one protocol's version.
 
@@ -100,7 +106,7 @@ def code(records: Sequence[Record], rows: Mapping[str, str]) -> list[str]:
         if len(digests) > 1:
             sides = sorted(", ".join(f"`{label}`" for label in sorted(labels)) for labels in digests.values())
             mixed.setdefault(" against ".join(sides), []).append(what)
-    out = [f"Not the same code behind all rows: {', '.join(sorted(w))}: {s}." for s, w in sorted(mixed.items())]
+    out = [f"Not the same code behind all rows: {_first(sorted(w))}: {s}." for s, w in sorted(mixed.items())]
     if halves := sorted(
         {f"`{rows.get(r.id, r.method)}`" for r in records if r.code.get("training", {}).get("earlier")}
     ):
