@@ -61,7 +61,10 @@ def measured(readme: str) -> str:
         able = [row for row in table.rows if row.method == method and any(row.cells)]
         most = sorted(able, key=lambda row: (-sum(c.n for c in row.cells if c is not None), row.label))[:1]
         rows += most
-    lines = render.to_markdown(dataclasses.replace(table, rows=tuple(rows))).splitlines()
+    kept = [i for i in range(len(table.columns)) if 2 * sum(row.cells[i] is not None for row in rows) > len(rows)]
+    rows = [dataclasses.replace(row, cells=tuple(row.cells[i] for i in kept)) for row in rows]
+    columns = tuple(table.columns[i] for i in kept)
+    lines = render.to_markdown(dataclasses.replace(table, rows=tuple(rows), columns=columns)).splitlines()
     trained = [row for row in rows if row.budget]
     counts = [c.n for row in trained for c in row.cells if c is not None]
     seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
