@@ -9,19 +9,28 @@ from rich.markup import escape
 from rich.table import Table
 
 from ssl_bench import find, screen
+from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import catalogue, registry, world
 from ssl_bench.data.items import of_kind
 from ssl_bench.encoders import known
+from ssl_bench.errors import UserError, nearest
 
 
 @click.command(name="list")
 @click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes", "encoders"]))
-def list_(what: str) -> None:
+@click.option("--data", default="", help="Of methods: those that take the items of this set.")
+def list_(what: str, data: str) -> None:
     """What there is: methods, protocols, datasets, recipes, encoders.
 
     \b
     Example: ssl-bench list methods
+             ssl-bench list methods --data fsdd30
     """
+    if data and what != "methods":
+        raise UserError(f"--data says which methods take a set's items and has no effect on {what}: leave it out.")
+    if data:
+        screen.console.print(methods(data))
+        return
     tables = {"methods": methods, "protocols": protocols, "datasets": datasets, "recipes": recipes}
     screen.console.print({**tables, "encoders": encoders}[what]())
 
@@ -42,13 +51,17 @@ def _about(facts: str, words: str) -> str:
     return escape(facts) + (f"\n[dim]{escape(words)}[/dim]" if words else "")
 
 
-def methods() -> Table:
-    """Name, family, views, evaluated network, kinds of items, paper."""
+def methods(data: str = "") -> Table:
+    """Name, family, views, evaluated network, kinds of items, paper; of those that run on the set `data`."""
     from ssl_bench.training.method import Method
 
-    table = _entries("method")
+    if data and data.partition(":")[0].partition("#")[0] not in {name.partition(":")[0] for name in registry.known()}:
+        raise UserError(f"Unknown data '{data}'. {nearest(data, registry.known())} See 'ssl-bench list datasets'.")
+    table, items = _entries("method"), registry.item(DataConfig(data)) if data else None
     for name in find.names("methods"):
         cls = find.defined(find.module("methods", name), Method)
+        if items and items.as_kind(cls.kinds).name not in cls.kinds:
+            continue
         seen = f"sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}"
         table.add_row(name, _about(f"{cls.family}; takes {', '.join(cls.kinds)}; {seen}", cls.paper))
     return table

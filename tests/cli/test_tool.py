@@ -256,3 +256,18 @@ def test_the_quickstart_of_every_kind_can_be_planned(tmp_path):
         labels = [row.label for row in rows]
         assert labels[: len(start.methods)] == [f"{method} seed 0" for method in start.methods]
         assert labels[-2:] == ["random seed 0", "pixels"]
+
+
+@pytest.mark.parametrize(("data", "there", "missing"), [
+    ("fsdd30", ["audiojepa", "mae"], ["pointjepa", "vjepa", "capi"]), ("ldraw16", ["pointjepa", "simclr"], ["ijepa"]),
+    ("two_room:100", ["lewm", "ijepa", "capi"], ["vjepa ", "pointjepa"]), ("clothing48", ["ijepa"], ["lewm", "vjepa "]),
+])  # fmt: skip
+def test_methods_that_take_a_sets_items(data: str, there: list[str], missing: list[str]) -> None:
+    shown = call("list", "methods", "--data", data).output
+    rows = [line.partition(" ")[0] + " " for line in shown.splitlines()]
+    assert all(f"{name} " in rows for name in there) and not any(f"{name.strip()} " in rows for name in missing)
+
+
+def test_a_set_that_nobody_knows_is_told_where_methods_are_listed() -> None:
+    assert "Did you mean 'fsdd30'" in str(call("list", "methods", "--data", "fsdd").exception)
+    assert "has no effect on protocols" in str(call("list", "protocols", "--data", "fsdd30").exception)
