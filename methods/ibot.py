@@ -7,6 +7,8 @@ global crops whole. Masked patches must match the teacher's distribution at the 
 own centres; the patch centre averages all patches, not only masked ones. Evaluated: the teacher's CLS.
 
 Changes: 1 first version. 2 prototypes start at nn.Linear's default, as in the official code (0.02 before).
+Effect of 2 on `quick` (clothing48, means of three seeds): k-NN 35.2 to 34.8, linear (whose version rose too) 45.6 to
+45.6. No gain shown.
 """
 
 from __future__ import annotations
