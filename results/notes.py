@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from results import rows as grouping
-from results.parts import MAJORITY, Column, Pair, Row
+from results.parts import MAJORITY, RAW, Column, Pair, Row
 from results.records import ACCURACIES, Record
 from ssl_bench import find
 
@@ -59,7 +59,7 @@ def budgets(rows: Sequence[Row]) -> list[str]:
 def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """Single seeds, runs in another precision than they asked for, uncommitted code."""
     out = []
-    able = [r for r in rows if r.method not in ("pixels", "difference", MAJORITY) and any(r.cells)]
+    able = [r for r in rows if r.method not in (*RAW, MAJORITY) and any(r.cells)]
     single = [r.label for r in able if any(c is not None and c.n == 1 for c in r.cells)]
     if single:
         names = "every row" if len(single) == len(able) else ", ".join(f"`{n}`" for n in single)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from results.statistics import Comparison, Sample
+from ssl_bench.data import items
 
 REFERENCES = ("random", "pixels", "supervised")  # set apart from the methods, in this order
-UNTRAINED = ("random", "pixels", "difference")  # what no budget was spent on: they stand in the tables of all budgets
+RAW = ("pixels", *items.RAW)  # rows of raw input
+UNTRAINED = ("random", *RAW)  # what no budget was spent on: they stand in the tables of all budgets
 MAJORITY = "majority"  # always answering the largest class: a row where the test classes are unbalanced
 BALANCED = "balanced"  # mean recall over the classes; beside the headline where they are unbalanced
 LABEL_FREE = ("rankme", "lidar", "alpha_req", "alpha", "loss", "uniformity", "alignment", "std")  # they never rank

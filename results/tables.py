@@ -16,7 +16,7 @@ import numpy as np
 
 from results import costs, notes, unbalanced
 from results import rows as grouping
-from results.parts import MAJORITY, REFERENCES, Cell, Column, Cost, Pair, Row, Table
+from results.parts import MAJORITY, RAW, REFERENCES, Cell, Column, Cost, Pair, Row, Table
 from results.records import Record, unique
 from results.rows import Group
 from results.statistics import LEVEL, Comparison, candidates, compare_all, compare_with, interval, share
@@ -54,7 +54,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
 
 
 def _place(row: Row) -> tuple[int, str]:
-    known = (*REFERENCES, "difference", MAJORITY)
+    known = (*dict.fromkeys((*REFERENCES, *RAW)), MAJORITY)
     apart = row.method if row.method in known else "supervised"  # another that saw labels
     return (1 + known.index(apart) if row.reference else 0, row.label)
 

@@ -31,6 +31,7 @@ KINDS = {  # name -> where its class is, imported when it is asked for
     "points": "ssl_bench.data.points:Points",
 }
 OWN = {"frames": "clip", "frame_step": "clip", "mel": "sound"}  # settings of the data that only one kind reads
+RAW = {"difference": "clip", "logmel": "sound", "moments": "points"}  # raw rows beside `pixels`: the kind each is of
 
 
 Form = tuple[str, tuple[int, int]]  # of an item as its file has it: mode (RGB), and width and height

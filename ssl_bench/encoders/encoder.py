@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config.schema import Size
-from ssl_bench.data.items import Kind
+from ssl_bench.data.items import RAW, Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.timm_parts import without_compiler
@@ -29,9 +29,11 @@ from ssl_bench.views.plain import cells, plain
 Network = TypeVar("Network", bound=nn.Module)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNTOLD = ("training", "fused_attn")  # change no result but in the last digit
-DIFFERENCE = "difference"  # the raw row of clips whose feature is the mean absolute difference of their frames
-LOGMEL = "logmel"  # the raw row of sounds whose feature is the mean over time of their log-mel spectrogram
-SHAPE = "moments"  # the raw row of clouds whose feature is the moments of their coordinates
+FEATURES: dict[str, Callable[[Tensor], Tensor]] = {  # of the raw rows in items.RAW; that of `pixels` is all of an item
+    "difference": lambda clips: (clips[:, 1:] - clips[:, :-1]).abs().mean(1),  # of neighbouring frames
+    "logmel": lambda spectrograms: spectrograms.mean(-1, keepdim=True),  # over time
+    "moments": moments,  # of a cloud's coordinates
+}
 PICTURES = ("image", "clip")  # kinds that an encoder knows by its frames; of others it has the item itself
 LAYERS = 4  # the last blocks every encoder returns
 
@@ -87,7 +89,7 @@ class Encoder:
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
             **({"dynamics_sha256": sha256(self.dynamics)} if self.dynamics else {}),
             **({"item": self.item.facts} if self.item else {}),
-            **({"raw": self.method} if self.method in (DIFFERENCE, LOGMEL, SHAPE) else {}),  # features too
+            **({"raw": self.method} if self.method in RAW else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
@@ -134,13 +136,11 @@ class Encoder:
     def forward(self, x: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
         """`encode` for images that are prepared already."""
         if self.model is None:
-            x = (x[:, 1:] - x[:, :-1]).abs().mean(1) if self.method == DIFFERENCE else x
-            x = x.mean(-1, keepdim=True) if self.method == LOGMEL else x
-            if x.ndim == 3:  # a cloud's points are its tokens; their order says nothing
-                out = {"mean": (moments(x) if self.method == SHAPE else x.flatten(1))[:, None]}
-                return {**out, "tokens": x} if want_tokens else out
-            out = {"mean": x.flatten(1)[:, None]}
-            return {**out, "tokens": cells(x)} if want_tokens else out
+            raw = FEATURES[self.method](x) if self.method in RAW else x
+            out = {"mean": raw.flatten(1)[:, None]}
+            if want_tokens:
+                out["tokens"] = x if x.ndim == 3 else cells(raw)  # a cloud's points; their order says nothing
+            return out
         count = min(layers, self.depth)
         maps = self.model.layers(x, range(self.depth - count, self.depth))
         patches = [m[:, self.model.num_prefix :] for m in maps]

@@ -8,11 +8,18 @@ import torch
 
 from ssl_bench.config.schema import HEADS, Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
 from ssl_bench.data.dataset import Dataset
-from ssl_bench.data.items import Kind, asked
-from ssl_bench.encoders.encoder import DIFFERENCE, IMAGENET, LOGMEL, PICTURES, SHAPE, Encoder, sha256
+from ssl_bench.data.items import RAW, Kind, asked
+from ssl_bench.encoders.encoder import IMAGENET, PICTURES, Encoder, sha256
 from ssl_bench.errors import UserError
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import mix
+
+RAW_ROWS = {  # what each row is, and what it needs
+    "pixels": ("raw pixels", ""),
+    "difference": ("mean absolute difference of frames", "between the frames of clips, and images have one"),
+    "logmel": ("mean log-mel", "of the spectrograms of sounds"),
+    "moments": ("moments of coordinates", "of the coordinates of clouds of points"),
+}
 
 
 def random_source(backbone: ViTConfig, image_size: Size) -> str:
@@ -59,16 +66,9 @@ def pixels(data: Dataset | None, method: str = "pixels") -> Encoder:
     order, of clouds of points alone.
     """
     frames = data.item.facts.get("frames", 0) if data else 0
-    if method == DIFFERENCE and frames < 2:
-        raise UserError("'difference' is between the frames of clips, and images have one: use pixels.")
-    if method == LOGMEL and not (data and data.item.name == "sound"):
-        raise UserError("'logmel' is of the spectrograms of sounds: use pixels.")
-    if method == SHAPE and not (data and data.item.name == "points"):
-        raise UserError("'moments' is of the coordinates of clouds of points: use pixels.")
-    told = {
-        "pixels": "raw pixels", DIFFERENCE: "mean absolute difference of frames", LOGMEL: "mean log-mel",
-        SHAPE: "moments of coordinates",
-    }[method]  # fmt: skip
+    told, needs = RAW_ROWS[method]
+    if needs and ((data.item.name if data else "") != RAW[method] or frames == 1):
+        raise UserError(f"'{method}' is {needs}: use pixels.")
     mean, std = (data.mean, data.std) if data else IMAGENET
     size: Size = data.config.image_size if data else 48
     config = reference(method, 0, DataConfig(image_size=size))

@@ -7,7 +7,8 @@ from pathlib import Path
 from ssl_bench.config.overrides import parse
 from ssl_bench.config.schema import Size, vit
 from ssl_bench.data.dataset import Dataset
-from ssl_bench.encoders.encoder import DIFFERENCE, LOGMEL, SHAPE, Encoder
+from ssl_bench.data.items import RAW
+from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.encoders.references import pixels, untrained
 from ssl_bench.errors import UserError, nearest
@@ -22,7 +23,7 @@ def resolve(source: str | None, root: Path, seed: int = 0, data: Dataset | None 
     kind, colon, name = (source or "").partition(":")
     if kind == "pixels":  # also pixels:RUN, on the images of that run
         return pixels(data)
-    if source in (DIFFERENCE, LOGMEL, SHAPE):
+    if source in RAW:
         return pixels(data, source)
     if kind == "random" and colon:
         if (Path(root) / name / "config.json").exists():  # the same ViT as that run, untrained

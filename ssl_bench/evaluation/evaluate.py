@@ -31,7 +31,8 @@ from ssl_bench.data.dataset import (
     other_images,
     present,
 )  # fmt: skip
-from ssl_bench.encoders.encoder import DIFFERENCE, LOGMEL, SHAPE, Encoder
+from ssl_bench.data.items import RAW
+from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.resolve import resolve
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import answers, features, protocol, scorable
@@ -163,7 +164,7 @@ def help_with(threads: int, *args: Any) -> None:
 def data_of(source: str, root: Path, name: str | None = None, image_size: Size | None = None) -> DataConfig:
     """What to evaluate on: as given, else what the run was pretrained on, else the embedded set."""
     run = source.removeprefix("random:").removeprefix("pixels:")
-    is_run = (root / run).exists() or (":" not in source and run not in ("pixels", DIFFERENCE, LOGMEL, SHAPE))
+    is_run = (root / run).exists() or (":" not in source and run not in ("pixels", *RAW))
     base = run_folder.find_run(root, run).config().data if is_run else DataConfig()
     found = replace(base, name=name or base.name, image_size=base.image_size if image_size is None else image_size)
     found.check()

@@ -16,6 +16,7 @@ from fake_records import fake, quickstart
 from results import cells, records, render, tables
 from results.parts import Row, Table
 from results.rows import by_table, together
+from ssl_bench.data.items import RAW
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import report
 
@@ -150,14 +151,15 @@ def test_budgets_that_round_to_the_same_words_are_not_the_same(one: dict[str, fl
     assert sorted([r.method for r in members] for members in parts.values()) == [["dino", "random"], ["mae", "random"]]
 
 
-def test_networks_trained_elsewhere_are_not_rows_of_a_budget() -> None:
+@pytest.mark.parametrize("raw", RAW)
+def test_networks_trained_elsewhere_are_not_rows_of_a_budget(raw: str) -> None:
     foreign = fake("timm:vit", 90, None, config={"method": "timm:vit", "source": "timm:vit", "seed": None}, run="")
-    moved = fake("difference", 30, None, config={"method": "difference", "backbone": {}}, run="")
+    moved = fake(raw, 30, None, config={"method": raw, "backbone": {}}, run="")
     parts = by_table([*quickstart(), foreign, moved])["clothing48"]
     assert [*parts] == ["300 steps, batch 128", "trained elsewhere"]
     methods = [{r.method for r in members} for members in parts.values()]
-    assert "timm:vit" not in methods[0] and methods[1] == {"timm:vit", "random", "pixels", "difference"}
-    assert row(tables.build(parts["300 steps, batch 128"]), "difference").reference
+    assert "timm:vit" not in methods[0] and methods[1] == {"timm:vit", "random", "pixels", raw}
+    assert row(tables.build(parts["300 steps, batch 128"]), raw).reference
 
 
 def test_a_reference_in_csv_says_whose_table_it_stands_in() -> None:
