@@ -55,7 +55,7 @@ class Planner(Predictor):
         super().__init__()
         assert x.world is not None
         self.world, self.size, self.config, self.latents = x.world, x.kind.height, config, found
-        self.selected = {"dynamics": "the run's own" if not found.fitted else "fitted", **found.fitted}
+        self.selected = found.told
 
     def predict(self, x: Features) -> Tensor:
         """Actions [policies, 2, E, steps, A], zeros after the last."""

@@ -43,7 +43,7 @@ class Surprised(Predictor):
         super().__init__()
         assert x.world is not None
         self.world, self.size, self.config, self.found = x.world, x.kind.height, config, found
-        self.selected = {"dynamics": "the run's own" if not found.fitted else "fitted", **found.fitted}
+        self.selected = found.told
 
     def seen(self, state: np.ndarray, channels: tuple[int, ...] = (0, 1, 2)) -> Tensor:
         """Latents [n, D]."""

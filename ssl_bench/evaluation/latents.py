@@ -53,6 +53,11 @@ class Latents:
     dynamics: Dynamics
     fitted: dict[str, Any]  # how the dynamics were fitted here; {} where the run has learned them
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a record keeps of the dynamics."""
+        return {"dynamics": "fitted" if self.fitted else "the run's own", **self.fitted}
+
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Latents [n, D] of frames uint8 [n, C, H, W]."""

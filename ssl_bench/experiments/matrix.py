@@ -254,12 +254,12 @@ def ready(rows: list[Row]) -> None:
     from ssl_bench.evaluation.protocol import load
     from ssl_bench.evaluation.scorable import lacking
 
-    seen: dict[Any, Any] = {}
+    seen, wanted = dict[Any, Any](), {name: load(name) for row in rows for name in row.missing}
     for row in rows:
         if row.config is not None and row.state != "done":
             for where in (row.config.data, replace(row.config.data, name=row.data)):
                 seen[where] = seen[where] if where in seen else open_data(where, row.config.run)
-            if row.missing and (trouble := lacking(seen[where], [(name, load(name)) for name in row.missing])):
+            if row.missing and (trouble := lacking(seen[where], [(name, wanted[name]) for name in row.missing])):
                 raise UserError(f"{trouble}: name another set: --eval-data NAME.")
 
 

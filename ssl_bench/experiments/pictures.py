@@ -22,7 +22,7 @@ from ssl_bench.encoders import encoder as encoder_
 from ssl_bench.encoders import from_run
 from ssl_bench.evaluation import features
 from ssl_bench.experiments import strips
-from ssl_bench.experiments.sheets import colours, kept_sets, sheet
+from ssl_bench.experiments.sheets import colours, looked_at, sheet, visible
 from ssl_bench.models.tokenizer import patchify
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
@@ -41,6 +41,8 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
     run_folder.same_images(run, whole.name, whole.fingerprint)
     data, rows = whole.pictured(), np.linspace(0, len(whole.val) - 1, count).astype(int)
     images = data.val.batch(rows)
+    if data.item.floats(images).ndim < 4:  # a cloud of points: nothing here draws it
+        return []
     encoder = from_run.from_run(run)
     out: list[Picture] = []
     method: Method | None = None
@@ -72,24 +74,8 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
 def of_views(method: Method, images: Tensor) -> list[Picture]:
     """The crops and masks that the method draws for these images, whatever it calls them."""
     item = method.info.item
-    shown_as = item.floats(images)
     views = method.views(item.seen(images), Rng(0, len(images)), 0.5)
-    crops = {k: v for k, v in views.items() if v.is_floating_point() and v.ndim == 4 and len(v) % len(images) == 0}
-    rows, names = [shown_as], ["image"]
-    for name, crop in crops.items():
-        for i, part in enumerate(crop.split(len(images))):
-            rows.append(_visible(part, method))
-            names.append(name if len(crop) == len(images) else f"{name} {i + 1}")
-    base = next((v[: len(images)] for v in crops.values() if v.shape[1:] == shown_as.shape[1:]), None)
-    drawn: list[Tensor] = []
-    for name, value in views.items():
-        sets = kept_sets(value, method.encoder, len(images)) if base is not None else []
-        for i, shown in enumerate(sets):
-            if base is None or any(torch.equal(shown, other) for other in drawn):  # a mask is the rest of what is kept
-                continue
-            drawn.append(shown)
-            rows.append(_only(_visible(base, method), shown, method.encoder))
-            names.append(name if len(sets) == 1 else f"{name} {i + 1}")
+    rows, names = looked_at(method, views, item.floats(images), "image", _only)
     alt = f"What the method looks at, for {len(images)} images; rows from the top: {', '.join(names)}"
     return [Picture(f"Views and masks: {', '.join(names)}", alt, sheet(rows))] if len(rows) > 1 else []
 
@@ -99,11 +85,6 @@ def _only(images: Tensor, shown: Tensor, vit: ViT) -> Tensor:
     mask = shown.float().unflatten(1, vit.grid).unsqueeze(1)
     mask = F.interpolate(mask, size=images.shape[-2:], mode="nearest")
     return images * mask + 0.5 * (1 - mask)
-
-
-def _visible(x: Tensor, method: Method) -> Tensor:
-    """A normalised crop back to 0..1."""
-    return (x * method.std + method.mean).clamp(0, 1)
 
 
 def reconstructions(method: Any, images: Tensor) -> list[Picture]:
@@ -116,7 +97,7 @@ def reconstructions(method: Any, images: Tensor) -> list[Picture]:
         predicted = predicted * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
     seen = torch.zeros(patches.shape[:2], dtype=torch.bool).scatter(1, keep, True)
     filled = torch.where(seen.unsqueeze(-1), patches, predicted)
-    rows = [_visible(x, method), _only(_visible(x, method), seen, vit), _visible(_unpatchify(filled, vit, x), method)]
+    rows = [visible(x, method), _only(visible(x, method), seen, vit), visible(_unpatchify(filled, vit, x), method)]
     text = f"Reconstruction of {len(images)} held-out images; rows from the top: image, visible patches, reconstruction"
     return [Picture("Reconstruction: image, visible, filled in", text, sheet(rows))]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_bench.models.vit import ViT
+from ssl_bench.training.method import Method
 
 SIDE = 96  # largest side of one image on a sheet; the page enlarges them
 GAP = 2
+Only = Callable[[Tensor, Tensor, ViT], Tensor]  # items and a set of their patches [B, N] -> the others in grey
 
 
 def kept_sets(value: Tensor, vit: ViT, count: int) -> list[Tensor]:
@@ -25,6 +29,40 @@ def kept_sets(value: Tensor, vit: ViT, count: int) -> list[Tensor]:
         sets = value.unsqueeze(1) if value.ndim == 2 else value
         return [torch.zeros(count, n, dtype=torch.bool).scatter(1, index, True) for index in sets.unbind(1)]
     return []
+
+
+def looked_at(
+    method: Method, views: Mapping[str, Any], shown_as: Tensor, first: str, only: Only
+) -> tuple[list[Tensor], list[str]]:
+    """Rows in 0..1 and their names: the items `shown_as` [B, ...], every crop of them, and the sets of patches drawn.
+
+    `only` greys what is not in a set, of the crop that has the items' own shape; without one no set is shown.
+    """
+    count = len(shown_as)
+    crops = {
+        k: v for k, v in views.items() if v.is_floating_point() and v.ndim == shown_as.ndim and len(v) % count == 0
+    }
+    rows, names = [shown_as], [first]
+    for name, crop in crops.items():
+        for i, part in enumerate(crop.split(count)):
+            rows.append(visible(part, method))
+            names.append(name if len(crop) == count else f"{name} {i + 1}")
+    base = next((v[:count] for v in crops.values() if v.shape[1:] == shown_as.shape[1:]), None)
+    drawn: list[Tensor] = []
+    for name, value in views.items():
+        sets = kept_sets(value, method.encoder, count) if base is not None else []
+        for i, shown in enumerate(sets):
+            if base is None or any(torch.equal(shown, other) for other in drawn):  # a mask is the rest of what is kept
+                continue
+            drawn.append(shown)
+            rows.append(only(visible(base, method), shown, method.encoder))
+            names.append(name if len(sets) == 1 else f"{name} {i + 1}")
+    return rows, names
+
+
+def visible(x: Tensor, method: Method) -> Tensor:
+    """A normalised crop back to 0..1."""
+    return (x * method.std + method.mean).clamp(0, 1)
 
 
 def colours(tokens: Tensor) -> Tensor:

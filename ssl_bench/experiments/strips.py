@@ -14,7 +14,7 @@ from torch import Tensor
 from results.page import Picture
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.encoders.encoder import Encoder
-from ssl_bench.experiments.sheets import colours, kept_sets, sheet
+from ssl_bench.experiments.sheets import colours, looked_at, sheet
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import Method
@@ -31,22 +31,7 @@ def of_run(method: Method | None, encoder: Encoder, clips: Tensor, data: Dataset
 def of_views(method: Method, clips: Tensor) -> list[Picture]:
     """The crops and masks that the method draws for these clips, frame by frame."""
     clips, floats = clips[:SHOWN], clips[:SHOWN].float() / 255
-    views = method.views(clips, Rng(0, len(clips)), 0.5)
-    crops = {k: v for k, v in views.items() if v.is_floating_point() and v.ndim == 5 and len(v) % len(clips) == 0}
-    base = next((v[: len(clips)] for v in crops.values() if v.shape[1:] == clips.shape[1:]), None)
-    rows, names = [floats], ["clip"]
-    for name, crop in crops.items():
-        for i, part in enumerate(crop.split(len(clips))):
-            rows.append(_visible(part, method))
-            names.append(name if len(crop) == len(clips) else f"{name} {i + 1}")
-    drawn: list[Tensor] = []
-    for name, value in views.items() if base is not None else ():
-        sets = kept_sets(value, method.encoder, len(clips))
-        for i, shown in enumerate(sets):
-            if base is not None and not any(torch.equal(shown, other) for other in drawn):
-                drawn.append(shown)
-                rows.append(only(_visible(base, method), shown, method.encoder))
-                names.append(name if len(sets) == 1 else f"{name} {i + 1}")
+    rows, names = looked_at(method, method.views(clips, Rng(0, len(clips)), 0.5), floats, "clip", only)
     alt = f"What the method looks at, for {len(clips)} clips, from left to right in time; rows: {', '.join(names)}"
     return [Picture(f"Views and masks over time: {', '.join(names)}", alt, strips(rows))] if len(rows) > 1 else []
 
@@ -80,8 +65,3 @@ def through_frames(maps: Tensor, shape: torch.Size) -> Tensor:
     """A map per tubelet [B, T', C, H', W'] in every frame it covers and at the frames' size [B, T, C, H, W]."""
     whole = maps.repeat_interleave(shape[1] // maps.shape[1], 1)
     return F.interpolate(whole.flatten(0, 1), size=tuple(shape[-2:]), mode="nearest").unflatten(0, whole.shape[:2])
-
-
-def _visible(x: Tensor, method: Method) -> Tensor:
-    """A normalised crop back to 0..1."""
-    return (x * method.std + method.mean).clamp(0, 1)

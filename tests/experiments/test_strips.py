@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from conftest import tiny
 from PIL import Image
 
+from ssl_bench import find
 from ssl_bench.cli.data import command
 from ssl_bench.data.clips import Clips
 from ssl_bench.experiments import strips
@@ -53,3 +54,15 @@ def test_the_sheet_of_a_set_of_clips_shows_frames(tmp_path: Path):
     assert Image.open(path).size[0] == 8 * 26 + 120
     stored = np.arange(2 * 8 * 3 * 4 * 4).reshape(2, 8, 3, 4, 4).astype(np.uint8)
     assert (Clips(8, 4, 4).pictures(stored) == stored[0]).all()
+
+
+@pytest.mark.parametrize(("method", "first"), [
+    ("audiojepa", "Views and masks: image"), ("lewm", "Trajectories"), ("pointjepa", ""), ("mae", ""),
+])  # fmt: skip
+def test_the_page_of_a_run_on_any_kind_is_made(method: str, first: str, tmp_path: Path):
+    """Points have no pictures on the page: it stopped there with a traceback."""
+    config = tiny(method, "", steps=1)
+    if method == "mae":
+        config = replace(find.recipe("mae", "points")(), budget=replace(config.budget, steps=1), precision="fp32")
+    titles = [picture.title for picture in of_run(pretrain(config, tmp_path))]
+    assert titles[0].startswith(first) and "PCA of patch features" in titles if first else titles == []
