@@ -35,11 +35,12 @@ import torch
 from torch import Tensor
 
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import matches, scorers
+from ssl_bench.evaluation import map_scorers, matches
 from ssl_bench.evaluation.dense_heads import DenseHead, Linear, Logistic, Neighbours
 from ssl_bench.evaluation.logistic import COMPARED
 from ssl_bench.evaluation.patch_maps import PatchMap, raw_patches
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
+from ssl_bench.evaluation.scorers import Scorer
 from ssl_bench.rng import mix
 from ssl_bench.screen import paced
 
@@ -165,14 +166,14 @@ class Dense(Protocol):
     version = 1
     input: Literal["features", "tokens", "images"] = "tokens"
     headline = "miou"
-    scorer: scorers.Scorer = scorers.Segmentation()
+    scorer: Scorer = map_scorers.Segmentation()
     scores = "masks"
     config: DenseConfig
 
     def __init__(self, config: DenseConfig) -> None:
         super().__init__(config)
         if config.head == "match":
-            self.input, self.headline, self.scorer = "images", "recall", scorers.Matches(config.within)
+            self.input, self.headline, self.scorer = "images", "recall", map_scorers.Matches(config.within)
 
     def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         if train.masks is None or val.masks is None:
@@ -187,7 +188,7 @@ class Dense(Protocol):
             tried = Maps(self.config, train.take(order[order < len(train)]), seed)
             names = tried.head.names
             maps, num_classes = tried.every(val, list(range(len(names)))), len(train.mask_classes)
-            found = [scorers.miou(*scorers.overlaps(m, val.masks, num_classes)) for m in maps]
+            found = [map_scorers.miou(*map_scorers.overlaps(m, val.masks, num_classes)) for m in maps]
             best = max(range(len(found)), key=found.__getitem__)
             final = Maps(self.config, both.take(order), seed, best)
             picked = {"head": names[best], "val_miou": found[best], "candidates": len(found)}

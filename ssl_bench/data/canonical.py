@@ -56,26 +56,21 @@ def canonical(
     else:
         chosen, home["test"] = np.full(len(order), "train"), "train"
         notes.append("The set has no labels: it is for pretraining; evaluate on another with --data.")
-    text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(chosen, digest[order], strict=True))
-    if content.masks and not content.masks.drawn:
-        text += "".join(f"\0{name}" for name in content.masks.classes)
     grouped, more = groups.facts(group[order], chosen)
     notes += more
-    text += group[order].astype("<i8").tobytes().hex() if grouped else ""  # they decide what is held out
+    text = _all_of(content, chosen, digest[order], group[order] if grouped else None)
     plain = (squares[order] * items.places == sums[order] ** 2).all(1)  # no channel varies
     if plain.mean() > PLAIN:
-        notes.append(f"{plain.sum():,} of {len(order):,} images are of one single colour: are they read rightly?")
+        notes.append(f"{plain.sum():,} of {len(order):,} {items.noun} are {items.plain}: are they read rightly?")
     notes += _twins(pixels[order], chosen)
     train = order[chosen == "train"]
     mean, std = items.moments(sums[train], squares[train])
+    known = {"pixels": pixels, "rows": rows, "labels": labels}
+    if "targets" in tables[0]:
+        known["targets"] = np.concatenate([t["targets"] for t in tables])
+    arrays = {f"{part}_{k}": v[order[chosen == part]] for part in ("train", "test") for k, v in known.items()}
     where = _table(tables)
-    arrays: dict[str, np.ndarray] = {}
-    for part in ("train", "test"):
-        arrays |= {f"{part}_table": where[split == part]}
-        if "targets" in tables[0]:
-            arrays[f"{part}_targets"] = np.concatenate([t["targets"] for t in tables])[order[chosen == part]]
-        arrays[f"{part}_pixels"] = pixels[order[chosen == part]]
-        arrays |= {f"{part}_rows": rows[order[chosen == part]], f"{part}_labels": labels[order[chosen == part]]}
+    arrays |= {f"{part}_table": where[split == part] for part in ("train", "test")}
     files = np.concatenate([t["name"] for t in tables])[train]
     arrays |= {"train_groups": group[train]} if grouped else {}
     arrays |= {"train_files": files} if (files != b"").any() else {}
@@ -91,6 +86,14 @@ def canonical(
         "bad": [pair for t in tables for pair in t["bad"]],
     }  # fmt: skip
     return arrays, meta
+
+
+def _all_of(content: Content, split: np.ndarray, digest: np.ndarray, group: np.ndarray | None) -> str:
+    """What the fingerprint is made of: every item in order with its split, mask files' classes, groups."""
+    text = "".join(f"{s}{d.tobytes().hex()}" for s, d in zip(split, digest, strict=True))
+    if content.masks and not content.masks.drawn:
+        text += "".join(f"\0{name}" for name in content.masks.classes)
+    return text if group is None else text + group.astype("<i8").tobytes().hex()  # groups decide what is held out
 
 
 def _files(tables: Sequence[dict[str, Any]], ok: np.ndarray) -> dict[str, Any]:

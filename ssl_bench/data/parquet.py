@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,14 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     for path in sorted(paths, key=lambda p: (parts[p] != "train", p)):
         if parts[path] not in roles:
             continue
-        meta = opened[path].metadata
+        meta, test = opened[path].metadata, _fold(path, fold) if fold else []
+        own = group if group[0] in opened[path].schema_arrow.names else ("", "")
+        columns = Columns(of_kind(by_hand.kind), *named[path], *own, masks)
         total += sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
         for first, start, stop in _ranges([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]):
-            own = group if group[0] in opened[path].schema_arrow.names else ("", "")
-            read = partial(_rows, of_kind(by_hand.kind), path, first, start, stop, *named[path], *own, masks)
-            whole = Chunk(roles[parts[path]], stop - start, read)
+            whole = Chunk(roles[parts[path]], stop - start, partial(_rows, path, columns, first, start, stop))
             before = sum(meta.row_group(g).num_rows for g in range(first))
-            chunks += _folded(whole, _fold(path, fold)[before + start : before + stop]) if fold else [whole]
+            chunks += _folded(whole, test[before + start : before + stop]) if fold else [whole]
     chunks.sort(key=lambda chunk: chunk.split != "train")
     if fold and len({chunk.split for chunk in chunks}) < 2:
         raise UserError(f"#fold={fold}: {'every row' if chunks[0].split == 'test' else 'no row'} has that value.")
@@ -179,30 +179,44 @@ def _ranges(groups: list[int]) -> Iterator[tuple[int, int, int]]:
         yield from ((first, start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def _rows(
-    items: type[Kind], path: str, first: int, start: int, stop: int, image: str, label: str, group: str, pattern: str,
-    masks: tuple[str, mask_files.Rules] | None,
-) -> Iterator[Item]:  # fmt: skip
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a file's rows, and how."""
+
+    items: type[Kind]
+    item: str
+    label: str
+    group: str  # "": none
+    pattern: str  # of the group's text
+    masks: tuple[str, mask_files.Rules] | None
+
+    @property
+    def names(self) -> list[str]:
+        return [self.item, self.label, *filter(None, [self.group]), *([self.masks[0]] if self.masks else [])]
+
+    def read(self, batch: Any, i: int, classes: list[str], place: str) -> Item:
+        """Row i of a batch."""
+        data, file = self.items.cell(batch.column(self.item)[i].as_py())
+        item = labels.labelled(data, batch.column(self.label)[i].as_py(), classes, place, file)
+        if self.group:
+            item = replace(item, group=groups.named(batch.column(self.group)[i].as_py(), self.pattern, place))
+        if self.masks and isinstance(item.image, bytes):
+            mask = batch.column(self.masks[0])[i].as_py()
+            mask = mask.get("bytes") if isinstance(mask, dict) else mask
+            item = mask_files.attached(item, mask, item.image, self.masks[1])
+        return item
+
+
+def _rows(path: str, columns: Columns, first: int, start: int, stop: int) -> Iterator[Item]:
     """Rows start to stop, counted from row group `first` on."""
     file = _open(path)
-    names = _class_names(file.schema_arrow.metadata or {}, label)
+    names = _class_names(file.schema_arrow.metadata or {}, columns.label)
     before = sum(file.metadata.row_group(g).num_rows for g in range(first))
     at, wanted = 0, list(range(first, file.metadata.num_row_groups))
-    columns = [image, label, *filter(None, [group]), *([masks[0]] if masks else [])]
     try:
-        for batch in file.iter_batches(128, row_groups=wanted, columns=columns, use_threads=False):
-            here = range(max(start - at, 0), min(stop - at, len(batch)))
-            for i in here:
-                data, file = items.cell(batch.column(image)[i].as_py())
-                place = f"{path} row {before + at + i}"
-                item = labels.labelled(data, batch.column(label)[i].as_py(), names, place, file)
-                of = groups.named(batch.column(group)[i].as_py(), pattern, place) if group else None
-                item = replace(item, group=of)
-                if masks and isinstance(item.image, bytes):
-                    mask = batch.column(masks[0])[i].as_py()
-                    mask = mask.get("bytes") if isinstance(mask, dict) else mask
-                    item = mask_files.attached(item, mask, item.image, masks[1])
-                yield item
+        for batch in file.iter_batches(128, row_groups=wanted, columns=columns.names, use_threads=False):
+            for i in range(max(start - at, 0), min(stop - at, len(batch))):
+                yield columns.read(batch, i, names, f"{path} row {before + at + i}")
             at += len(batch)
             if at >= stop:
                 return

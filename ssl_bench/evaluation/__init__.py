@@ -5,7 +5,8 @@
     scorable          whether a set has what a protocol is scored by
     answers           what a protocol predicts before the labels are read, and its score after
     seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's
-    scorers           the harness's scorers; world_scorers: those that do again what was done in a world
+    scorers           the harness's scorers; map_scorers: those of label maps; world_scorers: those that do again what
+                      was done in a world
     latents           frames -> latents and what actions make of them: learned by the run, or fitted on frozen features
     planner           the cross-entropy method, and acting by it in a world
     validate          a protocol on the validation part alone

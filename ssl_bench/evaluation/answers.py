@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_bench.evaluation import scorers, seal
+from ssl_bench.evaluation import seal
 from ssl_bench.evaluation.protocol import Features, Protocol
-from ssl_bench.evaluation.world_scorers import Replay
+from ssl_bench.evaluation.scorers import Scorer
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def predict(
     torch.manual_seed(seed)
     with seal.shut(*closed):
         found = one.fit(train, val, seed)
-        if isinstance(one.scorer, Replay):
-            one.scorer = replace(one.scorer, sealed=True)
+        if isinstance(one.scorer, Scorer):
+            one.scorer = one.scorer.judging(sealed=True)
         with torch.no_grad():
             output = found.predict(test)
             classes, tried = one.classes(output), list(found.candidates(test))
@@ -84,22 +84,13 @@ def score(answer: Answer, truth: Tensor) -> dict[str, Any]:
             one.headline
         ]
     optimism = _optimism(answer, truth, metrics)
-    kept = {}
-    if isinstance(one.scorer, scorers.Segmentation):  # for tests that pair images
-        kept["image_miou"] = one.scorer.per_image(answer.output, truth)
+    judge = one.scorer if isinstance(one.scorer, Scorer) else Scorer()
     return {
         "headline": true.get(one.headline, one.headline), "metrics": {true.get(k, k): v for k, v in metrics.items()},
-        "optimism": optimism, "selected": answer.selected, "per_image": kept,
-        "correct": _correct(answer, truth),
+        "optimism": optimism, "selected": answer.selected, "per_image": judge.kept(answer.output, truth),
+        "correct": judge.bits(answer.output, answer.classes, truth),
         "seconds": round(answer.seconds + time.perf_counter() - started, 3),
     }  # fmt: skip
-
-
-def _correct(answer: Answer, truth: Tensor) -> Any:
-    """One bit per test item or episode, None where there are none."""
-    if isinstance(answer.protocol.scorer, Replay):
-        return answer.protocol.scorer.bits(answer.output)
-    return None if answer.classes is None else (answer.classes == truth).numpy()
 
 
 def _optimism(answer: Answer, labels: Tensor, metrics: dict[str, float]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ssl_bench.data import twins
 from ssl_bench.data.dataset import (
     Changed,
     Dataset,
+    Split,
     homes,
     open_data,
     open_test,
@@ -78,11 +79,8 @@ def evaluate_all(
     val = features.of_part(encoder, dataset, dataset.val, "val", root, tokens)
     sealed = open_test(data)
     test = features.of_part(encoder, dataset, sealed, "test", root, tokens)
-    taken = dataset.item.controls if any(one.controlled for _, one in wanted) else ()
-    changed = {control: replace(sealed, store=Changed(sealed.store, dataset.item, control)) for control in taken}
-    controls = {
-        c: features.of_part(encoder, dataset, split, f"test, {c}", root, tokens) for c, split in changed.items()
-    }
+    controlled = any(one.controlled for _, one in wanted)
+    controls = _controls(encoder, dataset, sealed, root, tokens) if controlled else {}
     feature_seconds = time.perf_counter() - started
     helped = collectives.rank() > 0
     collectives.leave()
@@ -111,17 +109,24 @@ def evaluate_all(
         counts = {"num_test": asked, **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
         counts |= result.pop("per_image")
-        result["compute"] = {
-            "pretrain": encoder.compute,
-            "eval": {
-                "seconds": result.pop("seconds"), "feature_seconds": round(feature_seconds, 3),
-                "device": devices.device_label(place), "peak_memory_bytes": devices.peak_memory(place),
-                "sealed": "order", "scorer": "own" if each.protocol.own_scorer else "harness",
-            },
+        spent = {
+            "seconds": result.pop("seconds"), "feature_seconds": round(feature_seconds, 3),
+            "device": devices.device_label(place), "peak_memory_bytes": devices.peak_memory(place),
+            "sealed": "order", "scorer": "own" if each.protocol.own_scorer else "harness",
         }  # fmt: skip
+        result["compute"] = {"pretrain": encoder.compute, "eval": spent}
         record = _record(encoder, dataset, each.protocol, each.name, seed, counts, collapse, result)
         records.write(record, root / "records")
         yield record
+
+
+def _controls(encoder: Encoder, dataset: Dataset, sealed: Split, root: Path, tokens: bool) -> dict[str, Features]:
+    """The test items without something: see Kind.controls."""
+    found = {}
+    for control in dataset.item.controls:
+        changed = replace(sealed, store=Changed(sealed.store, dataset.item, control))
+        found[control] = features.of_part(encoder, dataset, changed, f"test, {control}", root, tokens)
+    return found
 
 
 def _refuse_non_finite(encoder: Encoder) -> None:

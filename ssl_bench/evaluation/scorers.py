@@ -1,25 +1,43 @@
 """The harness's scorers: from what a predictor returns and the truth of the test images to metrics, in percent.
 
-A protocol names one (`scorer = Classification()`). Each is called as (output, truth, num_classes).
+A protocol names one (`scorer = Classification()`).
 Shapes: N images, C classes, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_bench.data.factors import Factor
-from ssl_bench.data.masks import VOID
 from ssl_bench.errors import UserError
 from ssl_bench.rng import mix
 
 QUERIES = 512  # ranked at a time: all of ImageNet's at once would take 40 GB
-Scorer = Callable[[Tensor, Tensor, int], dict[str, float]]
+
+
+class Scorer:
+    """Base of the harness's scorers, called as (output, truth, num_classes). A protocol's own one need not have it."""
+
+    def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
+        raise NotImplementedError
+
+    def judging(self, sealed: bool) -> Scorer:
+        """The same for the test part, or for what is not sealed."""
+        return self
+
+    def bits(self, output: Tensor, classes: Tensor | None = None, truth: Tensor | None = None) -> Any:
+        """bool [N], one bit per test item or episode, for paired tests; None where nothing is right or wrong."""
+        return None if classes is None or truth is None else (classes == truth).numpy()
+
+    def kept(self, output: Tensor, truth: Tensor) -> dict[str, Any]:
+        """What else the record keeps of each image, for tests that pair them."""
+        return {}
 
 
 def classification(scores: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
@@ -39,7 +57,7 @@ def classification(scores: Tensor, labels: Tensor, num_classes: int) -> dict[str
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Scorer):
     """Of class scores [N, C]."""
 
     def __call__(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
@@ -47,7 +65,7 @@ class Classification:
 
 
 @dataclass(frozen=True)
-class Votes:
+class Votes(Scorer):
     """Of votes [draws, N, C]: means over draws, and the spread of top-1. A class without a vote is no guess."""
 
     def __call__(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
@@ -60,7 +78,7 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Scorer):
     """Of classes [draws, settings, N]: the accuracy under each name, its mean over draws and their spread."""
 
     names: tuple[str, ...]
@@ -76,7 +94,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Ways:
+class Ways(Scorer):
     """As `Settings`, each draw on the first `most` test images of each of its own classes, and on no others."""
 
     names: tuple[str, ...]
@@ -102,7 +120,7 @@ class Ways:
 
 
 @dataclass(frozen=True)
-class Errors:
+class Errors(Scorer):
     """Of classes [1 + corruptions x severities, N], those of the clean images first: the errors under corruption."""
 
     corruptions: tuple[str, ...]
@@ -134,7 +152,7 @@ def ranked_relevance(x: Tensor, labels: Tensor) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Scorer):
     """Of unit vectors [N, D], each a query against all others: mAP, P@1 and R@k."""
 
     ks: tuple[int, ...]
@@ -164,7 +182,7 @@ def matched_accuracy(clusters: np.ndarray, labels: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Clusters:
+class Clusters(Scorer):
     """Of clusters [restarts, N]: accuracy under the best matching, NMI and ARI, with their spread over restarts."""
 
     def __call__(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
@@ -191,7 +209,7 @@ def explained(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(Scorer):
     """Of the known factors [N, F] of a set: percent correct of choices, 100 R2 of numbers."""
 
     factors: tuple[Factor, ...] = ()
@@ -209,77 +227,8 @@ class Factors:
         return {"mean": sum(max(0.0, v) for v in level) / len(level), **metrics}
 
 
-def overlaps(output: Tensor, truth: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Pixels of each class in both, and in either, int64 [N, C], of label maps uint8 [N, H, W]; void ones left out."""
-    both, either = [], []
-    for mine, true in zip(output.flatten(1), truth.flatten(1), strict=True):
-        mine, true = (labels[true != VOID].long() for labels in (mine, true))
-        hit = true[mine == true].bincount(minlength=num_classes)
-        both.append(hit)
-        either.append(mine.bincount(minlength=num_classes) + true.bincount(minlength=num_classes) - hit)
-    return torch.stack(both), torch.stack(either)
-
-
-def miou(both: Tensor, either: Tensor) -> float:
-    """Mean intersection over union in percent of `overlaps`, of all images together, over the classes that occur."""
-    hit, all_ = both.sum(0), either.sum(0)
-    return 100 * float((hit[all_ > 0] / all_[all_ > 0]).double().mean()) if all_.any() else 0.0
-
-
 @dataclass(frozen=True)
-class Segmentation:
-    """Of label maps uint8 [N, H, W]: mIoU over the pixels of all images, macro over the classes that occur in truth or
-    answer, and its 95 % interval where the images are drawn again `draws` times; the share of right pixels.
-    """
-
-    draws: int = 1000
-
-    def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
-        if output.shape != truth.shape or int(output.max()) >= num_classes:
-            raise UserError(f"Label maps {list(output.shape)} of {num_classes} classes for masks {list(truth.shape)}.")
-        if not (truth != VOID).any():
-            raise UserError("Every pixel of the test masks is void: there is nothing to score.")
-        found = overlaps(output, truth, num_classes)
-        both, either = (counts.numpy() for counts in found)
-        rng, drawn = np.random.default_rng(0), []
-        for _ in range(self.draws):
-            weight = rng.multinomial(len(both), np.full(len(both), 1 / len(both)))
-            hit, all_ = weight @ both, weight @ either
-            drawn.append(100 * float((hit[all_ > 0] / all_[all_ > 0]).mean()) if all_.any() else 0.0)
-        low, high = np.percentile(drawn, (2.5, 97.5))
-        right = 100 * float((output == truth).sum() / (truth != VOID).sum())
-        return {"miou": miou(*found), "miou_low": float(low), "miou_high": float(high), "pixels": right}
-
-    def per_image(self, output: Tensor, truth: Tensor) -> list[float | None]:
-        """Each image's own mIoU in percent, over the classes that occur in it; None where all is void."""
-        both, either = overlaps(output, truth, VOID)
-        pairs = zip(both, either, strict=True)
-        found = [(b[e > 0] / e[e > 0]).double().mean().item() if e.any() else None for b, e in pairs]
-        return [None if value is None else round(100 * value, 2) for value in found]
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Of [N, T, 3], how far in patches the match of a patch lies from the true place (-1: none), and that place (y, x)
-    as fractions of the image: percent within `within` patches, of all and macro over the mask's classes there.
-    """
-
-    within: float
-
-    def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
-        size = torch.tensor(truth.shape[1:])
-        at = (output[..., 1:] * size).long().clamp(min=torch.tensor(0), max=size - 1)
-        label = truth[torch.arange(len(truth))[:, None], at[..., 0], at[..., 1]]
-        known, right = output[..., 0] >= 0, (output[..., 0] <= self.within).double()
-        if not known.any():
-            raise UserError("No patch of a view has its place in the part of the image that this encoder sees.")
-        classes = [right[known & (label == c)].mean() for c in label[known & (label != VOID)].unique()]
-        by_class = float(100 * torch.stack(classes).mean()) if classes else 0.0
-        return {"recall": float(100 * right[known].mean()), "recall_by_class": by_class}
-
-
-@dataclass(frozen=True)
-class Nothing:
+class Nothing(Scorer):
     """Of protocols that look at no test image."""
 
     def __call__(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
@@ -287,5 +236,5 @@ class Nothing:
 
 
 HARNESS = (
-    Classification, Votes, Settings, Ways, Errors, Retrieval, Clusters, Factors, Segmentation, Matches, Nothing,
+    Classification, Votes, Settings, Ways, Errors, Retrieval, Clusters, Factors,  Nothing,
 )  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ssl_bench.data.dataset import open_data
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.evaluation import features, protocol
 from ssl_bench.evaluation.protocol import Features, Protocol
-from ssl_bench.evaluation.world_scorers import Replay
+from ssl_bench.evaluation.scorers import Scorer
 from ssl_bench.parallel import devices
 from ssl_bench.training import code, run_folder
 
@@ -42,8 +41,8 @@ def crossed(one: Protocol, train: Features, val: Features, seed: int) -> dict[st
     for choose, score in ((first, second), (second, first)):
         torch.manual_seed(seed)
         predictor = one.fit(train, val.take(choose), seed)
-        if isinstance(one.scorer, Replay):
-            one.scorer = replace(one.scorer, sealed=False)  # nothing is chosen by the sealed episodes
+        if isinstance(one.scorer, Scorer):
+            one.scorer = one.scorer.judging(sealed=False)  # nothing is chosen by the sealed episodes
         held = val.take(score)
         truth = getattr(held, one.scores)
         assert truth is not None

@@ -5,7 +5,7 @@ Shapes: P policies, E episodes, A numbers of an action, N trajectories, T frames
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_bench.data import rollouts
 from ssl_bench.data.factors import Factor
 from ssl_bench.data.world import World, parse
-from ssl_bench.evaluation.scorers import explained
+from ssl_bench.evaluation.scorers import Scorer, explained
 
 BUDGETS: dict[rollouts.GOALS, int] = {"far": 100, "near": 50}  # steps; the oracle needs 50 at most across the rooms
 
@@ -35,7 +35,7 @@ def reached(world: World, found: rollouts.Episodes, actions: np.ndarray) -> np.n
 
 
 @dataclass(frozen=True)
-class Replay:
+class Replay(Scorer):
     """Of the actions of policies [P, 2, E, steps, A], for far and near goals; the first policy is the encoder's own.
 
     Each is done again from the sealed starts. Success: ever within the world's radius of the goal.
@@ -50,7 +50,10 @@ class Replay:
         found = rollouts.episodes(world, goals, actions.shape[0], self.sealed)
         return reached(world, found, actions[:, : BUDGETS[goals]])
 
-    def bits(self, output: Tensor) -> np.ndarray:
+    def judging(self, sealed: bool) -> Replay:
+        return replace(self, sealed=sealed)
+
+    def bits(self, output: Tensor, classes: Tensor | None = None, truth: Tensor | None = None) -> np.ndarray:
         """One per far episode."""
         return self._bits(output[0, 0].double().numpy(), "far")
 
@@ -71,7 +74,7 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class States:
+class States(Scorer):
     """Of states [P, N, T, S], one for each probe: 100 R2 of each factor, and the distance of positions in pixels."""
 
     names: tuple[str, ...] = ()  # of the probes, "" for the first
@@ -90,7 +93,7 @@ class States:
 
 
 @dataclass(frozen=True)
-class Horizons:
+class Horizons(Scorer):
     """Of positions and latent errors [P, N, H, 2 + 1] at some frames ahead: mean distance in pixels and mean error."""
 
     names: tuple[str, ...] = ()  # of the ways to foretell, "" for the first
@@ -111,7 +114,7 @@ class Horizons:
 
 
 @dataclass(frozen=True)
-class Surprise:
+class Surprise(Scorer):
     """Of errors [2 K, n], for each kind of event those of true frames, then of impossible ones: 100 AUROC of each."""
 
     names: tuple[str, ...] = ()

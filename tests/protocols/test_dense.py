@@ -15,14 +15,14 @@ from ssl_bench.config.schema import DataConfig
 from ssl_bench.data.dataset import Split
 from ssl_bench.data.masks import VOID
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import matches, scorers
+from ssl_bench.evaluation import map_scorers, matches
 from ssl_bench.evaluation.evaluate import evaluate
 from ssl_bench.evaluation.features import Held
 from ssl_bench.evaluation.patch_maps import PatchMap, voted
 from ssl_bench.evaluation.protocol import Features, Rows
 
 GRID, SIDE, CLASSES = 4, 16, 3
-SCORE = scorers.Segmentation(draws=50)
+SCORE = map_scorers.Segmentation(draws=50)
 
 
 def scenes(n: int, seed: int = 0, noise: float = 0.3) -> Features:
@@ -63,7 +63,7 @@ def test_a_perfect_answer_is_100_and_all_background_what_a_hand_counts():
     # an answer of a class that never occurs counts as a class with nothing right
     wrong = torch.where(truth == 2, 3, truth)
     assert SCORE(wrong, truth, 5)["miou"] == pytest.approx(100 * (1 + 1 + 0 + 0) / 4)
-    assert scorers.Segmentation().per_image(torch.zeros_like(truth), truth) == [25.0, round(100 * 15 / 32, 2)]
+    assert map_scorers.Segmentation().per_image(torch.zeros_like(truth), truth) == [25.0, round(100 * 15 / 32, 2)]
 
 
 def test_void_pixels_change_nothing():
@@ -75,7 +75,7 @@ def test_void_pixels_change_nothing():
     assert found["miou"] == pytest.approx(SCORE(output[:, 3:], truth[:, 3:], 3)["miou"])
     void = torch.full((1, 8, 8), VOID, dtype=torch.uint8)
     assert SCORE(torch.cat([output, output[:1]]), torch.cat([truth, void]), 3)["miou"] == found["miou"]
-    assert scorers.Segmentation().per_image(output[:1], void) == [None]
+    assert map_scorers.Segmentation().per_image(output[:1], void) == [None]
     with pytest.raises(UserError, match="void"):
         SCORE(output[:1], void, 3)
 
@@ -97,7 +97,7 @@ def test_the_interval_holds_the_value_and_shrinks_with_images():
         truth = scenes(n).masks
         assert truth is not None
         noise = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) < 0.3
-        found = scorers.Segmentation()(torch.where(noise, 0, truth), truth, CLASSES)
+        found = map_scorers.Segmentation()(torch.where(noise, 0, truth), truth, CLASSES)
         assert found["miou_low"] < found["miou"] < found["miou_high"]
         return found["miou_high"] - found["miou_low"]
 
@@ -224,11 +224,11 @@ def test_matches_of_tokens_that_tell_their_place_are_right_and_those_of_constant
     found = matches.errors(tokens(views.places(centres)), theirs, views, grid, (1.0, 1.0))
     assert found[..., 0].max() <= 0.5**0.5 + 1e-4  # half a patch either way: the right patch, always
     masks = torch.zeros(5, 16, 16, dtype=torch.uint8)
-    assert scorers.Matches(1.0)(found, masks, 2) == {"recall": 100, "recall_by_class": 100}
+    assert map_scorers.Matches(1.0)(found, masks, 2) == {"recall": 100, "recall_by_class": 100}
     same = torch.ones(5, 64, 3)
     found = matches.errors(same, same, views, grid, (1.0, 1.0))  # all go to the first patch
     near = ((views.places(centres) * 8 - 0.5).norm(dim=2) <= 1).double()
-    assert scorers.Matches(1.0)(found, masks, 2)["recall"] == pytest.approx(100 * float(near.mean()))
+    assert map_scorers.Matches(1.0)(found, masks, 2)["recall"] == pytest.approx(100 * float(near.mean()))
     cropped = matches.errors(same, same, views, grid, (0.5, 0.5))
     seen = ((views.places((centres - 0.5) * 0.5 + 0.5) - 0.5).abs() < 0.25).all(2)
     assert torch.equal(cropped[..., 0] >= 0, seen)
@@ -237,4 +237,4 @@ def test_matches_of_tokens_that_tell_their_place_are_right_and_those_of_constant
 def test_recall_by_class_is_that_at_the_true_places():
     masks = torch.tensor([[[0, 0], [1, VOID]]], dtype=torch.uint8)
     output = torch.tensor([[[0.5, 0.1, 0.1], [3.0, 0.1, 0.9], [3.0, 0.9, 0.1], [0.2, 0.9, 0.9], [-1.0, 0.9, 0.1]]])
-    assert scorers.Matches(1.0)(output, masks, 2) == {"recall": 50.0, "recall_by_class": 25.0}
+    assert map_scorers.Matches(1.0)(output, masks, 2) == {"recall": 50.0, "recall_by_class": 25.0}
