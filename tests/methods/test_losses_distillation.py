@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from sines import sines
 from torch import Tensor, nn
 
 from methods import barlow, byol, dino, dinov2, ibot, mocov3, msn, simclr, simsiam, swav, vicreg
@@ -30,13 +31,7 @@ from ssl_bench.training.optimizer import make_optimizer, set_schedules
 INFO = DataInfo(square(48), 10)
 
 
-def Z(seed: int, *shape: int) -> Tensor:
-    """sin(0.13 k^2 + 0.7 k) with k = 1000 * seed + 0, 1, 2, ..., in float64, then float32."""
-    k = 1000 * seed + torch.arange(math.prod(shape), dtype=torch.float64)
-    return torch.sin(0.13 * k**2 + 0.7 * k).float().view(shape)
-
-
-Q1, Q2, K1, K2 = (Z(i, 6, 8) for i in (1, 2, 3, 4))
+Q1, Q2, K1, K2 = (sines(i, 6, 8) for i in (1, 2, 3, 4))
 
 
 def tiny(config: Config) -> Config:
@@ -59,7 +54,7 @@ def near(value: Tensor | float, golden: float) -> None:
 
 
 def test_dino_golden():
-    center, student, teacher = Center(8, 0.9), Z(1, 12, 8).unflatten(0, (4, 3)), Z(2, 6, 8)
+    center, student, teacher = Center(8, 0.9), sines(1, 12, 8).unflatten(0, (4, 3)), sines(2, 6, 8)
     near(dino.dino_loss(student, center(teacher, 0.04).unflatten(0, (2, 3)), 0.1), 8.273106)
     assert float(center.value.norm()) == 0  # the centre moves after the loss
     center.update()
@@ -73,9 +68,9 @@ def test_ibot_golden():
         torch.tensor(m).bool() for m in ([[1, 0], [0, 1]], [[0, 0], [1, 0]], [[1, 1], [1, 1]], [[0, 1], [0, 0]])
     )
     mask = mask.flatten(1)
-    student = torch.cat([Z(1, 6, 8), Z(5, 3, 8)]).unflatten(0, (3, 3))
-    cls = dino.dino_loss(student, Center(8, 0.9)(Z(3, 6, 8), 0.04).unflatten(0, (2, 3)), 0.1)
-    patches = ibot.patch_loss(Z(2, 6, 4, 8)[mask], Center(8, 0.9)(Z(4, 6, 4, 8), 0.04)[mask], mask, 0.1)
+    student = torch.cat([sines(1, 6, 8), sines(5, 3, 8)]).unflatten(0, (3, 3))
+    cls = dino.dino_loss(student, Center(8, 0.9)(sines(3, 6, 8), 0.04).unflatten(0, (2, 3)), 0.1)
+    patches = ibot.patch_loss(sines(2, 6, 4, 8)[mask], Center(8, 0.9)(sines(4, 6, 4, 8), 0.04)[mask], mask, 0.1)
     near(cls, 8.629786)
     near(patches, 5.098523)
     near(cls + patches, 13.728310)
@@ -92,31 +87,31 @@ def test_two_view_golden():
 
 
 def test_sinkhorn_golden_and_balanced():
-    q = sinkhorn(Z(2, 6, 8), 0.07)
+    q = sinkhorn(sines(2, 6, 8), 0.07)
     near(q[0, 0], 0.002790)
     near(q[5, 7], 0.002927)
     torch.testing.assert_close(q.sum(1), torch.ones(6))
-    even = sinkhorn(Z(2, 60, 8), 0.07, iterations=200)
+    even = sinkhorn(sines(2, 60, 8), 0.07, iterations=200)
     torch.testing.assert_close(even.sum(0), torch.full((8,), 60 / 8), rtol=1e-3, atol=0)
-    per_position = sinkhorn(Z(3, 5, 6, 8), 0.07)  # leading dimensions are separate problems
-    torch.testing.assert_close(per_position[2], sinkhorn(Z(3, 5, 6, 8)[2], 0.07))
-    assert torch.isfinite(sinkhorn(1000 * Z(2, 6, 8), 0.07)).all()
+    per_position = sinkhorn(sines(3, 5, 6, 8), 0.07)  # leading dimensions are separate problems
+    torch.testing.assert_close(per_position[2], sinkhorn(sines(3, 5, 6, 8)[2], 0.07))
+    assert torch.isfinite(sinkhorn(1000 * sines(2, 6, 8), 0.07)).all()
     assert sinkhorn(torch.zeros(0, 8), 0.07).shape == (0, 8)
 
 
 def test_sinkhorn_against_a_loop():
-    q = (Z(2, 6, 8).double() / 0.07).exp().tolist()
+    q = (sines(2, 6, 8).double() / 0.07).exp().tolist()
     for _ in range(3):
         for k in range(8):
             share = sum(row[k] for row in q)
             for row in q:
                 row[k] /= share
         q = [[x / sum(row) for x in row] for row in q]
-    torch.testing.assert_close(sinkhorn(Z(2, 6, 8), 0.07), torch.tensor(q), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(sinkhorn(sines(2, 6, 8), 0.07), torch.tensor(q), atol=1e-6, rtol=1e-5)
 
 
 def test_center_joins_micro_batches():
-    whole, parts, logits = Center(8, 0.9), Center(8, 0.9), Z(2, 6, 8)
+    whole, parts, logits = Center(8, 0.9), Center(8, 0.9), sines(2, 6, 8)
     for center, rows in ((whole, logits), (parts, logits[:2]), (parts, logits[2:])):
         center(rows, 0.04)
     whole.update()
@@ -128,7 +123,7 @@ def test_center_joins_micro_batches():
 
 
 def test_swav_swaps_assignments():
-    logits, loss = Z(1, 3, 4, 8), 0.0
+    logits, loss = sines(1, 3, 4, 8), 0.0
     targets = torch.stack([sinkhorn(logits[v], 0.05) for v in range(2)])
     for i in range(2):
         others = [v for v in range(3) if v != i]
@@ -140,7 +135,7 @@ def test_swav_swaps_assignments():
 
 
 def test_msn_against_a_loop():
-    anchors, targets, match, total = Z(1, 3, 4, 8), Z(2, 4, 8).softmax(1), 0.0, torch.zeros(8).double()
+    anchors, targets, match, total = sines(1, 3, 4, 8), sines(2, 4, 8).softmax(1), 0.0, torch.zeros(8).double()
     for v in range(3):
         for b in range(4):
             log_p = (anchors[v, b].double() / 0.1).log_softmax(0)
@@ -160,8 +155,8 @@ def test_koleo_against_a_loop():
 
 
 def test_dino_loss_reaches_only_the_student():
-    student = Z(1, 3, 4, 8).requires_grad_()
-    teacher = Z(2, 8, 8).requires_grad_()
+    student = sines(1, 3, 4, 8).requires_grad_()
+    teacher = sines(2, 8, 8).requires_grad_()
     dino.dino_loss(student, Center(8, 0.9)(teacher, 0.04).unflatten(0, (2, 4)), 0.1).backward()
     assert student.grad is not None
     assert teacher.grad is None
@@ -174,7 +169,7 @@ def test_dino_loss_reaches_only_the_student():
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_batchnorm_is_torchs_on_one_process(affine):
-    ours, theirs, x = BatchNorm(8, affine), nn.BatchNorm1d(8, affine=affine), Z(1, 6, 8)
+    ours, theirs, x = BatchNorm(8, affine), nn.BatchNorm1d(8, affine=affine), sines(1, 6, 8)
     assert torch.equal(ours(x), theirs(x))
     assert torch.equal(ours.eval()(x), ours.train()(x))  # always the batch's statistics
     assert not list(ours.buffers())

@@ -1,8 +1,8 @@
 """Losses of the latent-prediction and generative methods, against known values and plain loops, and their invariants.
 
-Golden values: /work/shared/reference/methods.md, section 3, float32. Z(seed, shape) = sin(0.13 k^2 + 0.7 k),
-k = 1000 * seed + arange. NEPA was made by executing the official `prediction_loss`; I-JEPA, MAE and SIGReg are
-transcribed formulas, MAE and SIGReg checked equal to the official code on another input.
+Golden values: reference/methods.md, section 3, float32, on `sines`. NEPA was made by executing the official
+`prediction_loss`; I-JEPA, MAE and SIGReg are transcribed formulas, MAE and SIGReg checked equal to the official code on
+another input.
 """
 
 from __future__ import annotations
@@ -15,70 +15,45 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from built import build
+from sines import sines
 from torch import Tensor
 
-from methods import capi, cjepa, data2vec, ijepa, iwm, lejepa, mae, nepa, simmim, vjepa21
-from ssl_bench.config.schema import Config, ViTConfig
-from ssl_bench.data.images import square
+from methods import capi, cjepa, data2vec, ijepa, iwm, lejepa, mae, nepa, simmim
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import sinkhorn
 from ssl_bench.rng import Rng
-from ssl_bench.training.method import DataInfo, Method
 from ssl_bench.views import masks
 from ssl_bench.views.augment import augment, draw
-
-TINY = ViTConfig(embed_dim=32, depth=3, num_heads=2, patch_size=6)
-
-
-def Z(seed: int, *shape: int) -> Tensor:
-    k = 1000 * seed + torch.arange(math.prod(shape), dtype=torch.float64)
-    return torch.sin(0.13 * k**2 + 0.7 * k).float().reshape(shape)
-
-
-def build(module: Any, size: int = 36, batch: int = 6, **objective: Any) -> tuple[Method, dict[str, Tensor]]:
-    """A tiny method of a file's quick recipe, and the views of random images."""
-    config: Config = module.quick(backbone=TINY)
-    config = replace(config, objective=replace(config.objective, **objective)).check()
-    torch.manual_seed(0)
-    cls = next(
-        v
-        for v in vars(module).values()
-        if isinstance(v, type) and issubclass(v, Method) and v.__module__ == module.__name__
-    )
-    method = cls(config, DataInfo(square(size)))
-    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
-    with torch.no_grad():
-        return method, method.views(images, Rng(1, batch), 0.5)
-
 
 # Golden values
 
 
 def test_ijepa_golden():
-    loss = ijepa.jepa_loss(Z(2, 2, 4, 8), Z(1, 2, 4, 8))
+    loss = ijepa.jepa_loss(sines(2, 2, 4, 8), sines(1, 2, 4, 8))
     assert float(loss) == pytest.approx(0.682247, abs=1e-5)  # smooth-L1 against LayerNormed targets
 
 
 def test_mae_norm_pix_golden():
     mask = torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 1]])
-    assert float(mae.mae_loss(Z(2, 2, 4, 12), Z(1, 2, 4, 12), mask)) == pytest.approx(1.559021, abs=1e-5)
+    assert float(mae.mae_loss(sines(2, 2, 4, 12), sines(1, 2, 4, 12), mask)) == pytest.approx(1.559021, abs=1e-5)
 
 
 def test_sigreg_golden():
-    directions = Z(3, 8, 16)
-    statistic = lejepa.sigreg(1.4 * Z(1, 64, 8), directions / directions.norm(dim=0))
+    directions = sines(3, 8, 16)
+    statistic = lejepa.sigreg(1.4 * sines(1, 64, 8), directions / directions.norm(dim=0))
     assert float(statistic) == pytest.approx(2.658725, abs=1e-5)  # MINIMAL.md's form
 
 
 def test_nepa_golden():
-    assert float(nepa.prediction_loss(Z(1, 2, 5, 8), Z(2, 2, 5, 8))) == pytest.approx(-0.078923, abs=1e-5)
+    assert float(nepa.prediction_loss(sines(1, 2, 5, 8), sines(2, 2, 5, 8))) == pytest.approx(-0.078923, abs=1e-5)
 
 
 # Plain loops
 
 
 def test_sigreg_is_its_integral():
-    z, directions = Z(1, 3, 10, 4), F.normalize(Z(2, 4, 5), dim=0)
+    z, directions = sines(1, 3, 10, 4), F.normalize(sines(2, 4, 5), dim=0)
     total = 0.0
     for v, m in itertools.product(range(3), range(5)):
         projected = [sum(float(z[v, n, d]) * float(directions[d, m]) for d in range(4)) for n in range(10)]
@@ -103,7 +78,7 @@ def test_sigreg_tells_gaussians_from_collapse():
 
 
 def test_lejepa_prediction_uses_the_mean_of_global_views_only():
-    z = Z(1, 3, 4, 5)
+    z = sines(1, 3, 4, 5)
     total = 0.0
     for v, n, d in itertools.product(range(3), range(4), range(5)):
         total += (float(z[0, n, d] + z[1, n, d]) / 2 - float(z[v, n, d])) ** 2 / 60
@@ -112,7 +87,7 @@ def test_lejepa_prediction_uses_the_mean_of_global_views_only():
 
 @pytest.mark.parametrize("instance", [True, False])
 def test_data2vec_targets(instance: bool):
-    outputs = [3 * Z(i, 2, 6, 8) + i for i in range(3)]
+    outputs = [3 * sines(i, 2, 6, 8) + i for i in range(3)]
     expected = torch.zeros(2, 6, 8, dtype=torch.float64)
     for y in (o.double() for o in outputs):
         for b in range(2):
@@ -130,7 +105,7 @@ def test_data2vec_targets(instance: bool):
 
 
 def test_data2vec_losses():
-    predicted, target = 4 * Z(1, 3, 8), 4 * Z(2, 3, 8)
+    predicted, target = 4 * sines(1, 3, 8), 4 * sines(2, 3, 8)
     for row in range(3):
         pairs = [(float(a), float(b)) for a, b in zip(predicted[row], target[row], strict=True)]
         squares = sum((a - b) ** 2 for a, b in pairs) / math.sqrt(8)
@@ -140,13 +115,13 @@ def test_data2vec_losses():
 
 
 def test_simmim_loss():
-    predicted, patches, mask = Z(1, 2, 4, 12), Z(2, 2, 4, 12), torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 0]])
+    predicted, patches, mask = sines(1, 2, 4, 12), sines(2, 2, 4, 12), torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 0]])
     total = sum(float((predicted - patches).abs()[b, n].sum()) for b, n in ((0, 0), (0, 2), (1, 2)))
     assert float(simmim.simmim_loss(predicted, patches, mask)) == pytest.approx(total / (3 * 4 + 1e-5) / 3, rel=1e-5)
 
 
 def test_capi_cluster_loss():
-    assignments, logits = F.softmax(3 * Z(1, 2, 3, 5), -1), Z(2, 2, 3, 5)
+    assignments, logits = F.softmax(3 * sines(1, 2, 3, 5), -1), sines(2, 2, 3, 5)
     total = 0.0
     for a, row in zip(assignments.reshape(6, 5), logits.reshape(6, 5), strict=True):
         top = math.log(sum(math.exp(float(x) / 0.12) for x in row))
@@ -154,21 +129,9 @@ def test_capi_cluster_loss():
     assert float(capi.cluster_loss(assignments, logits, 0.12)) == pytest.approx(total, rel=1e-5)
 
 
-def test_vjepa21_dense_loss():
-    keep, masked = torch.tensor([[0, 1, 5], [3, 7, 8]]), torch.tensor([[2, 4], [0, 1]])
-    predicted, target, total = Z(1, 2, 5, 4), Z(2, 2, 5, 4), 0.0
-    for b, i in itertools.product(range(2), range(3)):
-        here = divmod(int(keep[b, i]), 3)
-        nearest = min(math.dist(here, divmod(int(j), 3)) for j in masked[b])
-        total += float((predicted - target)[b, i].abs().mean()) / math.sqrt(nearest) / 6
-    hidden, visible = vjepa21.dense_loss(predicted, target, vjepa21.distance_weights(keep, masked, (3, 3)))
-    assert float(visible) == pytest.approx(total, rel=1e-5)
-    assert float(hidden) == pytest.approx(float((predicted - target)[:, 3:].abs().mean()), rel=1e-5)
-
-
 def test_cjepa_adds_vicreg_of_mean_tokens():
     method, _ = build(cjepa, vicreg=0.1)
-    predicted, target = Z(1, 6, 4, 3, 32), 2 * Z(2, 6, 4, 3, 32) + 1
+    predicted, target = sines(1, 6, 4, 3, 32), 2 * sines(2, 6, 4, 3, 32) + 1
     z1 = predicted.reshape(6, 12, 32).mean(1)
     z2 = F.layer_norm(target, (32,)).reshape(6, 12, 32).mean(1)
     expected = float(ijepa.jepa_loss(predicted, target)) + 0.1 * 25 * float((z1 - z2).square().mean())
@@ -266,8 +229,8 @@ def test_nepa_is_causal_and_its_target_detached():
     after = method.student.encode(changed, method.causal)
     assert torch.allclose(before[:, :10], after[:, :10], atol=1e-6)
     assert not torch.allclose(before[:, 10:], after[:, 10:], atol=1e-3)
-    h_in = Z(1, 2, 5, 8).requires_grad_()
-    h_out = Z(2, 2, 5, 8).requires_grad_()
+    h_in = sines(1, 2, 5, 8).requires_grad_()
+    h_out = sines(2, 2, 5, 8).requires_grad_()
     nepa.prediction_loss(h_in, h_out).backward()
     assert h_in.grad is None and h_out.grad is not None
 
@@ -361,43 +324,6 @@ def test_iwm_mrr():
         for p in method.action.parameters():
             p.zero_()
     assert float(method.mrr(views, 4)) == pytest.approx(1 / 2.5)  # an invariant predictor: all four share the rank
-
-
-def test_vjepa21_views_and_targets():
-    method, views = build(vjepa21)
-    both = torch.cat([views["keep"], views["masked"]], 1).sort(1).values
-    assert torch.equal(both, torch.arange(36).expand(6, -1))
-    target = method.targets(views["images"]).unflatten(-1, (2, 32))
-    assert torch.allclose(target.mean(-1), torch.zeros(6, 36, 2), atol=1e-5)
-    last = method.encoder(views["images"])[:, 1:]
-    assert torch.allclose(
-        target[:, :, 1], F.layer_norm(last, (32,)), atol=1e-4
-    )  # the last level is the encoder's output
-    early = method(views, 0.05)
-    assert torch.equal(early["loss"], early["masked_loss"]), "the visible part warms up"
-    with torch.no_grad():  # every level has a norm of its own, every kind of token a head
-        method.norms[0].weight.mul_(2)
-        method.visible_head.weight.zero_()
-    predicted = method.predict(views["images"], views["keep"], views["masked"])
-    assert predicted[:, : views["keep"].shape[1]].abs().max() == 0 < predicted[:, -1].abs().max()
-    assert torch.equal(method.targets(views["images"]).unflatten(-1, (2, 32)), target), "the teacher has its own norms"
-    method.after_step(0.5)
-    assert not torch.equal(method.target_norms[0].weight, torch.ones(32))
-
-
-def test_vjepa21_golden():
-    """reference/video.md, 28 to 30 and 43: values of the official code."""
-    keep, masked = ([[0, 3, 15, 12], [0, 5, 10, 31]], [[5, 6, 9, 10, 21, 22], [15, 14, 30, 29, 16, 3]])
-    weights = vjepa21.distance_weights(torch.tensor(keep), torch.tensor(masked), (2, 4, 4))
-    assert torch.allclose(weights, torch.tensor([[1.189207] * 4, [1, 1.316074, 1, 1]]).reciprocal(), atol=1e-5)
-    steps = {14999: 0.0, 15001: 3.3333e-5, 20000: 0.166667, 22500: 0.25, 30000: 0.5, 200000: 0.5}
-    for step, weight in steps.items():
-        assert vjepa21.visible_weight(step / 300_000, 0.5, 0.05, 0.1) == pytest.approx(weight, abs=1e-6)
-    target = F.layer_norm(Z(34, 2, 6, 8), (8,))
-    hidden, _ = vjepa21.dense_loss(Z(33, 2, 6, 8), target, torch.ones(2, 0))
-    assert float(hidden) == pytest.approx(1.095466, abs=1e-5)
-    _, visible = vjepa21.dense_loss(Z(31, 2, 4, 8), F.layer_norm(Z(32, 2, 4, 8), (8,)), weights)
-    assert float(visible) == pytest.approx(0.924232, abs=1e-5)
 
 
 def test_simmim_sees_no_masked_pixel():
