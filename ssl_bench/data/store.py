@@ -41,8 +41,9 @@ def ensure(config: DataConfig, kind: str = "auto") -> Path:
     name, items = config.name, asked(config, source.kind)
     content = source.content()
     if not content.count:
-        looked = f"No {items.noun} in '{name}'. {items.known()} They are looked for in class folders."
-        raise UserError(" ".join([looked, *content.notes]))
+        said = " ".join(["They are looked for in class folders.", *content.notes])
+        known = "" if items.known() in said else f" {items.known()}"
+        raise UserError(f"No {items.noun} in '{name}'.{known} {said}")
     decoded = content.count * items.nbytes
     kind = kind if kind != "auto" else "decoded" if decoded <= DECODED_LIMIT else "encoded"
     try:
