@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 
 from results import tables
-from results.records import Record
+from results.records import Record, read
 from ssl_bench.config.schema import DataConfig, RunConfig
 from ssl_bench.data import store, store_build
 from ssl_bench.data.dataset import open_data, open_test
 from ssl_bench.data.places import cache_folder
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import answers, evaluate, seal
+from ssl_bench.experiments import recorded
 
 HEAD = """
 import gc, glob, sys
@@ -190,6 +191,15 @@ def test_what_one_variant_learns_does_not_reach_the_next(
     name: str, data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cheat(name, data, tmp_path, monkeypatch, again="again").value < 40
+
+
+def test_what_is_compared_with_earlier_numbers_keeps_no_record_in_memory(data: DataConfig, tmp_path: Path) -> None:
+    """`eval` reads the earlier numbers before a protocol predicts: their bits of right answers must not stay."""
+    evaluate.evaluate("random:toy_patch4@8", "knn", data, tmp_path / "runs", device="cpu")
+    before = {id(o) for o in gc.get_objects() if type(o) is Record}
+    there = recorded.values(tmp_path / "runs")
+    assert [value for value, _ in there.values()] == [r.value for r in read(tmp_path / "runs" / "records")]
+    assert not [o for o in gc.get_objects() if type(o) is Record and id(o) not in before]
 
 
 def test_an_own_scorer_runs_and_is_marked(data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
