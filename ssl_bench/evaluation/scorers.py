@@ -121,21 +121,24 @@ class Ways(Scorer):
 
 @dataclass(frozen=True)
 class Errors(Scorer):
-    """Of classes [1 + corruptions x severities, N], those of the clean images first: the errors under corruption."""
+    """Of classes [1 + corruptions x severities, N], those of the clean images first: the errors under corruption.
+
+    A class of -1 says that the image was not seen so; every other answer counts the same.
+    """
 
     corruptions: tuple[str, ...]
     severities: int
 
     def __call__(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
-        clean, *rest = (100 * (output != labels).double().mean(1)).tolist()
-        table = np.array(rest).reshape(len(self.corruptions), self.severities)
-        metrics = {
-            "error": float(table.mean()),
-            "clean_top1": 100 - clean,
-            "relative_error": float(table.mean() - clean),
-        }
-        metrics |= {f"error@{n}": float(row.mean()) for n, row in zip(self.corruptions, table, strict=True)}
-        return metrics | {f"error@severity{i + 1}": float(c.mean()) for i, c in enumerate(table.T)}
+        seen = output[1:] >= 0
+        wrong = (100 * ((output[1:] != labels) & seen).double()).sum(1)
+        wrong, seen = (x.reshape(len(self.corruptions), self.severities).double() for x in (wrong, seen.sum(1)))
+        error, clean = float(wrong.sum() / seen.sum()), float(100 * (output[0] != labels).double().mean())
+        metrics = {"error": error, "clean_top1": 100 - clean, "relative_error": error - clean}
+        for kind, dim in ((self.corruptions, 1), (tuple(f"severity{i + 1}" for i in range(self.severities)), 0)):
+            each = zip(kind, wrong.sum(dim).tolist(), seen.sum(dim).tolist(), strict=True)
+            metrics |= {f"error@{name}": w / s for name, w, s in each if s}
+        return metrics
 
 
 def ranked_relevance(x: Tensor, labels: Tensor) -> Iterator[Tensor]:

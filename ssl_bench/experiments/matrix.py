@@ -157,7 +157,9 @@ class Matrix:
 
     def __init__(self, rows: list[Row], root: Path, jobs: int) -> None:
         self.rows, self.root = rows, root
-        self.jobs, self.threads = share(jobs)
+        self.jobs, threads = share(jobs)
+        # `run.threads=1` is for the whole command: a probe on more threads than there are free cores waits for them.
+        self.threads = max((row.config.run.threads for row in rows if row.config is not None), default=0) or threads
         self.began = time.monotonic()
         (root / "logs").mkdir(parents=True, exist_ok=True)
         for config in (row.config for row in rows if row.config is not None):

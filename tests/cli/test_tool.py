@@ -258,6 +258,19 @@ def test_the_quickstart_of_every_kind_can_be_planned(tmp_path):
         assert labels[-2:] == ["random seed 0", "pixels"]
 
 
+def test_run_threads_of_a_comparison_are_those_of_its_evaluations_too(tmp_path, monkeypatch):
+    from ssl_bench.experiments import matrix
+
+    started: list[list[str]] = []
+    monkeypatch.setattr(matrix.Matrix, "_spawn", lambda self, arguments, log: started.append(arguments))
+    for settings, threads in (([], matrix.share(1)[1]), (["run.threads=7"], 7)):
+        rows = matrix.plan(["mae"], ["knn"], 1, "quick", settings, tmp_path)
+        (one := matrix.Matrix(rows, tmp_path, 1))._advance(rows[-1], 0, lambda line: None)
+        assert started[-1][0] == "eval" and started[-1][started[-1].index("--threads") + 1] == str(threads)
+        one._advance(rows[0], 0, lambda line: None)
+        assert [a for a in started[-1] if a.startswith("run.threads")] == [f"run.threads={threads}"]
+
+
 @pytest.mark.parametrize(("data", "there", "missing"), [
     ("fsdd30", ["audiojepa", "mae"], ["pointjepa", "vjepa", "capi"]), ("ldraw16", ["pointjepa", "simclr"], ["ijepa"]),
     ("two_room:100", ["lewm", "ijepa", "capi"], ["vjepa ", "pointjepa"]), ("clothing48", ["ijepa"], ["lewm", "vjepa "]),

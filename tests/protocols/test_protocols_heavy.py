@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from protocols import attentive, finetune, linear, lowshot
+from protocols import attentive, finetune, linear, lowshot, robust
 from protocols.finetune import Classifier, Finetune, FinetuneConfig, layer_of, param_groups
 from protocols.robust import Robust, RobustConfig
 from ssl_bench.config.schema import vit
@@ -205,7 +205,7 @@ def test_corruptions_change_images_more_when_severe_and_repeat(name):
 
 
 def test_robustness_uses_the_clean_head_unchanged(parts):
-    config = RobustConfig(("contrast", "brightness"), 2, linear=linear.LinearConfig(strengths=5))
+    config = RobustConfig(("contrast", "brightness"), 2, draws=4, linear=linear.LinearConfig(strengths=5))
     probe = Robust(config)
     predictor = probe.fit(parts[0], parts[1], 0)
     output = predictor.predict(parts[2])
@@ -215,6 +215,29 @@ def test_robustness_uses_the_clean_head_unchanged(parts):
     errors = 100 * (output[1:] != parts[2].labels).double().mean(1)
     assert metrics["error"] == pytest.approx(float(errors.mean()))
     assert metrics["relative_error"] == pytest.approx(metrics["error"] - 100 + metrics["clean_top1"])
+
+
+def test_an_image_is_seen_under_some_corruptions_and_only_these_count(parts):
+    seen = robust.drawn(999, 75, 3)
+    assert (seen.sum(0) == 3).all()
+    assert set(seen.sum(1).tolist()) == {39, 40}
+    corruptions, severities = torch.arange(75) % 15, torch.arange(75) // 15  # as rows are numbered
+    assert all(len(set(corruptions[s].tolist())) == len(set(severities[s].tolist())) == 3 for s in seen.T)
+    assert robust.drawn(4, 4, 4).all()
+
+    one = RobustConfig(("contrast", "brightness"), 2, draws=1, linear=linear.LinearConfig(strengths=5))
+    output = (probe := Robust(one)).fit(parts[0], parts[1], 0).predict(parts[2])
+    assert ((output[1:] >= 0).sum(0) == 1).all()
+    metrics, labels = probe.score(output, parts[2].labels, 3), parts[2].labels
+    answers = output[1:].amax(0)  # the one answer of each image
+    assert metrics["error"] == pytest.approx(float(100 * (answers != labels).double().mean()))
+    assert set(probe.score(output[:, :1], labels[:1], 3)) == {  # one image: what it was not seen under has no number
+        "error", "clean_top1", "relative_error", "error@contrast", "error@severity1",
+    }  # fmt: skip
+    rows = (output[1:3] >= 0).any(0)
+    assert metrics["error@contrast"] == pytest.approx(float(100 * (answers != labels)[rows].double().mean()))
+    rows = (output[[1, 3]] >= 0).any(0)
+    assert metrics["error@severity1"] == pytest.approx(float(100 * (answers != labels)[rows].double().mean()))
 
 
 def test_finetuning_without_mixing_is_plain_cross_entropy(parts):
@@ -250,6 +273,7 @@ def test_capis_rates_follow_the_batch():
     ("linear:mae", "strengths=3", "no effect with logistic=false"),
     ("linear", "epochs=3", "no effect with logistic=true"),
     ("linear:dino", "layers=last,lst4", "mean 'last4'"),
+    ("robust", "draws=76", "under 1 to 75"),
     ("robust", "linear.crop_scale=0.5,1", "no effect with augment=false"),
     ("finetune", "pooling=max", "not a choice"),
     ("finetune", "epochs=2", "fewer warmup_epochs"),
