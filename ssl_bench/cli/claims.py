@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ssl_bench.cli.options import DRY_RUN, KEEP_OLD, ROOT
-from ssl_bench.experiments import matrix
+from ssl_bench.experiments import runner
 from ssl_bench.experiments.claims import judged, mark, pick, plan
 from ssl_bench.screen import console, say, sheet
 
@@ -44,7 +44,7 @@ def claims(
         return forecast.show_matrix(rows, root, jobs)
     for work in todo:
         mark(work, root)
-    matrix.drive(rows, root, jobs)
+    runner.drive(rows, root, jobs)
     results = [judged(work, given, root) for work in todo]
     if len(results) > 1:
         table = sheet("claim", "verdict")
@@ -52,4 +52,4 @@ def claims(
             table.add_row(result["name"], result["verdict"])
         console.print(table)
     say(f"verdicts: {root / 'claims'}")
-    matrix.refuse_failed(rows)
+    runner.refuse_failed(rows)

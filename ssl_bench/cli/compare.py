@@ -49,17 +49,17 @@ def compare(plans: list[list[Any]], root: Path, jobs: int, dry_run: bool) -> Non
     from dataclasses import replace
 
     from ssl_bench.data.twins import between
-    from ssl_bench.experiments import matrix
+    from ssl_bench.experiments import runner
 
     if dry_run:
         from ssl_bench.experiments import forecast
 
         return forecast.show_matrix([row for rows in plans for row in rows], root, jobs)
     for rows in plans if len(plans) > 1 else ():  # a single one is looked at when its rows start
-        matrix.ready(rows)
+        runner.ready(rows)
     sets = {row.data: replace(row.config.data, name=row.data) for rows in plans for row in rows if row.config}
     for line in between(list(sets.values())):
         screen.say(f"note: {line}", "yellow")
     for rows in plans:
-        matrix.run(rows, root, jobs, table=rows is plans[-1])
+        runner.run(rows, root, jobs, table=rows is plans[-1])
     screen.say(f"next: ssl-bench report --html report.html{at_root(root)}      the page: curves, every number")

@@ -50,12 +50,12 @@ def quickstart(kind: str, fast: bool, jobs: int, keep_old: list[str], root: Path
     Example: ssl-bench quickstart --fast
              ssl-bench quickstart --kind sound
     """
-    from ssl_bench.experiments import matrix
+    from ssl_bench.experiments import matrix, runner
 
     start = STARTS[kind]
     seeds, settings = (1, [f"budget.flops={start.flops:g}"]) if fast else (3, [])
     rows = matrix.plan(start.methods, ["knn", "linear"], seeds, start.recipe, [*settings, *keep_old], root)
-    matrix.run(rows, root, jobs)
+    runner.run(rows, root, jobs)
     say = screen.say
     if fast:
         say("One seed ranks nothing: this shows how the tool works. 'ssl-bench quickstart' trains three.", "yellow")

@@ -1,6 +1,6 @@
 """Many runs and what they say together: matrix, search, claims, forecasts, reports.
 
-    matrix         methods x seeds x protocols: rows, processes, what is there already
+    matrix         methods x seeds x protocols: the rows, what is there already; runner: their processes, what they cost
     recorded       which cell of the matrix a record fills
     search         equal trials for every method on validation images; search_space: what is drawn
     claims         the runs that a statement needs, and its verdict

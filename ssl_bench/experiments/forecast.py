@@ -14,7 +14,8 @@ import torch
 from ssl_bench.config.schema import Config
 from ssl_bench.data.dataset import open_data
 from ssl_bench.errors import UserError
-from ssl_bench.experiments.matrix import Row, settle, share
+from ssl_bench.experiments.matrix import Row, settle
+from ssl_bench.experiments.runner import share
 from ssl_bench.parallel import devices
 from ssl_bench.screen import clock, console, quantity, say, sheet
 from ssl_bench.training import run_folder

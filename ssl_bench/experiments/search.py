@@ -17,7 +17,7 @@ from results import trials as lines_of
 from ssl_bench.config.schema import BUDGETS, Config, identity, to_dict
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import protocol, validate
-from ssl_bench.experiments import matrix, recorded, search_space
+from ssl_bench.experiments import recorded, runner, search_space
 from ssl_bench.experiments.matrix import Row
 from ssl_bench.screen import console, say, sheet
 from ssl_bench.training import provenance, run_folder
@@ -158,7 +158,7 @@ def carry_out(shared: Plan, todo: list[Trial], jobs: int) -> list[dict[str, Any]
             lines_of.add(shared.root / lines_of.FILE, fresh.values())
             written.update(fresh)
 
-    matrix.drive([trial.row for trial in todo], shared.root, jobs, look)
+    runner.drive([trial.row for trial in todo], shared.root, jobs, look)
     look()
     return [written[i] for i in range(len(todo))]
 

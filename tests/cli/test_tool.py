@@ -259,13 +259,13 @@ def test_the_quickstart_of_every_kind_can_be_planned(tmp_path):
 
 
 def test_run_threads_of_a_comparison_are_those_of_its_evaluations_too(tmp_path, monkeypatch):
-    from ssl_bench.experiments import matrix
+    from ssl_bench.experiments import matrix, runner
 
     started: list[list[str]] = []
-    monkeypatch.setattr(matrix.Matrix, "_spawn", lambda self, arguments, log: started.append(arguments))
-    for settings, threads in (([], matrix.share(1)[1]), (["run.threads=7"], 7)):
+    monkeypatch.setattr(runner.Matrix, "_spawn", lambda self, arguments, log: started.append(arguments))
+    for settings, threads in (([], runner.share(1)[1]), (["run.threads=7"], 7)):
         rows = matrix.plan(["mae"], ["knn"], 1, "quick", settings, tmp_path)
-        (one := matrix.Matrix(rows, tmp_path, 1))._advance(rows[-1], 0, lambda line: None)
+        (one := runner.Matrix(rows, tmp_path, 1))._advance(rows[-1], 0, lambda line: None)
         assert started[-1][0] == "eval" and started[-1][started[-1].index("--threads") + 1] == str(threads)
         one._advance(rows[0], 0, lambda line: None)
         assert [a for a in started[-1] if a.startswith("run.threads")] == [f"run.threads={threads}"]

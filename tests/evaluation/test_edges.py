@@ -21,7 +21,7 @@ from ssl_bench.evaluation import evaluate, protocol, scorable
 from ssl_bench.evaluation.logistic import rotate, solve
 from ssl_bench.evaluation.protocol import given
 from ssl_bench.evaluation.scorers import classification
-from ssl_bench.experiments import matrix
+from ssl_bench.experiments import matrix, runner
 
 
 def paint(root: Path, counts: dict[str, int], grey: bool = False) -> DataConfig:
@@ -147,7 +147,7 @@ def test_what_a_protocol_lacks_is_told_before_anything_is_trained(
     settings = [f"data.name=folder:{photos}", "data.image_size=24", "backbone=toy_patch8", "data.val_fraction=0.2"]
     rows = matrix.plan(["mae"], [name], 1, "quick", settings, tmp_path)
     with pytest.raises(UserError, match=told):
-        matrix.ready(rows)
+        runner.ready(rows)
     assert not any(tmp_path.iterdir())
     with pytest.raises(UserError, match=told):
         evaluate.evaluate("pixels", name, DataConfig(f"folder:{photos}", 24, 0.2), tmp_path)

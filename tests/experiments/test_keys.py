@@ -26,7 +26,7 @@ from ssl_bench.encoders.encoder import architecture, sha256
 from ssl_bench.encoders.references import pixels, reference, untrained
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import evaluate, features, validate
-from ssl_bench.experiments import matrix, recorded
+from ssl_bench.experiments import matrix, recorded, runner
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import run_folder
 from ssl_bench.training.pretrain import pretrain
@@ -230,7 +230,7 @@ def test_without_a_store_nothing_is_taken_as_done(photos: Path, tmp_path: Path, 
     row = matrix.Row("mae", run.name, run, [], 0, cell=cell, protocols=["knn"], config=run.config())
     matrix.settle([row], tmp_path)
     assert row.state == "waiting" and row.missing == ["knn"] and not (tmp_path / "empty").exists()
-    matrix.ready([row])
+    runner.ready([row])
     matrix.settle([row], tmp_path)
     assert row.state == "done"
 

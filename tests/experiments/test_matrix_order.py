@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
-from ssl_bench.experiments import matrix
-from ssl_bench.experiments.matrix import Matrix, plan
+from ssl_bench.experiments import runner
+from ssl_bench.experiments.matrix import plan
+from ssl_bench.experiments.runner import Matrix
 
 
 def test_references_run_beside_pretraining(tmp_path: Path):
@@ -22,9 +24,11 @@ def test_an_evaluation_that_takes_long_is_heard(tmp_path: Path, monkeypatch):
     for row in rows[:-1]:
         row.state = "done"
     work, told = Matrix(rows, tmp_path, 1), []
-    real = matrix.subprocess.Popen
+    real = runner.subprocess.Popen
     script = "import time; print('trying strengths on last/mean: 25%, 0:36 left', flush=True); time.sleep(2)"
-    monkeypatch.setattr(matrix.subprocess, "Popen", lambda _, **rest: real([sys.executable, "-c", script], **rest))
+    monkeypatch.setattr(runner.subprocess, "Popen", lambda _, **rest: real([sys.executable, "-c", script], **rest))
     work.run(lambda m: None, told.append)
     assert "pixels: trying strengths on last/mean: 25%, 0:36 left" in told
     assert told[-1] == "pixels: done"
+    assert re.fullmatch(r"0:0\d in all: 0:00 of pretraining and 0:0[2-9] of evaluation \(100 %\)", work.cost())
+    assert not Matrix(rows, tmp_path, 1).cost()
