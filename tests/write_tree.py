@@ -54,14 +54,17 @@ def measured(readme: str) -> str:
     before, _, after = readme.partition(MARK)
     name = "clothing48"
     found = records.read(HOME / "results" / "records" / f"{name}.jsonl")
-    equal = next(iter(by_budget([r for r in found if r.protocol in COLUMNS]).values()))
+    latest = {r.protocol: max(x.protocol_version for x in found if x.protocol == r.protocol) for r in found}
+    latest = {name: latest[name] for name in COLUMNS}
+    equal = next(iter(by_budget([r for r in found if latest.get(r.protocol) == r.protocol_version]).values()))
     table, data = tables.build(equal), found[0].data
     rows = []
     for method in SHOWN:  # of several settings of a method the one with the most seeds
         able = [row for row in table.rows if row.method == method and any(row.cells)]
         most = sorted(able, key=lambda row: (-sum(c.n for c in row.cells if c is not None), row.label))[:1]
         rows += most
-    kept = [i for i in range(len(table.columns)) if 2 * sum(row.cells[i] is not None for row in rows) > len(rows)]
+    filled = [sum(row.cells[i] is not None for row in rows) for i in range(len(table.columns))]
+    kept = [i for i, c in enumerate(table.columns) if 2 * filled[i] > len(rows) and "balanced" not in c.label]
     rows = [dataclasses.replace(row, cells=tuple(row.cells[i] for i in kept)) for row in rows]
     columns = tuple(table.columns[i] for i in kept)
     lines = render.to_markdown(dataclasses.replace(table, rows=tuple(rows), columns=columns)).splitlines()
