@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from results.beside import control
 from results.statistics import Comparison, Sample
 from ssl_bench.data import items
 
@@ -34,7 +35,8 @@ class Column:
 
     @property
     def ranks(self) -> bool:
-        return self.headline not in (*LABEL_FREE, BALANCED)  # the same predictions do not count twice
+        known = self.headline in (*LABEL_FREE, BALANCED)  # the same predictions do not count twice
+        return not known and not control(self.headline)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Rows are method x recipe (overrides and whatever else differs in the label), columns are protocol x data set. A cell is
 the mean over pretraining seeds with its 95 % interval and n. `random`, `pixels` and `supervised` stand apart. Where the
 test classes are unbalanced, balanced accuracy has a column beside accuracy, and always answering the largest class
-(`majority`) has a row.
+(`majority`) has a row. What `beside` names has columns of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from results import costs, notes, unbalanced
+from results import beside, costs, notes, unbalanced
 from results import rows as grouping
 from results.parts import MAJORITY, RAW, REFERENCES, Cell, Column, Cost, Pair, Row, Table
 from results.records import Record, unique
@@ -26,7 +26,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
     """The table of any records, in any order. `published` numbers ride along and enter no statistics."""
     found = unique(records)
     kept = grouping.newest(found)
-    shown = [*kept, *unbalanced.balanced(kept)]
+    shown = [*kept, *unbalanced.balanced(kept), *beside.columns(kept)]
     columns = grouping.columns(shown)
     groups = grouping.groups(shown)
     rows = sorted((_row(group, columns) for group in groups), key=_place)

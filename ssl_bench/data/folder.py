@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ssl_bench.data import groups, mask_files
-from ssl_bench.data.images import SUFFIXES, Item
+from ssl_bench.data import groups, mask_files, split_lists
+from ssl_bench.data.images import SUFFIXES, Item, Unreadable
 from ssl_bench.data.items import KINDS, Kind, of_kind
 from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
@@ -30,25 +30,24 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
 
     `#masks=FOLDER`, a folder in PATH: masks for every pixel (mask_files says what their values mean). That of
     images/a/x.jpg is FOLDER/images/a/x.png or FOLDER/a/x.png, or has another suffix of images.
+
+    Text files that list the splits, as those of UCF101 and HMDB51: see split_lists.
     """
-    by_hand.only("train", "test", "splits", "group", "kind", *MASKS)
+    by_hand.only("train", "test", "splits", "lists", "group", "kind", *MASKS)
     state = files(location)
     return Source(state, lambda: _content(location, state, by_hand), by_hand.kind)
 
 
 def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Content:
     items, beside = of_kind(by_hand.kind), _masks(location, state, by_hand)
+    lists = split_lists.read(location, [path for path, _, _ in state], by_hand)
     inside = [entry for entry in state if not (beside and entry[0].startswith(beside.folder + os.sep))]
+    inside = [entry for entry in inside if not (lists and entry[0].endswith(split_lists.SUFFIX))]
     files_of, others = _items(inside, items)
     rows: list[Row] = [(path, os.path.relpath(path, location).split(os.sep)[:-1]) for path in files_of]
     rows, through = _unwrapped(rows)
     notes = [f"Looked through the folder {os.sep.join(through)}."] if through else []
-    told, more = folder_roles(_below(rows), by_hand)
-    parts = _parts(rows, told) if told else {"train": rows}
-    if not told and not by_hand.none:
-        _refuse_splits_in_classes(rows)
-    if not by_hand.none and not by_hand.roles:
-        _refuse_unlabelled_classes(parts)
+    parts, names, absent, more = _by_lists(rows, lists) if lists else _by_folders(rows, by_hand)
     classes = any(words for _, words in parts.get("train", []))
     blank = [part for part, found in parts.items() if classes and not any(words for _, words in found)]
     roles, unused = held_out(parts, blank)
@@ -56,8 +55,6 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
     if others:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
         notes.append(f"Not read, for their suffix: {shown}. {items.known()}{_of_another_kind(others)}")
-    if told and (loose := sum(not words for _, words in rows)):
-        notes.append(f"{loose} images beside the folders of the splits are not used.")
     chunks, read = [], []
     for part, found in sorted(parts.items(), key=lambda kv: kv[0] != "train"):
         if part not in roles:
@@ -69,8 +66,9 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
             for path, words in found
             if words or not classes
         ]
-        read.append(f"{roles[part]}: {', '.join(n for n, r in told.items() if r == part) or location}")
+        read.append(f"{roles[part]}: {names.get(part) or location}")
         chunks += cut(roles[part], kept, partial(_item, by_hand.one("group"), beside))
+        chunks += cut(roles[part], absent.get(part, []), _absent)
     if not beside:
         return Content(chunks, sum(files_of.values()), classes, notes, read)
     if not classes:
@@ -78,6 +76,32 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
             "The class of an image is that which covers most of its mask, the first one where there is no other."
         )
     return Content(chunks, sum(files_of.values()), True, notes, [*read, str(beside.meaning)], beside.meaning.told)
+
+
+Parts = tuple[dict[str, list[Row]], Mapping[str, str], Mapping[str, list[str]], list[str]]
+# part -> its images; part -> where that stands, in words; part -> what should be there and is not; notes
+
+
+def _by_folders(rows: Sequence[Row], by_hand: Choice) -> Parts:
+    """The splits that the names of folders tell, or one part."""
+    told, notes = folder_roles(_below(rows), by_hand)
+    parts = _parts(rows, told) if told else {"train": list(rows)}
+    if not told and not by_hand.none:
+        _refuse_splits_in_classes(rows)
+    if not by_hand.none and not by_hand.roles:
+        _refuse_unlabelled_classes(parts)
+    if told and (loose := sum(not words for _, words in rows)):
+        notes = [*notes, f"{loose} images beside the folders of the splits are not used."]
+    return parts, {part: ", ".join(n for n, r in told.items() if r == part) for part in parts}, {}, notes
+
+
+def _by_lists(rows: Sequence[Row], lists: Sequence[split_lists.Line]) -> Parts:
+    parts, absent, notes = split_lists.parts(rows, lists)
+    return parts, split_lists.told(lists), absent, notes
+
+
+def _absent(place: str) -> Item:
+    return Item(Unreadable("listed and not there"), "", place)
 
 
 def _items(state: list[tuple[str, int, int]], kind: type[Kind]) -> tuple[dict[str, int], Counter[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from ssl_bench.data.dataset import Dataset
+from ssl_bench.data.items import of_kind
 from ssl_bench.evaluation.protocol import Protocol
 
 
@@ -27,6 +28,8 @@ def lacking(dataset: Dataset, protocols: Iterable[tuple[str, Protocol]]) -> str:
             return (
                 f"{name} needs trajectories of a world, and '{dataset.name}' has {dataset.item.noun}; two_room has them"
             )
+        if one.only and one.only != dataset.item.name:
+            return f"{name} needs {of_kind(one.only).noun}, and '{dataset.name}' has {dataset.item.noun}"
         if one.scores == "targets" and dataset.train.targets is None:
             return f"{name} probes known factors, which '{dataset.name}' lacks; the set factors has them"
         if one.scores == "masks" and dataset.train.masks is None:
