@@ -184,6 +184,7 @@ class Protocol:
     scores: ClassVar[Literal["labels", "targets", "masks"]] = "labels"  # what the scorer gets of the test images
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
+    needs_predictor: bool = False  # of an encoder with a predictor beside it, as few have: no part of `all`
 
     config: Any
 
@@ -258,7 +259,7 @@ def expand(names: Iterable[str]) -> list[str]:
     for name in names:
         known = find.names("protocols") if name == "all" else []
         kinds = {n: find.defined(find.module("protocols", n), Protocol) for n in known}
-        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels"]  # few sets have the others
+        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels" and not kinds[n].needs_predictor]
         frozen = sorted(usable, key=lambda n: order.index(kinds[n].input))
         out |= dict.fromkeys(frozen if known else [name])
     return list(out)
