@@ -5,8 +5,9 @@ Garrido et al., "Learning and Leveraging World Models in Visual Representation L
 Adapted throughout: no official code exists, and only what the abstract says is certain (a predictor conditioned on
 photometric transformations, an EMA target, squared L2). Here source and target share one crop; the source is
 jittered, grayed, blurred and solarized, the target is not; the parameters of that become an action vector, which an
-MLP adds to the mask tokens. Masks, target encoder and schedules are I-JEPA's. `mrr` tells whether the predictor uses
-its actions (1: always; 0.34: by chance, with 8 candidates). Evaluated: the target encoder (EMA).
+MLP adds to the mask tokens. Masks, target encoder and schedules are I-JEPA's. Evaluated: the target encoder (EMA).
+The predictor is kept beside it: `finetune:predictor` trains it on the frozen encoder, `mrr` tells whether it uses its
+actions.
 """
 
 from __future__ import annotations
@@ -15,21 +16,20 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.ijepa import IJEPA, IJEPAConfig, small_objective, small_optim
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.config.schema import Config, OptimConfig, to_dict
 from ssl_bench.errors import UserError
-from ssl_bench.models.vit import init_weights
+from ssl_bench.models.kept import ActionPredictor, action_mlp
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Views
-from ssl_bench.views.augment import AugmentConfig, Draws, draw, render
+from ssl_bench.views.actions import ACTIONS, action_vector
+from ssl_bench.views.augment import AugmentConfig, draw, render
 
 OFF_PAPER = {"instance_norm": "instance norm"}  # inherited from I-JEPA, and not of this paper
-ACTIONS = 7  # brightness, contrast, saturation, hue, gray, blur, solarize
 PHOTOMETRIC = AugmentConfig(
     crop_scale=(0.3, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2,
     blur_p=0.2, solarize_p=0.2,
@@ -50,18 +50,6 @@ class IWMConfig(IJEPAConfig):
             raise UserError("iwm needs a photometric transformation in objective.augment; without one, use ijepa.")
 
 
-def action_vector(draws: Draws) -> Tensor:
-    """What was done to each image's colours: [B, 7], 0 where nothing was."""
-    none = torch.zeros(len(draws.boxes), device=draws.boxes.device)
-    jittered = none if draws.jitter is None else draws.jitter.float()
-    identity = (1.0, 1.0, 1.0, 0.0)  # factors that change nothing; a hue shift of 0
-    columns = [none if f is None else jittered * (f - one) for f, one in zip(draws.factors, identity, strict=True)]
-    columns.append(none if draws.gray is None else draws.gray.float())
-    columns.append(none if draws.blur is None or draws.sigma is None else draws.blur * draws.sigma)
-    columns.append(none if draws.solarize is None else draws.solarize.float())
-    return torch.stack(columns, 1)
-
-
 class IWM(IJEPA):
     """I-JEPA with actions."""
 
@@ -73,8 +61,7 @@ class IWM(IJEPA):
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         dim = self.objective.predictor_dim
-        self.action = nn.Sequential(nn.Linear(ACTIONS, dim), nn.GELU(), nn.Linear(dim, dim))
-        init_weights(self.action)
+        self.action = action_mlp(ACTIONS, dim)
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         context, targets = self.masks(rng)
@@ -95,19 +82,9 @@ class IWM(IJEPA):
             target = F.layer_norm(target, target.shape[-1:])
         return {"loss": F.mse_loss(predicted, target)}
 
-    @torch.no_grad()
-    def mrr(self, views: Views, candidates: int = 8) -> Tensor:
-        """Mean reciprocal rank of the true action among those of `candidates` - 1 other images of the batch."""
-        target = self.targets(views["images"], views["targets"])
-        target = F.layer_norm(target, target.shape[-1:]) if self.objective.target_norm else target
-        context = self.student(views["source"], views["context"])[:, self.student.num_prefix :]
-        distances = []
-        for shift in range(candidates):
-            predicted = self.predict(context, {**views, "actions": views["actions"].roll(shift, 0)})
-            distances.append((predicted - target).square().mean((1, 2, 3)))
-        others = torch.stack(distances[1:])
-        rank = 1 + (others < distances[0]).sum(0) + (others == distances[0]).sum(0) / 2
-        return (1 / rank).mean()
+    def kept(self) -> ActionPredictor:
+        o = self.objective
+        return ActionPredictor(self.predictor, self.action, o.predictor_heads, to_dict(o))
 
     def flops(self) -> float:
         return super().flops() + 6.0 * sum(p.numel() for p in self.action.parameters() if p.ndim > 1)

@@ -17,7 +17,6 @@ Changes: 1 first version. 2 the default has no cutmix any more: chosen again, on
 
 from __future__ import annotations
 
-import copy
 import random
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,12 +28,12 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
-from timm.layers import DropPath
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl_bench.config.schema import sides
+from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.evaluation.tuned import Classifier, Pooling, PredictorClassifier, param_groups
 from ssl_bench.rng import Rng, mix
 from ssl_bench.screen import paced
 from ssl_bench.training.method import warmup_cosine
@@ -57,11 +56,31 @@ class FinetuneConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     smoothing: float = 0.1
-    pooling: Literal["mean", "cls"] = "mean"  # of the patch tokens
+    pooling: Pooling = "mean"  # of the patch tokens
 
     def check(self) -> None:
         if self.batch_size < 2 or not 0 <= self.warmup_epochs < self.epochs:
             raise UserError("finetune needs batch_size >= 2, and fewer warmup_epochs than epochs.")
+
+    def network(self, encoder: Encoder, num_classes: int) -> Classifier | PredictorClassifier:
+        """What is trained."""
+        return Classifier(encoder, self.drop_path, self.pooling, num_classes)
+
+
+@dataclass(frozen=True)
+class PredictorConfig(FinetuneConfig):
+    """Of the predictor that the run has kept; the encoder stays as it is."""
+
+    drop_path: float = 0.0
+    start: Literal["learned", "fresh"] = "learned"  # fresh: the same network untrained
+
+    def check(self) -> None:
+        super().check()
+        if self.pooling != "mean":
+            raise UserError("A predictor has no CLS token: set pooling=mean.")
+
+    def network(self, encoder: Encoder, num_classes: int) -> Classifier | PredictorClassifier:
+        return PredictorClassifier(encoder, self.drop_path, self.start, num_classes)
 
 
 PUBLISHED: dict[str, Any] = {
@@ -85,55 +104,14 @@ def ibot() -> FinetuneConfig:
     return FinetuneConfig(100, 1024, 1e-3, 0.65, 0.2, warmup_epochs=5, pooling="cls", **PUBLISHED)
 
 
-class Classifier(nn.Module):
-    """A copy of the encoder's network with a fresh norm and head."""
-
-    def __init__(self, encoder: Any, config: FinetuneConfig, num_classes: int) -> None:
-        super().__init__()
-        if encoder.model is None or (config.pooling == "cls" and not encoder.has_cls):
-            raise UserError(f"'{encoder.method}' cannot be fine-tuned with pooling={config.pooling}.")
-        self.net, self.depth, self.pooling = copy.deepcopy(encoder.model), encoder.depth, config.pooling
-        self.blocks = [getattr(self.net, "model", self.net).blocks[i] for i in range(self.depth)]
-        if config.drop_path and not all(hasattr(b, "drop_path1") for b in self.blocks):
-            raise UserError("The blocks of this network have no drop path: set drop_path=0.")
-        for i, block in enumerate(self.blocks if config.drop_path else ()):
-            block.drop_path1 = block.drop_path2 = DropPath(config.drop_path * i / max(1, self.depth - 1))
-        with torch.no_grad():
-            empty = torch.zeros(1, len(encoder.mean), *sides(encoder.image_size), device=encoder.device)
-            width = self.features(empty).shape[1]
-        self.fc_norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=2e-5)
-        nn.init.zeros_(self.head.bias)
-        self.net.requires_grad_(True)  # positions too, even fixed sin-cos ones: MAE's fine-tuning trains them
-
-    def features(self, images: Tensor) -> Tensor:
-        tokens = self.net.layers(images, [self.depth - 1], norm=False)[0]
-        return tokens[:, 0] if self.pooling == "cls" else tokens[:, self.net.num_prefix :].mean(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.fc_norm(self.features(images)))
+def predictor() -> FinetuneConfig:
+    """IWM (arXiv 2403.00504): the kept predictor on the frozen encoder, asked for the unchanged image; our rates."""
+    return PredictorConfig()
 
 
-def layer_of(name: str, depth: int) -> int:
-    """0 for what comes before the blocks, i + 1 for block i, depth + 1 for the rest."""
-    name = name.removeprefix("net.").removeprefix("model.")
-    if name.startswith(("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "registers", "mask_token")):
-        return 0
-    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
-
-
-def param_groups(model: nn.Module, depth: int, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
-    """One group per layer and kind, with `lr_scale` = layer_decay ^ (depth + 1 - layer)."""
-    groups: dict[tuple[int, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            plain = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "reg_token", "registers"))
-            layer, wd = layer_of(name, depth), 0.0 if plain else weight_decay
-            scale = layer_decay ** (depth + 1 - layer)
-            fresh = {"params": [], "lr_scale": scale, "weight_decay": wd, "layer": layer}
-            group = groups.setdefault((layer, wd), fresh)
-            group["params"].append(parameter)
-    return list(groups.values())
+def fresh_predictor() -> FinetuneConfig:
+    """The same network untrained: what `predictor` owes to its pretraining."""
+    return PredictorConfig(start="fresh")
 
 
 def randaugment(spec: str, size: int, mean: tuple[float, ...]) -> Any:
@@ -153,10 +131,10 @@ class Finetuned(Predictor):
         random.seed(mix("finetune", seed))
         np.random.seed(mix("finetune", seed) % 2**32)
         torch.manual_seed(mix("finetune", seed))
-        self.model = Classifier(x.encoder, c, x.num_classes).to(x.encoder.device)
+        self.model = c.network(x.encoder, x.num_classes).to(x.encoder.device)
         size = min(c.batch_size, len(x)) // 2 * 2  # mixup needs pairs
         steps, lr, order = len(x) // size, c.blr * size / 256, torch.Generator().manual_seed(mix("order", seed))
-        optimizer = torch.optim.AdamW(param_groups(self.model, x.encoder.depth, c.layer_decay, c.weight_decay), lr=lr)
+        optimizer = torch.optim.AdamW(param_groups(self.model, self.model.depth, c.layer_decay, c.weight_decay), lr=lr)
         mixup = Mixup(c.mixup, c.cutmix, switch_prob=0.5, label_smoothing=c.smoothing, num_classes=x.num_classes)
         mixes = c.mixup > 0 or c.cutmix > 0
         self.model.train()
@@ -195,6 +173,10 @@ class Finetune(Protocol):
     input = "images"
     frozen = False
     config: FinetuneConfig
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        super().__init__(config)
+        self.needs_predictor = isinstance(config, PredictorConfig)
 
     def fit(self, train: Features, val: Features, seed: int) -> Finetuned:
         return Finetuned(train + val, self.config, seed)

@@ -41,6 +41,11 @@ class PlanConfig:
         self.fit.check()
 
 
+def brief() -> PlanConfig:
+    """For slow machines, at about a third of the cost: 50 samples, 3 rounds, and a predictor fitted in 500 steps."""
+    return PlanConfig(cem=CEMConfig(samples=50, elites=8, iterations=3), fit=FitConfig(steps=500))
+
+
 POLICIES = ("", "random", "straight", "oracle", "true")  # the encoder's own first
 
 

@@ -41,6 +41,11 @@ class RolloutConfig:
             raise UserError("horizons needs numbers of frames, 1 or more, as in 1,2,4,8.")
 
 
+def brief() -> RolloutConfig:
+    """With a predictor fitted in 500 steps: the one of `plan:brief`."""
+    return RolloutConfig(fit=FitConfig(steps=500))
+
+
 def of_frames(x: Features, found: Latents, count: int, frames: int) -> Tensor:
     """Latents [N, T, D] of the first `frames` frames of the first `count` trajectories."""
     items = latents.trajectories(x, count)

@@ -13,6 +13,7 @@
     features          each image encoded once, kept under a key of all that decides the features
     linear_heads      many linear heads trained in one pass
     attentive_heads   the heads of attentive probes
+    tuned             what fine-tuning trains: the encoder, or the kept predictor; their rates
     dense_heads       heads on patch tokens that answer with label maps; patch_maps: patches and their pixels
     matches           views with a known transformation, and the nearest patches between them
     logistic          L2 logistic regression on principal axes

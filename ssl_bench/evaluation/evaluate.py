@@ -39,6 +39,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation import answers, features, protocol, scorable
 from ssl_bench.evaluation.answers import Answer
 from ssl_bench.evaluation.protocol import Features, Protocol
+from ssl_bench.evaluation.tuned import kept_predictor
 from ssl_bench.parallel import collectives, devices, processes
 from ssl_bench.training import code, monitor, provenance, run_folder
 
@@ -71,6 +72,8 @@ def evaluate_all(
         raise UserError(f"{trouble}: name another set with --data.")
     encoder = resolve(source, root, seed, dataset) if not isinstance(source, Encoder) else source
     _refuse_non_finite(encoder)
+    if any(one.needs_predictor for _, one in wanted):
+        kept_predictor(encoder)  # told before anything is encoded
     _same_images(encoder, data, dataset)
     encoder.to(place)
     tokens = any(p.input == "tokens" for _, p in wanted)

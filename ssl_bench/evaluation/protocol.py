@@ -185,6 +185,7 @@ class Protocol:
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     only: ClassVar[str] = ""  # the one kind of item it takes; "": any
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
+    needs_predictor: bool = False  # of an encoder with a predictor beside it, as few have: no part of `all`
 
     config: Any
 
@@ -259,8 +260,8 @@ def expand(names: Iterable[str]) -> list[str]:
     for name in names:
         known = find.names("protocols") if name == "all" else []
         kinds = {n: find.defined(find.module("protocols", n), Protocol) for n in known}
-        usable = [n for n in known if kinds[n].frozen and kinds[n].scores == "labels" and not kinds[n].only]
-        # few sets have what the others need
+        usual = {n: k for n, k in kinds.items() if k.frozen and k.scores == "labels"}  # few sets have what others need
+        usable = [n for n, k in usual.items() if not k.only and not k.needs_predictor]
         frozen = sorted(usable, key=lambda n: order.index(kinds[n].input))
         out |= dict.fromkeys(frozen if known else [name])
     return list(out)

@@ -230,6 +230,26 @@ class Factors(Scorer):
         return {"mean": sum(max(0.0, v) for v in level) / len(level), **metrics}
 
 
+def ranks(distances: Tensor) -> Tensor:
+    """Of [N, K] that of the first column, counted from 1; equal ones share their mean rank."""
+    first, others = distances[:, :1], distances[:, 1:]
+    return 1 + (others < first).double().sum(1) + (others == first).double().sum(1) / 2
+
+
+@dataclass(frozen=True)
+class Ranks(Scorer):
+    """Of distances [N, K] to K candidates, the true one's first: mean reciprocal rank, share of firsts, in percent.
+
+    `chance`: the mean reciprocal rank where the order says nothing, (1 + 1/2 + ... + 1/K) / K.
+    """
+
+    def __call__(self, output: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:
+        found, k = ranks(output), output.shape[1]
+        by_chance = (1 / torch.arange(1, k + 1, dtype=torch.float64)).mean()
+        values = {"mrr": (1 / found).mean(), "first": (found == 1).double().mean(), "chance": by_chance}
+        return {name: float(100 * value) for name, value in values.items()}
+
+
 @dataclass(frozen=True)
 class Nothing(Scorer):
     """Of protocols that look at no test image."""
@@ -239,5 +259,5 @@ class Nothing(Scorer):
 
 
 HARNESS = (
-    Classification, Votes, Settings, Ways, Errors, Retrieval, Clusters, Factors,  Nothing,
+    Classification, Votes, Settings, Ways, Errors, Retrieval, Clusters, Factors, Ranks, Nothing,
 )  # fmt: skip

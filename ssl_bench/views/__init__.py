@@ -1,6 +1,7 @@
 """What an objective looks at: crops, colours, blur, masks, for a whole batch on its device.
 
     augment   crops, flips, colour, blur, with numbers per image
+    actions   what was done to an image's colours, as a vector
     plain     the view of evaluation: resized, centre cut, normalised
     crops     the pairs and multi-crops that most methods share
     masks     which patches a student sees, loses, or has to predict; masks3d: the same of clips

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from protocols import attentive, finetune, linear, lowshot, robust
-from protocols.finetune import Classifier, Finetune, FinetuneConfig, layer_of, param_groups
+from protocols.finetune import Finetune, FinetuneConfig
 from protocols.robust import Robust, RobustConfig
 from ssl_bench.config.schema import vit
 from ssl_bench.data.dataset import Split
@@ -25,6 +25,7 @@ from ssl_bench.evaluation.attentive_heads import Head
 from ssl_bench.evaluation.features import Held
 from ssl_bench.evaluation.protocol import Features, Rows, load
 from ssl_bench.evaluation.scorers import classification
+from ssl_bench.evaluation.tuned import Classifier, layer_of, param_groups
 from ssl_bench.views.corrupt import CORRUPTIONS, corrupt
 
 
@@ -152,7 +153,7 @@ def test_a_probe_of_cls_refuses_an_encoder_without_one():
 def test_layer_decay_has_depth_plus_one_scales_below_the_head():
     """The sheet: d^(depth + 1 - i), i = 0 for the embeddings (B: 0.65^13), the last block 0.65^1, head 1."""
     encoder = references.untrained(vit("vit_tiny_patch8", pos_embed="learned"), 16, 0)
-    model = Classifier(encoder, FinetuneConfig(), 3)
+    model = Classifier(encoder, 0.1, "mean", 3)
     groups = param_groups(model, 12, 0.65, 0.05)
     scales = {g["layer"]: g["lr_scale"] for g in groups}
     assert scales == pytest.approx({i: 0.65 ** (13 - i) for i in range(14)} | {13: 1.0})

@@ -15,9 +15,10 @@ from ssl_bench.data.dataset import open_data
 from ssl_bench.data.world import parse
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
-from ssl_bench.evaluation import features, protocol, validate
+from ssl_bench.evaluation import features, latents, protocol, validate
 from ssl_bench.evaluation.evaluate import evaluate, evaluate_all
 from ssl_bench.evaluation.latents import mlp, ridge
+from ssl_bench.evaluation.protocol import Features
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.training.pretrain import pretrain
 from ssl_bench.training.run_folder import Run
@@ -75,6 +76,24 @@ def test_who_has_no_dynamics_gets_one_on_frozen_features(source: str, tmp_path: 
     found = measured(source, tmp_path)
     assert {r.selected["dynamics"] for n, r in found.items() if n != "state"} == {"fitted"}
     assert found["plan"].metrics["success_true"] == measured(source, tmp_path)["plan"].metrics["success_true"]
+
+
+def test_protocols_of_one_evaluation_share_the_fitted_dynamics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fits: list[int] = []
+
+    def counted(x: Features, config: latents.FitConfig, seed: int) -> latents.Latents:
+        fits.append(seed)
+        return fit(x, config, seed)
+
+    fit = latents.fit
+    monkeypatch.setattr(latents, "fit", counted)
+    together = measured("pixels", tmp_path)
+    assert fits == [0]
+    again = measured("pixels", tmp_path)  # another evaluation has other trajectories, though they are the same
+    assert fits == [0, 0] and together["rollout"].metrics == again["rollout"].metrics
+    alone = evaluate("pixels", "rollout", DATA, tmp_path, overrides=settings("rollout"))
+    assert alone.metrics == together["rollout"].metrics
+    assert measured("pixels", tmp_path, seed=1) and fits == [0, 0, 0, 1]
 
 
 def test_a_damaged_dynamics_file_is_a_sentence(run: Run, tmp_path: Path):
