@@ -7,7 +7,7 @@ included; the actions are done again by the scorer from the sealed starts. Inter
 The cost of a plan is the mean squared distance of its latents to the goal's. Whose run has learned dynamics plans with
 those; every other encoder gets the same predictor, trained on its frozen features under one budget (`fit`).
 Beside the encoder, on the same episodes: `random` actions, a `straight` line, the `oracle`, and `true`: the same CEM in
-the world itself, by the distance as the crow flies, which is no path through a door.
+the world itself, by the distance as the crow flies, which is no path through a door; as far as the world has them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def brief() -> PlanConfig:
     return PlanConfig(cem=CEMConfig(samples=50, elites=8, iterations=3), fit=FitConfig(steps=500))
 
 
-POLICIES = ("", "random", "straight", "oracle", "true")  # the encoder's own first
+def policies(world: World) -> tuple[str, ...]:
+    """Who acts: the encoder first, whose name is ""."""
+    return ("", "random", *world.known)
 
 
 def wanderer(world: World, goals: str, episodes: int) -> np.ndarray:
@@ -73,12 +75,19 @@ class Planner(Predictor):
                 seen, wanted = (torch.from_numpy(world.render(s, self.size)) for s in (state, goal))
                 return self.latents.cost(seen, wanted, c.cem.cost)
 
+            def true(state: np.ndarray, goal: np.ndarray) -> Cost:
+                return true_cost(world, state, goal, c.cem.cost)
+
             own = act(world, found, budget, c.cem, judge, goals)
             self.selected[f"seconds_{goals}"] = round(time.perf_counter() - started, 2)
             drawn = iter(wanderer(world, goals, c.episodes).swapaxes(0, 1))
-            ways = [own, follow(world, found, budget, lambda state, goal: next(drawn))]  # noqa: B023
-            ways += [follow(world, found, budget, way) for way in (world.straight, world.oracle)]
-            ways.append(act(world, found, budget, c.cem, lambda s, g: true_cost(world, s, g, c.cem.cost), goals))
+            beside = {
+                "random": lambda: follow(world, found, budget, lambda state, goal: next(drawn)),  # noqa: B023
+                "straight": lambda: follow(world, found, budget, world.straight),  # noqa: B023
+                "oracle": lambda: follow(world, found, budget, world.oracle),  # noqa: B023
+                "true": lambda: act(world, found, budget, c.cem, true, goals),  # noqa: B023
+            }
+            ways = [own, *(beside[name]() for name in policies(world)[1:])]
             out.append(np.stack([np.pad(way, ((0, 0), (0, steps - budget), (0, 0))) for way in ways]))
         calls = c.cem.samples * c.cem.iterations * c.cem.horizon
         self.selected["calls_per_decision"] = calls
@@ -94,7 +103,7 @@ class Plan(Protocol):
 
     def fit(self, train: Features, val: Features, seed: int) -> Planner:
         assert train.world is not None
-        self.scorer = Replay(train.world.title, POLICIES)
+        self.scorer = Replay(train.world.title, policies(train.world))
         return Planner(train, self.config, latents.of(train, self.config.fit, seed))
 
     def classes(self, output: Tensor) -> None:

@@ -206,7 +206,9 @@ def policies(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
         told: dict[str, None] = {}
         for r in records:
             beside = {f"{r.headline}_{name}": text for name, text in named.items()}
-            if grouping.column_key(r) == column.key and beside.keys() <= r.metrics.keys():
-                told["; ".join(f"{text} {r.metrics[key]:.1f}" for key, text in beside.items())] = None
+            if grouping.column_key(r) == column.key and f"{r.headline}_random" in r.metrics:
+                values = {text: r.metrics.get(key) for key, text in beside.items()}
+                said = (f"{text}: not known" if v is None else f"{text} {v:.1f}" for text, v in values.items())
+                told["; ".join(said)] = None
         out += [f"Beside {column.label}, on the same episodes: {text}." for text in told]
     return out

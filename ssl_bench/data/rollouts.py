@@ -1,6 +1,7 @@
 """Trajectory sets made from a world, `two_room[:OPTIONS][:N]`, and the starts and goals that evaluation plans from.
 
-N training trajectories (2,000 if not said) and a quarter as many for the test split; a split has whole trajectories.
+N training trajectories (if not said 2,000, of Push-T 1,000) and a quarter as many for the test split; a split has whole
+trajectories.
 Trajectory i depends on the world, its options, the split and i alone: a larger set begins with the smaller one. The
 fingerprint is of every frame and action, so it changes with the world's version and settings; a label is the room, or
 whatever the world's first position column tells, that it begins in. Evaluation draws from seeds that no set can reach.

@@ -25,7 +25,6 @@ from ssl_bench.errors import UserError, nearest
 from ssl_bench.rng import mix
 
 SEALED = 1 << 62  # open seeds are below it, sealed ones are not
-DEFAULT = 2000  # training trajectories
 FEWEST = 40
 
 
@@ -52,7 +51,13 @@ class World(ABC):
     frame_size: ClassVar[int]  # pixels a side that show everything
     steps: ClassVar[int]  # actions of a trajectory
     every: ClassVar[int]  # actions between two stored frames
-    position: ClassVar[tuple[int, ...]]  # columns of the state: where the agent is
+    position: ClassVar[tuple[int, ...]]  # columns of the state: where the agent is, and what else has a place
+    default: ClassVar[int] = 2000  # training trajectories
+    known: ClassVar[tuple[str, ...]] = (
+        "straight",
+        "oracle",
+        "true",
+    )  # policies that `plan` prints beside every encoder
 
     @property
     @abstractmethod
@@ -71,9 +76,9 @@ class World(ABC):
     def render(self, state: np.ndarray, size: int) -> np.ndarray:
         """uint8 [n, 3, size, size]."""
 
-    @abstractmethod
     def oracle(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Actions [n, A] of somebody who knows the world."""
+        """Actions [n, A] of somebody who knows the world, where `known` says that there is one."""
+        raise UserError(f"Nobody has written an oracle of '{self.name}'.")
 
     @abstractmethod
     def demonstrate(self, rng: np.random.Generator, n: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +98,7 @@ class World(ABC):
         return reached
 
     def distance(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Between the two places of the agent, as the crow flies: [n]."""
+        """Between two places, as the crow flies: [n]."""
         gap = state[..., list(self.position)] - goal[..., list(self.position)]
         length: np.ndarray = np.sqrt((gap * gap).sum(-1))
         return length
@@ -181,16 +186,18 @@ def parse(name: str) -> Asked:
     elif len(rest) == 2:
         chosen, count = rest
     if len(rest) > 2 or "" in rest or (count and not (count.isdecimal() and int(count) >= FEWEST)):
+        option, words = (f"{known[0]}:", "options and ") if known else ("", "")
         raise UserError(
-            f"'{name}': write {base}, then after colons options and a number of training trajectories, {FEWEST} or "
-            f"more, as in {base}:{known[0]} or {base}:{known[0]}:{DEFAULT}."
+            f"'{name}': write {base}, then after colons {words}a number of training trajectories, {FEWEST} or more, as "
+            f"in {base}:{FEWEST} or {base}:{option}{kind.default}."
         )
     options = chosen.split(",") if chosen else []
     if wrong := [o for o in options if o not in known]:
-        raise UserError(f"'{base}' has no option '{wrong[0]}'. {nearest(wrong[0], known)}")
+        hint = nearest(wrong[0], known) if known else "It has none."
+        raise UserError(f"'{base}' has no option '{wrong[0]}'. {hint}")
     if len(set(options)) < len(options):
         raise UserError(f"'{name}' names an option twice: leave one out.")
-    return Asked(kind(**dict.fromkeys(options, True)), int(count or DEFAULT))
+    return Asked(kind(**dict.fromkeys(options, True)), int(count or kind.default))
 
 
 def open_seed(*parts: int | str) -> int:

@@ -178,6 +178,16 @@ def test_one_seed_makes_no_ranking() -> None:
     assert "**" not in render.to_markdown(table)
 
 
+def test_who_acted_beside_a_planner_is_said_and_who_could_not() -> None:
+    beside = {"top1_random": 0.0, "top1_straight": 26.0, "top1_at_start": 2.0}
+    made = fake("lewm", 50.0, 0)
+    said = [n for n in tables.build([replace(made, metrics=made.metrics | beside)]).notes if n.startswith("Beside")]
+    assert said == [
+        "Beside knn, on the same episodes: random actions 0.0; a straight line 26.0; the oracle: not known; the same "
+        "planner in the true world: not known; solved at the start 2.0."
+    ]
+
+
 def test_who_does_not_beat_a_reference_is_said() -> None:
     floor = [fake("random", 30 + s, s) for s in range(5)]
     worse = [fake("mae", 20 + s / 10, s) for s in range(5)]
