@@ -58,7 +58,7 @@ class ViTConfig:
     depth: int = 12  # number of transformer blocks
     num_heads: int = 3  # attention heads per block; must divide embed_dim
     mlp_ratio: float = 4.0  # hidden width of a block's MLP / embed_dim
-    patch_size: int = 16  # pixels per patch side, or points of a group; must divide data.image_size
+    patch_size: int = 16  # pixels per patch side, which must divide data.image_size, or points of a group
     class_token: bool = True  # prepend a learned CLS token
     reg_tokens: int = 0  # learned register tokens after CLS (Darcet et al. 2024)
     pos_embed: Positions = "sincos"  # fixed sin-cos, learned, or rotary: rope (V-JEPA 2.1's), rope_tiled (V-JEPA 2's)
@@ -243,7 +243,8 @@ class Config:
                 part.check()
         if self.backbone.drop_path_uniform and not self.backbone.drop_path:
             raise UserError("backbone.drop_path_uniform has no effect while backbone.drop_path is 0: set both or none.")
-        if any(side % self.backbone.patch_size for side in self.data.size):
+        on_grid = self.backbone.pos_embed != "centres"  # groups of points overlap: their number need not divide
+        if on_grid and any(side % self.backbone.patch_size for side in self.data.size):
             raise UserError(
                 f"data.image_size={size_text(self.data.image_size)} is not divisible by "
                 f"backbone.patch_size={self.backbone.patch_size}. "

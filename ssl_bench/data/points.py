@@ -48,7 +48,9 @@ class Points(Kind):
     def asked(cls, config: DataConfig) -> Points:
         if isinstance(config.image_size, tuple):
             raise UserError(
-                f"data.image_size={size_text(config.image_size)} is of pictures: of clouds it is a number of points."
+                f"data.image_size={size_text(config.image_size)} is a height and a width, and the clouds of "
+                f"'{config.name}' have neither: it is their number of points, as in data.image_size=256; how many of "
+                "them make a group is backbone.patch_size."
             )
         for setting in ("channels", "background", "frames"):
             if getattr(config, setting) != getattr(DataConfig, setting):

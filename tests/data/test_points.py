@@ -20,6 +20,8 @@ from ssl_bench.data.pixels import Unreadable
 from ssl_bench.data.points import Points, farthest
 from ssl_bench.data.shapes import coordinates
 from ssl_bench.errors import UserError
+from ssl_bench.training.method import configured
+from ssl_bench.training.train import rehearse
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -185,9 +187,16 @@ def test_the_embedded_parts():
     assert "CC BY 4.0" in (folder / "README.md").read_text()
 
 
+def test_groups_overlap_so_their_size_need_not_divide_the_cloud():
+    given = ["data.image_size=250", "budget.steps=1"]
+    assert registry.item(configured("mae", "points", given).data).grid(16) == (31,)
+    with pytest.raises(UserError, match=r"'ldraw16' have neither: .* a group is backbone.patch_size"):
+        rehearse(configured("mae", "points", ["data.image_size=8x8"]))
+
+
 def test_settings_of_pictures_are_refused():
     for settings, says in (
-        ({"image_size": (8, 9)}, "of clouds it is a number of points"),
+        ({"image_size": (8, 9)}, "their number of points, as in data.image_size=256"),
         ({"channels": 1}, "data.channels has no effect"),
         ({"frames": 4}, "data.frames has no effect"),
     ):  # fmt: skip
