@@ -1,14 +1,18 @@
 """`dense`: what the patch tokens know of the pixels under them, on a set with masks.
 
-Definition: tokens of the last layer after the final norm (neither CLS nor registers are read), of images without
-augmentation, standardised per dimension over the training patches. Answers are label maps at the masks' size in the
-store; a pixel takes the answer of the patch it lies in (of the nearest one, where the network's centre crop leaves it
-out). The headline is mIoU over the pixels of all test images, macro over the classes that occur, void pixels left out;
-beside it its 95 % interval over images drawn again, and the share of right pixels. Each image's own mIoU is recorded.
+Definition: patch tokens of the last layer after the final norm, of images without augmentation, standardised per
+dimension over the training patches. `layers=last4` puts those of the last four layers side by side (DINOv2, arXiv
+2304.07193, section 7.4), `concat=cls` or `registers` these tokens of the image beside each (as there, for depth),
+`image_size` shows images larger than the encoder's, with positions interpolated; raw input has none of these. Answers
+are label maps at the masks' size in the store; a pixel takes the answer of the patch it lies in (of the nearest one,
+where the network's centre crop leaves it out). The headline is mIoU over the pixels of all test images, macro over the
+classes that occur, void pixels left out; beside it its 95 % interval over images drawn again, and the share of right
+pixels. Each image's own mIoU is recorded.
 
 dense         L2 logistic regression on patches, whose label is the most frequent of their pixels. C among
               10^linspace(-6, 5, 8) by mIoU on the validation part, then both parts are fitted (CAPI, Darcet et al.
               2025, arXiv 2502.08769; capi/eval_segmentation.py)
+dense:last4   the same with layers=last4
 dense:knn     the nearest training patches; each pixel goes to the class that most of their pixels at the same place
               have, of equal ones to the nearest's. k and cosine or L2 chosen on the validation part (CAPI)
 dense:linear  BatchNorm, dropout 0.1 and a 1 x 1 convolution (N(0, 0.01)), logits bilinear at the masks' size; AdamW,
@@ -28,17 +32,18 @@ Changes: 1 first version.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_bench.config.schema import later
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import map_scorers, matches
 from ssl_bench.evaluation.dense_heads import DenseHead, Linear, Logistic, Neighbours
 from ssl_bench.evaluation.logistic import COMPARED
-from ssl_bench.evaluation.patch_maps import PatchMap, raw_patches
+from ssl_bench.evaluation.patch_tokens import Reading
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
 from ssl_bench.evaluation.scorers import Scorer
 from ssl_bench.rng import mix
@@ -60,7 +65,14 @@ class DenseConfig:
     batch_size: int = 16
     lr: float = 1e-3
     weight_decay: float = 1e-3
-    within: float = 1.0  # patches from the true place that a match may lie
+    within: float = later(1.0)  # patches from the true place that a match may lie
+    layers: Literal["last", "last4"] = later("last")
+    concat: Literal["none", "cls", "registers"] = later("none")  # tokens of the image beside every patch token
+    image_size: int = later(0)  # pixels of the input's shorter side; 0: what the encoder was made for
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.layers, self.concat, self.image_size, self.raw_patch)
 
     def check(self) -> None:
         own = {
@@ -73,6 +85,12 @@ class DenseConfig:
             raise UserError(f"metrics={odd.pop()}: write cosine, l2 or both.")
         if min(self.strengths, self.raw_patch, self.steps, self.batch_size, *self.ks) < 1 or self.images < 0:
             raise UserError("dense needs strengths, raw_patch, steps, batch_size and ks of 1 or more, images >= 0.")
+        self.reading.check()
+
+
+def last4() -> DenseConfig:
+    """The last four layers side by side."""
+    return DenseConfig(layers="last4")
 
 
 def knn() -> DenseConfig:
@@ -90,27 +108,6 @@ def match() -> DenseConfig:
     return DenseConfig("match")
 
 
-def tokens(x: Features, config: DenseConfig, rows: Tensor) -> Tensor:
-    """Patch tokens fp32 [n, T, D] of some images, in memory."""
-    if x.grid:
-        assert x.tokens is not None
-        return x.tokens.batch(rows.numpy()).float().cpu()
-    return raw_patches(x.items.batch(rows.numpy()), config.raw_patch)
-
-
-def patch_map(x: Features, config: DenseConfig) -> PatchMap:
-    height, width = x.items.batch(np.arange(1)).shape[-2:]
-    grid, side = x.grid, config.raw_patch
-    if not grid:
-        if height % side or width % side:
-            raise UserError(f"Images of {height} x {width} pixels have no raw patches of {side}: set raw_patch.")
-        grid = (height // side, width // side)
-    whole = x.tokens is None or not x.grid or tokens(x, config, torch.arange(1)).shape[1] == np.prod(grid)
-    if len(grid) != 2 or not whole:
-        raise UserError("dense needs an encoder with one token per patch of an image, and this one's are others.")
-    return PatchMap((height, width), (grid[0], grid[1]), x.covered if x.grid else (1.0, 1.0))
-
-
 class Maps(Predictor):
     """A head fitted on `x`, with the settings at the places `only` (None: all)."""
 
@@ -118,8 +115,8 @@ class Maps(Predictor):
         super().__init__()
         assert x.masks is not None
         self.config, c = config, config
-        where = patch_map(x, c)
-        z = torch.cat([tokens(x, c, rows) for rows in torch.arange(len(x)).split(ROWS)])
+        where = c.reading.map(x)
+        z = torch.cat([c.reading.rows(x, rows) for rows in torch.arange(len(x)).split(ROWS)])
         std, self.mean = torch.std_mean(z.flatten(0, 1), 0, correction=0)
         self.std = torch.where(std < 1e-6, 1.0, std)
         z, fresh = (z - self.mean) / self.std, (where, len(x.mask_classes), x.device)
@@ -137,7 +134,8 @@ class Maps(Predictor):
         """Label maps uint8 [S, N, H, W] of these settings."""
         parts = torch.arange(len(x)).split(ROWS)
         rows = paced("labelling pixels", parts, len(parts))
-        return torch.cat([self.head.maps((tokens(x, self.config, r) - self.mean) / self.std, which) for r in rows], 1)
+        read = self.config.reading.rows
+        return torch.cat([self.head.maps((read(x, r) - self.mean) / self.std, which) for r in rows], 1)
 
     def predict(self, x: Features) -> Tensor:
         return self.every(x, [0])[0]
@@ -148,18 +146,12 @@ class Matched(Predictor):
 
     def __init__(self, config: DenseConfig, x: Features) -> None:
         super().__init__()
-        self.config, self.where = config, patch_map(x, config)
+        self.config, self.where = config, config.reading.map(x)
         self.selected = {"grid": list(self.where.grid)}
 
     def predict(self, x: Features) -> Tensor:
         """[N, T, 3], see `matches.errors`."""
-
-        def encode(images: Tensor) -> Tensor:
-            if not x.grid:
-                return raw_patches(images, self.config.raw_patch)
-            return x.encoder.encode(images, 1, want_tokens=True)["tokens"].cpu()
-
-        return matches.found(x.items, encode, self.where, mix("dense", "match"))
+        return matches.found(x.items, partial(self.config.reading.tokens, x), self.where, mix("dense", "match"))
 
 
 class Dense(Protocol):
@@ -174,6 +166,8 @@ class Dense(Protocol):
         super().__init__(config)
         if config.head == "match":
             self.input, self.headline, self.scorer = "images", "recall", map_scorers.Matches(config.within)
+        elif not config.reading.usual:
+            self.input = "images"
 
     def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         if train.masks is None or val.masks is None:

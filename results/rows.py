@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from results.parts import REFERENCES, UNTRAINED, Column
 from results.records import ACCURACIES, Record, sha
-from results.statistics import Sample
 from ssl_bench import find
 
 ELSEWHERE = "trained elsewhere"  # stands for the budget of networks that this harness did not train
@@ -78,7 +75,16 @@ def columns(records: Sequence[Record]) -> list[Column]:
     """All columns, in a fixed order, with labels as short as can be told apart."""
     first = {column_key(r): r for r in reversed(records)}
     many = len({r.data["name"] for r in records}) > 1
-    long = {key: [_name(r, many), f"v{r.protocol_version}", r.headline, f"#{sha(key)[:4]}"] for key, r in first.items()}
+    configs: dict[str, list[dict[str, str]]] = {}
+    for r in first.values():
+        configs.setdefault(_name(r, many), []).append(flat(r.protocol_config))
+    long = {
+        key: [
+            *(name := _name(r, many), f"v{r.protocol_version}", r.headline),
+            *(_set(flat(r.protocol_config), configs[name]), f"#{sha(key)[:4]}"),
+        ]
+        for key, r in first.items()
+    }
     labels = _shortest(long)
     chance: dict[str, float | None] = dict.fromkeys(first)
     for r in records:
@@ -96,6 +102,11 @@ def columns(records: Sequence[Record]) -> list[Column]:
 def _name(r: Record, many: bool) -> str:
     own = " (own scorer)" if own_scorer(r) else ""
     return r.protocol + (f" {r.variant}" if r.variant else "") + own + (f" · {r.data['name']}" if many else "")
+
+
+def _set(mine: dict[str, str], others: Sequence[dict[str, str]]) -> str:
+    """The settings of a protocol in which its columns differ; one that a column does not know is at its default."""
+    return ", ".join(f"{n}={v}" for n, v in sorted(mine.items()) if any(c.get(n) != v for c in others))
 
 
 def own_scorer(r: Record) -> bool:
@@ -199,32 +210,6 @@ def _varying(members: Sequence[Record]) -> list[str]:
         seen.setdefault(text_of([column_key(r), r.seeds]), []).append(_reading(r))
     names = {n for many in seen.values() for s in many for n in s if any(o.get(n) != s[n] for o in many)}
     return sorted(names)
-
-
-def sample(records: Sequence[Record]) -> tuple[Sample, dict[str, float], list[Record]]:
-    """One value per pretraining seed (probe and split seeds averaged within), the spreads, one record per seed."""
-    units: dict[str, list[Record]] = {}
-    for r in records:
-        units.setdefault(r.encoder["weights_sha256"] or text_of(r.seeds["pretrain"]), []).append(r)
-    members = sorted(units.values(), key=lambda u: (text_of(u[0].seeds["pretrain"]), u[0].id))
-    values = np.array([np.mean([r.value for r in unit]) for unit in members])
-    bits = None
-    if all(r.correct for r in records) and len({r.data["num_test"] for r in records}) == 1:
-        bits = np.array([np.mean([b for r in unit if (b := r.bits()) is not None], axis=0) for unit in members])
-    spread = {"pretrain": float(values.std(ddof=1))} if len(values) > 1 else {}
-    for name in ("probe", "split"):
-        inside = [np.std(v, ddof=1) for unit in members if len(v := _by_seed(unit, name)) > 1]
-        if inside:
-            spread[name] = float(np.sqrt(np.mean(np.square(inside))))
-    fixed = all(r.seeds["pretrain"] is None for r in records)
-    return Sample(values, bits, fixed), spread, [unit[0] for unit in members]
-
-
-def _by_seed(unit: Sequence[Record], name: str) -> list[float]:
-    found: dict[str, list[float]] = {}
-    for r in unit:
-        found.setdefault(text_of(r.seeds[name]), []).append(r.value)
-    return [float(np.mean(v)) for _, v in sorted(found.items())]
 
 
 def budget(config: dict[str, Any]) -> str:

@@ -38,12 +38,15 @@ class Interval:
 class Sample:
     """What one method scored: `values` [seeds] in points, `bits` [seeds, images] in 0..1 or None.
 
-    `fixed`: no randomness of training exists (raw pixels), so that one value is all there is.
+    `fixed`: no randomness of training exists (raw pixels), so that one value is all there is. `graded`: an image is
+    not right or wrong, `bits` are shares. `known`: the interval over images of a single run, where it has no bits.
     """
 
     values: np.ndarray
     bits: np.ndarray | None = None
     fixed: bool = False
+    graded: bool = False
+    known: tuple[float, float] | None = None
 
     @property
     def n(self) -> int:
@@ -58,7 +61,7 @@ class Comparison:
     low: float | None
     high: float | None
     p: float | None  # None: nothing can be said
-    how: str  # "seeds and images", "seeds", "McNemar: two runs, not two methods", "none"
+    how: str  # "seeds and images", "seeds", "McNemar: two runs, not two methods", the same by paired t, "none"
     p_holm: float | None = None
 
     @property
@@ -87,6 +90,11 @@ def interval(sample: Sample, shared: Shared | None = None) -> Interval:
     """Over seeds and images where there are several seeds and bits, else over what there is of the two."""
     mean = float(sample.values.mean())
     if sample.n == 1:
+        if sample.bits is None and sample.known:
+            return Interval(mean, *sample.known, 1, "images")
+        if sample.graded and sample.bits is not None:
+            half = _half([_images(100 * sample.bits[0], [])], 1 - LEVEL)
+            return Interval(mean, mean - half, mean + half, 1, "images")
         found = None if sample.bits is None else image_interval(sample.bits[0])
         return replace(found, mean=mean) if found else Interval(mean, None, None, 1, "none")
     parts = [_seeds(sample, shared)]
@@ -131,6 +139,8 @@ def compare(a: Sample, b: Sample, level: float = LEVEL, shared: Shared | None = 
             return Comparison(difference, None, None, None, "none")
         assert a.bits is not None
         assert b.bits is not None
+        if a.graded:
+            return Comparison(difference, None, None, paired(a.bits[0], b.bits[0]), "t: two runs, not two methods")
         return Comparison(difference, None, None, mcnemar(a.bits[0], b.bits[0]), "McNemar: two runs, not two methods")
     parts = [_both_seeds([_seeds(s, shared) for s in (a, b) if not s.fixed], shared)]
     if bits:
@@ -192,6 +202,11 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a >= 0.5, b >= 0.5  # several probe seeds: the majority
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
     return float(contingency_tables.mcnemar(table, exact=True).pvalue)
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided p of the paired t-test on what two single runs score on each of the same images."""
+    return 1.0 if (a == b).all() else float(stats.ttest_rel(a, b).pvalue)
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from results import beside, costs, notes, unbalanced
+from results import beside, by_image, costs, notes, samples, unbalanced
 from results import rows as grouping
 from results.parts import MAJORITY, RAW, REFERENCES, Cell, Column, Cost, Pair, Row, Table
 from results.records import Record, unique
@@ -47,7 +47,8 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
     named = {i: row.label for row in rows for c in row.cells if c is not None for i in c.records}
     said = [
         *notes.budgets(rows), *mixed, *notes.runs(rows, kept), *notes.code(kept, named), *notes.footnotes(groups),
-        *notes.seeds_alone(rows, columns), *said, *notes.optimism(rows, columns), *notes.repeats(found),
+        *notes.seeds_alone(rows, columns), *said, *by_image.notes(groups, columns), *notes.optimism(rows, columns),
+        *notes.repeats(found),
         *notes.own_scorers(columns, kept), *notes.labels_seen(rows), *notes.policies(columns, kept),
     ]  # fmt: skip
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
@@ -80,7 +81,7 @@ def _row(group: Group, columns: Sequence[Column]) -> Row:
 def _cell(records: Sequence[Record]) -> Cell | None:
     if not records:
         return None
-    sample, spread, units = grouping.sample(records)
+    sample, spread, units = samples.sample(records)
     found = interval(sample)  # `_judge` gives it what the rows of the column know together
     usual = [r.optimism["usual"] - r.optimism["honest"] for r in records if r.optimism]
     return Cell(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from results import rows
+from results import samples
 from results.records import Record
 from results.statistics import LEVEL, Sample, compare
 from ssl_bench.errors import UserError, nearest
@@ -148,18 +148,23 @@ def _made(cls: Any, values: dict[str, Any], where: str) -> Any:
 
 
 def sample(records: Iterable[Record], measure: str) -> Sample | None:
-    """One value per pretraining seed, with correctness bits where the measure is one protocol's headline."""
+    """One value per pretraining seed, with correctness bits where the measure is one protocol's headline, and with each
+    image's value where it is the mean of what records keep of every image.
+    """
     found = list(records)
     parts = []
     for protocol, metric in terms(measure):
         mine = [r for r in found if protocol == r.protocol + (f":{r.variant}" if r.variant else "")]
         if not mine:
             return None
+        if metric in samples.BY_IMAGE and len(terms(measure)) == 1:
+            return samples.by_image(mine, metric)
         if absent := next((r for r in mine if metric and metric not in r.metrics), None):
-            raise UserError(f"Protocol '{protocol}' has no metric '{metric}'. {nearest(metric, absent.metrics)}")
+            known = [*absent.metrics, *(name for name in samples.BY_IMAGE if name in absent.data)]
+            raise UserError(f"Protocol '{protocol}' has no metric '{metric}'. {nearest(metric, known)}")
         parts.append((mine, metric))
     if len(parts) == 1 and parts[0][1] in ("", parts[0][0][0].headline):
-        return rows.sample(parts[0][0])[0]
+        return samples.sample(parts[0][0])[0]
     by_seed = [{r.seeds["pretrain"]: r.metrics[metric or r.headline] for r in mine} for mine, metric in parts]
     seeds = sorted(set.intersection(*(set(values) for values in by_seed)))
     signs = (1, -1)
@@ -186,20 +191,20 @@ def _pair(
     claim: Claim, found: Mapping[str, Sequence[Record]], pair: tuple[Expectation, str, str, str], family: int
 ) -> Outcome:
     expected, measure, a, b = pair
-    samples = [sample(found[name], measure) for name in (a, b)]
+    both = [sample(found[name], measure) for name in (a, b)]
     what = f"{measure}: {a} > {b}" + (f" {expected.by:+g}" if expected.by else "")
     reported = [claim.arms[name].reported for name in (a, b)]
     said = reported[0] - reported[1] if reported[0] is not None and reported[1] is not None else None
-    if samples[0] is None or samples[1] is None or not (samples[0].n and samples[1].n):
+    if both[0] is None or both[1] is None or not (both[0].n and both[1].n):
         return Outcome(what, FEW, None, reported=said, predicted=expected.predicted)
-    usual = compare(samples[0], samples[1])
-    wide = compare(samples[0], samples[1], 1 - (1 - LEVEL) / family)
-    counts = (samples[0].n, samples[1].n)
+    usual = compare(both[0], both[1])
+    wide = compare(both[0], both[1], 1 - (1 - LEVEL) / family)
+    counts = (both[0].n, both[1].n)
     decided = verdict(usual.low, usual.high, expected.by, expected.falsified_below)
     if decided == FAILS:  # failing one of many: corrected for their number
         decided = verdict(wide.low, wide.high, expected.by, expected.falsified_below)
     decided = FEW if min(counts) < SEEDS else decided
-    values = {name: [round(float(v), 4) for v in s.values] for name, s in zip((a, b), samples, strict=True) if s}
+    values = {name: [round(float(v), 4) for v in s.values] for name, s in zip((a, b), both, strict=True) if s}
     measured = (usual.difference, usual.low, usual.high, usual.p, counts, said, values)
     return Outcome(what, decided, *measured, expected.predicted)
 

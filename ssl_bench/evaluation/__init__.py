@@ -15,6 +15,7 @@
     attentive_heads   the heads of attentive probes
     tuned             what fine-tuning trains: the encoder, or the kept predictor; their rates
     dense_heads       heads on patch tokens that answer with label maps; patch_maps: patches and their pixels
+    patch_tokens      of which layers, with what beside them, at which size of input patch tokens are read
     matches           views with a known transformation, and the nearest patches between them
     logistic          L2 logistic regression on principal axes
     svm               the linear SVM of clouds of points

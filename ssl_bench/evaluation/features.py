@@ -127,7 +127,12 @@ def of_part(encoder: Encoder, data: Dataset, split: Split, part: str, root: Path
 
 def covered(encoder: Encoder, split: Split) -> tuple[float, float]:
     """Share of the items' height and width that is left when they are prepared for the encoder."""
-    have, fit, size = split.store.shape[-2:], sides(encoder.resize or encoder.image_size), sides(encoder.image_size)
+    return centre_share(encoder, split.store.shape[-2:])
+
+
+def centre_share(encoder: Encoder, have: tuple[int, ...]) -> tuple[float, float]:
+    """The same of items of `have` pixels."""
+    fit, size = sides(encoder.resize or encoder.image_size), sides(encoder.image_size)
     scale = max(fit[0] / have[0], fit[1] / have[1])
     return size[0] / round(have[0] * scale), size[1] / round(have[1] * scale)
 
