@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from safetensors import SafetensorError
@@ -10,9 +11,10 @@ from safetensors.torch import load
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import ViTConfig, identity, to_dict
 from ssl_bench.data.items import written
-from ssl_bench.encoders.encoder import PICTURES, Encoder, fitted
+from ssl_bench.encoders.encoder import PICTURES, Encoder, Network, fitted
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
+from ssl_bench.models.hierarchy import Hierarchy, UpperConfig
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
 
@@ -38,7 +40,8 @@ def from_run(run: run_folder.Run) -> Encoder:
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
-        frames=item.facts.get("frames", 0), item=None if known else item, dynamics=_dynamics(run),
+        frames=item.facts.get("frames", 0), item=None if known else item,
+        dynamics=_kept(run, _dynamics, Dynamics.file),
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),
@@ -46,16 +49,20 @@ def from_run(run: run_folder.Run) -> Encoder:
     )  # fmt: skip
 
 
-def _dynamics(run: run_folder.Run) -> Dynamics | None:
-    """What a run has learned of actions; None where it has not."""
-    if not (run.folder / "dynamics.json").exists():
+def _kept(run: run_folder.Run, make: Callable[[dict[str, Any]], Network], file: str) -> Network | None:
+    """What a run has left beside its encoder under this name; None where it has not."""
+    if not (run.folder / f"{file}.json").exists():
         return None
-    facts, path = run.read_json("dynamics.json"), run.folder / "dynamics.safetensors"
+    facts, path = run.read_json(f"{file}.json"), run.folder / f"{file}.safetensors"
     payload = path.read_bytes()
     if checkpoint.sha256(payload) != facts.get("weights_sha256"):
-        raise UserError(f"{path} is damaged: its checksum is not that of dynamics.json.")
-    shape = (from_dict(DynamicsConfig, facts["config"]), int(facts["features"]), int(facts["actions"]))
-    return fitted(lambda: Dynamics(*shape), load(payload), str(path)).eval()
+        raise UserError(f"{path} is damaged: its checksum is not that of {file}.json.")
+    return fitted(lambda: make(facts), load(payload), str(path)).eval()
+
+
+def _dynamics(facts: dict[str, Any]) -> Dynamics:
+    shape = from_dict(DynamicsConfig, facts["config"]), int(facts["features"]), int(facts["actions"])
+    return Hierarchy(*shape, from_dict(UpperConfig, facts["upper"])) if "upper" in facts else Dynamics(*shape)
 
 
 def _code(facts: dict[str, Any]) -> dict[str, Any]:

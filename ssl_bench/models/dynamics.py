@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ssl_bench.config.schema import refuse_outside
 from ssl_bench.errors import UserError
+from ssl_bench.models.kept import Kept
 from ssl_bench.parallel import collectives
 
 Reads = Literal["cls", "mean", "cells"]
@@ -174,8 +175,10 @@ def projector(inputs: int, hidden: int, out: int, norm: str) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), middle, nn.GELU(), nn.Linear(hidden, out))
 
 
-class Dynamics(nn.Module):
+class Dynamics(Kept):
     """Features of a frame -> its latent -> the next frame's, given the actions between them."""
+
+    file = "dynamics"
 
     def __init__(self, config: DynamicsConfig, features: int, actions: int) -> None:
         super().__init__()

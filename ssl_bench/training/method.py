@@ -17,7 +17,7 @@ from ssl_bench.config.schema import Config, Size, sides
 from ssl_bench.data import registry
 from ssl_bench.data.items import Kind
 from ssl_bench.errors import UserError
-from ssl_bench.models.dynamics import Dynamics
+from ssl_bench.models.kept import Kept
 from ssl_bench.models.vit import ViT
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig
@@ -121,8 +121,8 @@ class Method(nn.Module):
         """Features [B, D] by whose spread a collapse is seen, of normalised items: as a rule what protocols get."""
         return encoder.pool(encoder(x), self.pooling)
 
-    def kept(self) -> Dynamics | None:
-        """What a finished run leaves beside its encoder: how its latents move under actions."""
+    def kept(self) -> Kept | None:
+        """What a finished run leaves beside its encoder: how its latents move under actions, a predictor."""
         return None
 
     def flops(self) -> float:

@@ -159,9 +159,9 @@ def _leave(
     write_atomic(run.folder / "encoder.safetensors", payload)
     if (kept := method.kept()) is not None:
         also = save({k: v.detach().cpu().contiguous() for k, v in beside.items()})
-        write_atomic(run.folder / "dynamics.safetensors", also)
+        write_atomic(run.folder / f"{kept.file}.safetensors", also)
         told = {**kept.facts, "weights_sha256": checkpoint.sha256(also)}
-        run_folder.write_json(run.folder / "dynamics.json", told)
+        run_folder.write_json(run.folder / f"{kept.file}.json", told)
     meta = {"backbone": to_dict(method.encoder.config), **info.item.facts}
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
     run_folder.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
