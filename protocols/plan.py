@@ -8,6 +8,7 @@ The cost of a plan is the mean squared distance of its latents to the goal's. Wh
 those; every other encoder gets the same predictor, trained on its frozen features under one budget (`fit`).
 Beside the encoder, on the same episodes: `random` actions, a `straight` line, the `oracle`, and `true`: the same CEM in
 the world itself, by the distance as the crow flies, which is no path through a door; as far as the world has them.
+A run with two levels plans on both, with as many calls of a predictor as on one; `flat` plans by its first level alone.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from torch import Tensor
 from ssl_bench.config.schema import refuse_outside
 from ssl_bench.data import rollouts
 from ssl_bench.data.world import World, sealed_seed
-from ssl_bench.evaluation import latents
-from ssl_bench.evaluation.latents import FitConfig, Latents
-from ssl_bench.evaluation.planner import CEMConfig, Cost, act, follow, true_cost
+from ssl_bench.evaluation import actors
+from ssl_bench.evaluation.actors import Actor
+from ssl_bench.evaluation.latents import FitConfig
+from ssl_bench.evaluation.planner import CEMConfig, Search, act, follow, true_cost
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.evaluation.world_scorers import BUDGETS, Replay
 
@@ -34,9 +36,10 @@ class PlanConfig:
     episodes: int = 50  # for far goals, and as many for near ones
     cem: CEMConfig = CEMConfig()
     fit: FitConfig = FitConfig()  # of encoders without dynamics
+    levels: int = 0  # of a hierarchy that are used; 0: all that the run has learned
 
     def check(self) -> None:
-        refuse_outside("", self, {"episodes": 2})
+        refuse_outside("", self, {"episodes": 2, "levels": 0}, {"levels": 3})
         self.cem.check()
         self.fit.check()
 
@@ -57,40 +60,33 @@ def wanderer(world: World, goals: str, episodes: int) -> np.ndarray:
     return world.clip(rng.uniform(-world.limit, world.limit, (episodes, max(BUDGETS.values()), world.action_dim)))
 
 
-class Planner(Predictor):
-    def __init__(self, x: Features, config: PlanConfig, found: Latents) -> None:
+def beside(name: str, world: World, found: rollouts.Episodes, goals: rollouts.GOALS, cem: CEMConfig) -> np.ndarray:
+    """What a policy of `policies` does: [E, budget, A]."""
+    budget = BUDGETS[goals]
+    if name == "true":
+        search = Search(world, len(found), cem, lambda s, g: true_cost(world, s, g, cem.cost), goals)
+        return act(world, found, budget, cem.executed, search)
+    drawn = iter(wanderer(world, goals, len(found)).swapaxes(0, 1))
+    ways = {"random": lambda state, goal: next(drawn), "straight": world.straight, "oracle": world.oracle}
+    return follow(world, found, budget, ways[name])
+
+
+class Acted(Predictor):
+    def __init__(self, config: PlanConfig, actor: Actor) -> None:
         super().__init__()
-        assert x.world is not None
-        self.world, self.size, self.config, self.latents = x.world, x.kind.height, config, found
-        self.selected = found.told
+        self.config, self.actor = config, actor
+        self.selected = {**actor.told, "calls_per_decision": actor.calls}
 
     def predict(self, x: Features) -> Tensor:
         """Actions [policies, 2, E, steps, A], zeros after the last."""
-        c, world = self.config, self.world
+        c, world = self.config, self.actor.world
         steps, out = max(BUDGETS.values()), []
         for goals, budget in BUDGETS.items():
             found, started = rollouts.episodes(world, goals, c.episodes, x.sealed), time.perf_counter()
-
-            def judge(state: np.ndarray, goal: np.ndarray) -> Cost:
-                seen, wanted = (torch.from_numpy(world.render(s, self.size)) for s in (state, goal))
-                return self.latents.cost(seen, wanted, c.cem.cost)
-
-            def true(state: np.ndarray, goal: np.ndarray) -> Cost:
-                return true_cost(world, state, goal, c.cem.cost)
-
-            own = act(world, found, budget, c.cem, judge, goals)
+            own = act(world, found, budget, c.cem.executed, self.actor.deciding(c.episodes, goals))
             self.selected[f"seconds_{goals}"] = round(time.perf_counter() - started, 2)
-            drawn = iter(wanderer(world, goals, c.episodes).swapaxes(0, 1))
-            beside = {
-                "random": lambda: follow(world, found, budget, lambda state, goal: next(drawn)),  # noqa: B023
-                "straight": lambda: follow(world, found, budget, world.straight),  # noqa: B023
-                "oracle": lambda: follow(world, found, budget, world.oracle),  # noqa: B023
-                "true": lambda: act(world, found, budget, c.cem, true, goals),  # noqa: B023
-            }
-            ways = [own, *(beside[name]() for name in policies(world)[1:])]
+            ways = [own, *(beside(name, world, found, goals, c.cem) for name in policies(world)[1:])]
             out.append(np.stack([np.pad(way, ((0, 0), (0, steps - budget), (0, 0))) for way in ways]))
-        calls = c.cem.samples * c.cem.iterations * c.cem.horizon
-        self.selected["calls_per_decision"] = calls
         return torch.from_numpy(np.stack(out, 1))
 
 
@@ -101,10 +97,16 @@ class Plan(Protocol):
     scorer = Replay()  # of the world it acts in
     config: PlanConfig
 
-    def fit(self, train: Features, val: Features, seed: int) -> Planner:
+    def fit(self, train: Features, val: Features, seed: int) -> Acted:
         assert train.world is not None
         self.scorer = Replay(train.world.title, policies(train.world))
-        return Planner(train, self.config, latents.of(train, self.config.fit, seed))
+        c = self.config
+        return Acted(c, actors.of(train, c.cem, c.fit, c.levels, seed))
 
     def classes(self, output: Tensor) -> None:
         return None
+
+
+def flat() -> PlanConfig:
+    """Of a hierarchy the first level alone: what its second level is compared with, at equal calls."""
+    return PlanConfig(levels=1)

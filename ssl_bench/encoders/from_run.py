@@ -14,6 +14,7 @@ from ssl_bench.data.items import written
 from ssl_bench.encoders.encoder import PICTURES, Encoder, Network, fitted
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
+from ssl_bench.models.hierarchy import Hierarchy, UpperConfig
 from ssl_bench.models.kept import ActionPredictor
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
@@ -62,7 +63,8 @@ def _kept(run: run_folder.Run, make: Callable[[dict[str, Any]], Network], file: 
 
 
 def _dynamics(facts: dict[str, Any]) -> Dynamics:
-    return Dynamics(from_dict(DynamicsConfig, facts["config"]), int(facts["features"]), int(facts["actions"]))
+    shape = from_dict(DynamicsConfig, facts["config"]), int(facts["features"]), int(facts["actions"])
+    return Hierarchy(*shape, from_dict(UpperConfig, facts["upper"])) if "upper" in facts else Dynamics(*shape)
 
 
 def _code(facts: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@
                       was done in a world
     latents           frames -> latents and what actions make of them: learned by the run, or fitted on frozen features
     planner           the cross-entropy method, and acting by it in a world
+    actors            who acts by an encoder: a search by its dynamics, on one level or two, or its own policy
     validate          a protocol on the validation part alone
     features          each image encoded once, kept under a key of all that decides the features
     linear_heads      many linear heads trained in one pass

@@ -65,19 +65,18 @@ class Latents:
         read_in = [features(self.encoder, part, self.dynamics.config) for part in frames.split(FRAMES)]
         return torch.cat([self.dynamics.project(part) for part in read_in]).float()
 
+
+def plan_cost(dynamics: Dynamics, start: Tensor, end: Tensor, how: str) -> Callable[[Tensor], Tensor]:
+    """What plans [E, S, K, A] cost from latents to latents [E, D]: the mean squared distance."""
+
     @torch.no_grad()
-    def cost(self, frames: Tensor, goals: Tensor, how: str) -> Callable[[Tensor], Tensor]:
-        """What plans [E, S, K, A] cost from frames to goals, uint8 [E, C, H, W]: mean squared distance of latents."""
-        start, end = self.encode(frames), self.encode(goals)
+    def cost(plans: Tensor) -> Tensor:
+        out = []
+        for z, goal, plan in zip(start, end, plans.to(start.device), strict=True):  # one by one: in a CPU's cache
+            out.append(goal_cost(dynamics.rollout(z.expand(len(plan), 1, -1), plan), goal, how))
+        return torch.stack(out).cpu()
 
-        @torch.no_grad()
-        def cost(plans: Tensor) -> Tensor:
-            out = []
-            for z, goal, plan in zip(start, end, plans.to(start.device), strict=True):  # one by one: in a CPU's cache
-                out.append(goal_cost(self.dynamics.rollout(z.expand(len(plan), 1, -1), plan), goal, how))
-            return torch.stack(out).cpu()
-
-        return cost
+    return cost
 
 
 def goal_cost(latents: Tensor, goal: Tensor, how: str) -> Tensor:

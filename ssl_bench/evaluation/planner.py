@@ -84,30 +84,48 @@ def cutter(world: World) -> Callable[[Tensor], Tensor]:
     return cut
 
 
+# Numbers of some episodes [e], steps done, their states and goals [e, S] -> what is done next [e, K, A].
+Decide = Callable[[np.ndarray, int, np.ndarray, np.ndarray], Tensor]
 Judge = Callable[[np.ndarray, np.ndarray], Cost]  # states and goals [e, S] of some episodes -> what plans cost there
 
 
-def act(world: World, found: Episodes, budget: int, config: CEMConfig, judge: Judge, title: str) -> np.ndarray:
-    """What CEM does in every episode: actions fp32 [E, budget, A] of the world; none any more once the goal is met."""
+class Search:
+    """Decides by CEM."""
+
+    def __init__(self, world: World, episodes: int, config: CEMConfig, judge: Judge, title: str) -> None:
+        self.world, self.episodes, self.config, self.judge, self.title = world, episodes, config, judge, title
+        self.left = torch.zeros(episodes, config.horizon, world.every * world.action_dim)  # of the last plan
+
+    def __call__(self, at: np.ndarray, t: int, state: np.ndarray, goal: np.ndarray) -> Tensor:
+        return self.plan(at, t, self.judge(state, goal), self.config.iterations)
+
+    def plan(self, at: np.ndarray, t: int, cost: Cost, iterations: int) -> Tensor:
+        """[e, K, A] for the episodes `at`."""
+        c, rows, (_, horizon, block) = self.config, torch.from_numpy(at), self.left.shape
+        drawn = (n[rows] for n in noises(c, self.episodes, block, self.title, t))
+        shape, first = (len(at), horizon, block), self.left[rows] if c.warm else None
+        plan, _, _ = cem(cost, drawn, shape, c.elites, iterations, c.std, cutter(self.world), first)
+        self.left[rows, : horizon - c.executed] = plan[:, c.executed :]
+        self.left[:, horizon - c.executed :] = 0
+        return plan
+
+
+def act(world: World, found: Episodes, budget: int, executed: int, decide: Decide) -> np.ndarray:
+    """What is done in every episode: actions fp32 [E, budget, A] of the world; none any more once the goal is met.
+
+    `executed` frames of what was decided are done before anything is decided anew.
+    """
     done, state = world.success(found.start, found.goal), found.start
     actions = np.zeros((len(found), budget, world.action_dim), np.float32)
-    block = world.every * world.action_dim
-    left = torch.zeros(len(found), config.horizon, block)  # of the last plan
-    for t in range(0, budget, config.executed * world.every):
+    for t in range(0, budget, executed * world.every):
         at = np.flatnonzero(~done)
         if not len(at):
             break
-        drawn = (n[torch.from_numpy(at)] for n in noises(config, len(found), block, title, t))
-        cost = judge(state[at], found.goal[at])
-        shape = (len(at), config.horizon, block)
-        first = left[torch.from_numpy(at)] if config.warm else None
-        plan, _, _ = cem(cost, drawn, shape, config.elites, config.iterations, config.std, cutter(world), first)
-        left[torch.from_numpy(at), : config.horizon - config.executed] = plan[:, config.executed :]
-        left[:, config.horizon - config.executed :] = 0
-        steps = cutter(world)(plan).unflatten(-1, (world.every, world.action_dim)).flatten(1, 2).numpy()
-        for i in range(min(config.executed * world.every, budget - t)):
-            now = np.where(done[at, None], 0, steps[:, i]).astype(np.float32)
-            actions[at, t + i] = now
+        plan = torch.zeros(len(found), executed, world.every * world.action_dim)
+        plan[torch.from_numpy(at)] = cutter(world)(decide(at, t, state[at], found.goal[at])[:, :executed])
+        steps = plan.unflatten(-1, (world.every, world.action_dim)).flatten(1, 2).numpy()
+        for i in range(min(executed * world.every, budget - t)):
+            actions[:, t + i] = np.where(done[:, None], 0, steps[:, i])
             state = world.step(state, actions[:, t + i].astype(np.float64))
             done = done | world.success(state, found.goal)
     return actions

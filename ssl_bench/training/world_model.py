@@ -39,7 +39,11 @@ class WorldModel(Method):
         shape: DynamicsConfig = config.objective.dynamics
         self.pooling = "cls" if shape.reads == "cls" else "mean"  # type: ignore[misc]
         width = width_of(shape, config.backbone.embed_dim, self.encoder.grid)
-        self.dynamics = Dynamics(shape, width, self.item.block)
+        self.dynamics = self.made(shape, width)
+
+    def made(self, shape: DynamicsConfig, features: int) -> Dynamics:
+        """The dynamics of so many features of a frame."""
+        return Dynamics(shape, features, self.item.block)
 
     @property
     def window(self) -> int:
@@ -64,10 +68,10 @@ class WorldModel(Method):
     def judged(self, encoder: ViT, x: Tensor) -> Tensor:
         """The latents: frames of a world differ by little, and so do the tokens that the projector begins with."""
         features = read(encoder(x), encoder.num_prefix, encoder.grid, self.dynamics.config)
-        training = self.dynamics.training
-        self.dynamics.eval()
+        training = self.training
+        self.eval()
         z: Tensor = self.dynamics.project(features)
-        self.dynamics.train(training)
+        self.train(training)  # of the whole method: a subclass may keep parts as they are
         return z
 
     def kept(self) -> Dynamics:

@@ -12,7 +12,7 @@ from sines import sines
 from ssl_bench.data import rollouts, world
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.latents import goal_cost
-from ssl_bench.evaluation.planner import CEMConfig, act, cem, cutter, noises, true_cost
+from ssl_bench.evaluation.planner import CEMConfig, Search, act, cem, cutter, noises, true_cost
 from ssl_bench.evaluation.world_scorers import BUDGETS, Replay, Surprise, reached, wilson
 
 ROOMS = world.parse("two_room").world
@@ -59,7 +59,8 @@ def test_cem_in_the_true_world_meets_what_is_near_and_half_of_what_is_far():
     share = {}
     for goals, budget in BUDGETS.items():
         found = rollouts.episodes(ROOMS, goals, 150)
-        actions = act(ROOMS, found, budget, CEMConfig(), lambda s, g: true_cost(ROOMS, s, g, "sum"), goals)
+        search = Search(ROOMS, 150, CEMConfig(), lambda s, g: true_cost(ROOMS, s, g, "sum"), goals)
+        actions = act(ROOMS, found, budget, 2, search)
         share[goals] = float(reached(ROOMS, found, actions).mean())
     assert share["near"] >= 0.87 and 0.39 <= share["far"] <= 0.65
 

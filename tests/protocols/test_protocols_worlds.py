@@ -65,6 +65,19 @@ def test_a_run_keeps_its_dynamics_and_is_judged_by_them(run: Run):
     assert all(r.compute["eval"]["scorer"] == "harness" for r in found.values())
 
 
+def test_two_levels_cost_as_many_calls_as_one(tmp_path: Path):
+    levels = pretrain(tiny("hjepa", "", steps=3), tmp_path)
+    few = ["episodes=4", "cem.samples=8", "cem.elites=2", "cem.iterations=2"]
+    two, one = (evaluate(levels.name, name, DATA, tmp_path, overrides=few) for name in ("plan", "plan:flat"))
+    assert two.selected["levels"] == 2 and "levels" not in one.selected
+    assert two.selected["calls_per_decision"] == one.selected["calls_per_decision"] == 80
+    assert two.metrics["success_straight"] == one.metrics["success_straight"]
+    with pytest.raises(UserError, match="iterations"):
+        evaluate(levels.name, "plan", DATA, tmp_path, overrides=["cem.iterations=1"])
+    told = evaluate(levels.name, "rollout", DATA, tmp_path, overrides=["epochs=2", "trajectories=20"])
+    assert {"px5", "distance"} <= told.metrics.keys()
+
+
 def test_the_same_command_gives_the_same_bits(run: Run):
     first, second = (measured(run.name, run.folder.parent) for _ in range(2))
     for name in WORLDS:
@@ -119,7 +132,7 @@ def test_protocols_of_images_see_the_first_frames(run: Run):
 
 @pytest.mark.parametrize(("setting", "says"), [
     ("cem.elites=1000", "elites"), ("cem.executed=9", "executed"), ("episodes=1", "episodes"),
-    ("fit.dynamics.latent=8", "collapse"),
+    ("fit.dynamics.latent=8", "collapse"), ("levels=2", "learned one level"), ("levels=3", "levels"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_a_sentence(setting: str, says: str, tmp_path: Path):
     with pytest.raises(UserError, match=says):
