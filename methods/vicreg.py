@@ -11,7 +11,7 @@ full rank: keep `out` below the batch size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from ssl_bench.models.projection import MLP
 from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
-from ssl_bench.views.crops import TwoCrops, as_sound, cloud_two_crops, small_two_crops
+from ssl_bench.views.crops import TwoCrops, as_clips, as_sound, cloud_two_crops, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class VICReg(TwoViews):
     """Encoder and expander."""
 
     family, paper = "redundancy", "VICReg, Bardes et al. 2022, arXiv 2105.04906"
-    kinds = ("image", "sound", "points")
+    kinds = ("image", "clip", "sound", "points")
     objective: VICRegConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -81,6 +81,7 @@ DEPARTS = {  # what leaves the paper, by recipe
     "points": "two regions of a cloud of points in place of crops, small heads",
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+    "clips": "half of the views grey, crops of 50 to 100 % without blur, a trained patch projection, small heads",
     "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
 }
 
@@ -111,6 +112,12 @@ def sound(**changes: Any) -> Config:
 def points(**changes: Any) -> Config:
     """Two regions of a cloud of points: ssl-bench pretrain --method vicreg --recipe points"""
     return budgets.quick_points_cls("vicreg", cloud_two_crops(_small()), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method vicreg --recipe clips"""
+    config = budgets.quick_clips("vicreg", as_clips(_small()), _optim(), **changes)
+    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
 
 
 def _small() -> VICRegConfig:

@@ -138,6 +138,16 @@ def unmirrored(objective: Any) -> Any:
     return replace(objective, **{k: replace(v, flip=0.0) for k, v in mirrored(objective).items()})
 
 
+def as_clips(objective: Two) -> Two:
+    """Two crops of 32 px clips, all frames of a view alike (own choice).
+
+    Half of the views are grey and crops keep half of the frame: what two views share is to be motion, not colours.
+    """
+    one, two = (replace(view, crop_scale=(0.5, 1.0), gray_p=0.5) for view in (objective.view_1, objective.view_2))
+    found: Two = unmirrored(replace(objective, view_1=one, view_2=two, crop_size=32))
+    return found
+
+
 def check_crops(config: Config, *names: str) -> None:
     """Raise where the sizes `names` of the objective do not fit the patches, or where there is no CLS token."""
     if not config.backbone.class_token:

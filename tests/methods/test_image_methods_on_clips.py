@@ -26,11 +26,11 @@ def on_clips(method: str) -> Config:
     return replace(tiny(method, ""), objective=objective, data=CLIPS, precision="fp32").check()
 
 
-@pytest.mark.parametrize("method", ["dino", "ijepa", "mae", "simclr", "supervised"])
+@pytest.mark.parametrize("method", ["byol", "dino", "ijepa", "mae", "simclr", "supervised", "vicreg"])
 def test_a_step_on_tubelets(method: str) -> None:
     trainer = Trainer(on_clips(method), open_data(CLIPS), torch.device("cpu"))
     losses = [float(trainer.train_step()["loss"]) for _ in range(3)]
-    assert len(set(losses)) == 3 and all(0 < loss < 20 for loss in losses)
+    assert len(set(losses)) == 3 and all(0 < loss < 50 for loss in losses)
     assert trainer.method.encoder.grid == (4, 4, 4)
 
 

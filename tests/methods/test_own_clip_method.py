@@ -1,4 +1,4 @@
-"""A method of clips in one file of a user's folder: found by its name, trained on clips, refused on images."""
+"""The method of docs/clips.md in a user's folder: found by its name, trained on clips, evaluated, refused on images."""
 
 from __future__ import annotations
 
@@ -13,56 +13,12 @@ import torch
 from ssl_bench.config.overrides import resolve
 from ssl_bench.data.dataset import open_data
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation.evaluate import evaluate
 from ssl_bench.find import recipe
 from ssl_bench.training.pretrain import pretrain
 from ssl_bench.training.train import Trainer
 
-ARROW = '''"""Arrow: tell clips from the same clips played backwards."""
-
-from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig
-from ssl_bench.training.method import Method
-
-
-@dataclass(frozen=True)
-class ArrowConfig:
-    smoothing: float = 0.0  # of the two classes
-
-
-class Arrow(Method):
-    family, paper, sees = "scratch", "unpublished", "1 clip and its reverse"
-    pooling, kinds = "mean", ("clip",)
-    objective: ArrowConfig
-
-    def __init__(self, config, info):
-        super().__init__(config, info)
-        self.objective = config.objective
-        self.encoder = self.make_vit()
-        self.head = nn.Linear(config.backbone.embed_dim, 2)
-
-    def views(self, clips, rng, at):
-        x = (clips.float() / 255 - self.mean) / self.std
-        return {"clips": torch.cat([x, x.flip(1)])}
-
-    def forward(self, views, at):
-        logits = self.head(self.encoder(views["clips"]).mean(1)).float()
-        truth = torch.arange(2, device=logits.device).repeat_interleave(len(logits) // 2)
-        return {"loss": F.cross_entropy(logits, truth, label_smoothing=self.objective.smoothing)}
-
-    def flops(self):
-        return 6 * self.encoder.flops()
-
-
-def quick() -> Config:
-    """A first look."""
-    return budgets.quick_clips("my_lab.arrow", ArrowConfig(), OptimConfig(lr=1e-3))
-'''
+DOC = Path(__file__).parents[2] / "docs" / "clips.md"
 SETTINGS = ["data.name=movingphotos:0:120", "data.image_size=24", "backbone=toy_patch6", "backbone.class_token=false",
             "budget.steps=2", "budget.flops=0", "budget.batch_size=12", "run.device=cpu"]  # fmt: skip
 
@@ -71,7 +27,8 @@ SETTINGS = ["data.name=movingphotos:0:120", "data.image_size=24", "backbone=toy_
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of the user's with the method in it; what is imported from it is forgotten afterwards."""
     (tmp_path / "my_lab").mkdir()
-    (tmp_path / "my_lab" / "arrow.py").write_text(ARROW)
+    text = DOC.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_lab" / "arrow.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     importlib.invalidate_caches()
@@ -88,6 +45,8 @@ def test_a_clip_method_in_a_users_folder_trains_and_is_evaluated(lab: Path):
     assert trainer.method.encoder.grid == (4, 4, 4)
     losses = [float(trainer.train_step()["loss"]) for _ in range(2)]
     assert losses[0] != losses[1]
+    record = evaluate(run.name, "knn", config.data, lab / "runs")
+    assert record.method == "my_lab.arrow" and {"top1", "top1, one frame", "top1, reversed"} <= set(record.metrics)
 
 
 def test_it_is_refused_on_images_by_a_sentence(lab: Path):
