@@ -39,8 +39,10 @@ def eval(
     from ssl_bench import screen
     from ssl_bench.config.overrides import parse
     from ssl_bench.config.schema import Size
+    from ssl_bench.data import folds
     from ssl_bench.evaluation import protocol
     from ssl_bench.evaluation.evaluate import data_of, evaluate_all, help_with
+    from ssl_bench.evaluation.folds import evaluate_folds
     from ssl_bench.experiments.recorded import replaced, values
     from ssl_bench.parallel import processes
     from ssl_bench.training import code
@@ -56,9 +58,10 @@ def eval(
     where = data_of(source, root, data, None if image_size is None else parse(image_size, Size, "--image-size"))
     work = (source, names, where, root, seed, settings, hardware.device)
     told, there = "", values(root)
+    made = evaluate_folds if folds.asked(where.name) else evaluate_all
     with processes.group(hardware.devices, hardware.device, help_with, hardware.threads, *work):
         processes.use_threads(hardware.threads)
-        for record in evaluate_all(*work, tell=lambda p: screen.say(f"{p} ...")):
+        for record in made(*work, tell=lambda p: screen.say(f"{p} ...")):
             screen.show_record(record)
             if before := replaced(there, record):
                 screen.say(f"  note: {before}", "yellow")

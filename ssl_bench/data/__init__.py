@@ -7,6 +7,7 @@
     world        what a world with actions and goals is; worlds/: one file each
     rollouts     sets of trajectories made in a world, and the sealed starts and goals of planning
     splits       which file or folder is which split; split_lists: text files that list them (UCF101, HMDB51)
+    folds        a set whose test split is every official fold in turn
     labels       what may be a label
     items        what an item is, the seam for kinds; images: the kind `image`, its bytes -> uint8 pixels;
                  clips: the kind `clip`, films: a film's frames -> pictures; trajectories: the kind `trajectory`;

@@ -4,7 +4,7 @@ Columns `image` (bytes, or a struct with `bytes`; of clips `frames`, a list of t
 `label` (class names, or numbers with names in the metadata); a column `group`, where there is one, says what belongs
 together (see groups). `#group=COLUMN` names another, `#group=COLUMN:PATTERN` takes what a regular expression matches
 from the start of its text, `#group=none` reads none. `#fold=COLUMN:VALUE`: the rows with that value are the test split,
-all others training, whatever the files are called.
+all others training, whatever the files are called; `#folds=COLUMN`: each of its values in turn (see folds).
 `#masks=COLUMN`: masks for every pixel, as the images are stored (mask_files says what their values mean).
 """
 
@@ -28,7 +28,12 @@ from ssl_bench.errors import UserError, nearest
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
-    by_hand.only("train", "test", "splits", "group", "kind", "fold", *MASKS)
+    by_hand.only("train", "test", "splits", "group", "kind", "fold", "folds", *MASKS)
+    if every := by_hand.one("folds"):
+        raise UserError(
+            f"#folds={every} is every fold in turn, for `ssl-bench eval` of an encoder that has seen none of them; "
+            f"here name the one that is the test split: #fold={every}:VALUE."
+        )
     if by_hand.one("fold") and (by_hand.roles or by_hand.none):
         raise UserError("#fold= says which rows are the test split: leave #train=, #test= and #splits= out.")
     state = files(location, ".parquet")
@@ -81,6 +86,16 @@ def _fold(path: str, fold: str) -> list[bool]:
         hint = nearest(column, file.schema_arrow.names)
         raise UserError(f"#fold={fold}: write #fold=COLUMN:VALUE with a column of {path}. {hint}")
     return [str(found) == value for found in file.read(columns=[column])[column].to_pylist()]
+
+
+def values(paths: Sequence[str], column: str, wanted: str) -> set[str]:
+    """What a column holds, as text, over all files that have it; `wanted` is how it was asked for."""
+    opened = [_open(path) for path in paths]
+    known = sorted({name for file in opened for name in file.schema_arrow.names})
+    if column not in known:
+        raise UserError(f"{wanted}: no column '{column}'. {nearest(column, known)}")
+    there = [file.read(columns=[column])[column] for file in opened if column in file.schema_arrow.names]
+    return {str(value) for found in there for value in found.unique().to_pylist()}
 
 
 def _folded(chunk: Chunk, test: Sequence[bool]) -> list[Chunk]:

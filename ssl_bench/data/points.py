@@ -38,7 +38,7 @@ class Points(Kind):
     noun: ClassVar[str] = "clouds of points"
     measured: ClassVar[str] = "points x coordinates"
     plain: ClassVar[str] = "of one point"
-    compared: ClassVar[str] = "--methods pointjepa:quick,mae:points,simclr:points"
+    compared: ClassVar[str] = "--methods pointjepa:points,mae:points,simclr:points"
     suffixes: ClassVar[frozenset[str]] = frozenset(SUFFIXES)
     columns: ClassVar[tuple[str, ...]] = ("points", "pos", "xyz", "point_cloud", "cloud", "pointcloud")
     dtype: ClassVar[str] = "float32"

@@ -30,7 +30,7 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # TestSet is two words, TEST
 ENDS = ("", "set", "sets", "data", "images", "imgs", "split")  # testset, traindata
 DECIDE = "#train=NAME and #test=NAME after the data's name decide, #splits=none if no name is a split's"
 MASKS = ("masks", "classes", "first", "void", "threshold")  # see mask_files
-SETTINGS = ("train", "test", "splits", "lists", "image", "label", "group", "kind", "fold", *MASKS)
+SETTINGS = ("train", "test", "splits", "lists", "image", "label", "group", "kind", "fold", "folds", *MASKS)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     protocol          what a protocol is: it fits on parts of the training split and returns a predictor
     evaluate          the sealed test split, the record
+    folds             the same for every official fold of a set, and the mean over folds
     scorable          whether a set has what a protocol is scored by
     answers           what a protocol predicts before the labels are read, and its score after
     seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's

@@ -161,7 +161,7 @@ def test_noise_is_of_the_stored_type(dtype: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("name", "told", "compared"), [
     ("movingphotos:0:40", "train+test clips: ", "compare --recipe clips"),
     ("two_room:40", "train+test trajectories: ", "compare --methods lewm,pldm"),
-    ("ldraw16", "256 points: 2,043 train", "compare --methods pointjepa:quick"),
+    ("ldraw16", "256 points: 2,043 train", "compare --methods pointjepa:points"),
     ("fsdd30", "(samples x channels)", "compare --recipe sound"),
 ])  # fmt: skip
 def test_data_check_speaks_of_the_kind(name: str, told: str, compared: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import tiny
 from sines import sines
 
-from methods.pointjepa import PointJEPA, PointJEPAConfig, pointjepa_loss
+from methods.pointjepa import PointJEPA, PointJEPAConfig, make_targets, pointjepa_loss
 from ssl_bench import find
 from ssl_bench.config.schema import Config, DataConfig, ViTConfig
 from ssl_bench.data.dataset import open_data
@@ -219,6 +219,18 @@ def test_targets_come_before_the_final_norm_and_only_blocks_have_a_teacher():
     with torch.no_grad():
         method.encoder.norm.weight.mul_(5)
     assert float(method(views, 0.0)["target_std"]) == pytest.approx(before, rel=1e-3)
+
+
+def test_what_all_groups_of_a_cloud_share_is_not_in_targets_normalised_over_them():
+    tokens, own = sines(3, 2, 8, 6), sines(4, 2, 1, 6)
+    plain, apart = make_targets(tokens), make_targets(tokens, instance_norm=True)
+    assert torch.allclose(make_targets(tokens + own, instance_norm=True), apart, atol=1e-4)
+    assert not torch.allclose(make_targets(tokens + own), plain, atol=0.1)
+    each = (tokens - tokens.mean(1, keepdim=True)) / (tokens.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    assert torch.allclose(apart, torch.nn.functional.layer_norm(each, (6,)), atol=1e-5)
+    assert [find.recipe("pointjepa", r)().objective.instance_norm for r in ("quick", "points", "jepa3d")] == [
+        False, True, False,
+    ]  # fmt: skip
 
 
 def test_wrong_settings_are_one_sentence():
