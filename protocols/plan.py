@@ -9,6 +9,9 @@ those; every other encoder gets the same predictor, trained on its frozen featur
 Beside the encoder, on the same episodes: `random` actions, a `straight` line, the `oracle`, and `true`: the same CEM in
 the world itself, by the distance as the crow flies, which is no path through a door; as far as the world has them.
 A run with two levels plans on both, with as many calls of a predictor as on one; `flat` plans by its first level alone.
+
+Changes: 1 first version. 2 dynamics are fitted by squared errors: by absolute ones they foretold worse than
+standing still (evaluation/latents.py).
 """
 
 from __future__ import annotations
@@ -91,6 +94,7 @@ class Acted(Predictor):
 
 
 class Plan(Protocol):
+    version = 2
     input = "world"
     headline = "success"
     scores = "targets"

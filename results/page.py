@@ -14,7 +14,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 
-from results import across, answer, cells, charts, costs, notes, ordered, page_rows, rows, selection, tables
+from results import across, answer, cells, charts, costs, horizons, notes, ordered, page_rows, rows, selection, tables
 from results import curves as learning
 from results.parts import Table
 from results.records import Record, sha
@@ -138,6 +138,7 @@ def _part(
         "order": [_chart(f"{key}/order", t, c) for t, c in ordered.ordered_charts(table).items()],
         "compute": [_chart(f"{key}/compute", t, c) for t, c in charts.compute_charts(table).items()],
         "curves": [_chart(f"{key}/curves", t, c) for t, c in learning.curve_charts(mine, names).items()],
+        "horizons": [_chart(f"{key}/horizons", t, c) for t, c in horizons.horizon_charts(table, records).items()],
         "ranks": [_chart(f"{key}/ranks", "Rank per protocol", c)] if (c := charts.rank_chart(table)) else [],
         "diagnostics": [
             _chart(f"{key}/diagnostics", t, c) for t, c in charts.diagnostics_charts(records, labels, table).items()

@@ -39,6 +39,7 @@ class Arm:
     recipe: str = ""  # "": the claim's
     compute: float = 1.0  # times the recipe's FLOPs
     reported: float | None = None  # what the source says
+    measure: str = ""  # of this arm, in place of the claim's: arms that differ in how a run is used
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,13 @@ class Claim:
 
     @property
     def protocols(self) -> list[str]:
-        """What every arm has to be evaluated by."""
-        return list(dict.fromkeys(protocol for m in self.measures for protocol, _ in terms(m)))
+        """What its arms have to be evaluated by."""
+        return list(dict.fromkeys(protocol for name in self.arms for protocol in self.needed(name)))
+
+    def needed(self, arm: str) -> list[str]:
+        """What this arm has to be evaluated by."""
+        own = self.arms[arm].measure
+        return list(dict.fromkeys(protocol for m in ([own] if own else self.measures) for protocol, _ in terms(m)))
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ def load(path: Path) -> Claim:
             raise UserError(f"there is no arm '{odd[0]}'. {nearest(odd[0], arms)}")
         if not all(bool(e.collapses) != bool(e.better and e.than) for e in claim.expect) or not claim.expect:
             raise UserError("each [[expect]] needs better and than, or collapses.")
-        for measure in claim.measures:
+        for measure in (*claim.measures, *(arm.measure for arm in claim.arms.values() if arm.measure)):
             terms(measure)
     except (OSError, tomllib.TOMLDecodeError, KeyError, AttributeError, TypeError, UserError) as error:
         raise UserError(f"'{path}' is not a valid claim: {error}") from None
@@ -191,8 +197,11 @@ def _pair(
     claim: Claim, found: Mapping[str, Sequence[Record]], pair: tuple[Expectation, str, str, str], family: int
 ) -> Outcome:
     expected, measure, a, b = pair
-    both = [sample(found[name], measure) for name in (a, b)]
-    what = f"{measure}: {a} > {b}" + (f" {expected.by:+g}" if expected.by else "")
+    own = [claim.arms[name].measure for name in (a, b)]
+    both = [sample(found[name], mine or measure) for name, mine in zip((a, b), own, strict=True)]
+    titles = [f"{name} ({mine or measure})" for name, mine in zip((a, b), own, strict=True)]
+    what = f"{titles[0]} > {titles[1]}" if any(own) else f"{measure}: {a} > {b}"
+    what += f" {expected.by:+g}" if expected.by else ""
     reported = [claim.arms[name].reported for name in (a, b)]
     said = reported[0] - reported[1] if reported[0] is not None and reported[1] is not None else None
     if both[0] is None or both[1] is None or not (both[0].n and both[1].n):

@@ -30,14 +30,20 @@ _fitted: list[Any] = []  # what was asked for last, of which trajectories, and i
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The predictor of an encoder without one, and its budget: V-JEPA 2-AC's loss on cells of the frozen tokens."""
+    """The predictor of an encoder without one, and its budget: two steps ahead, on cells of the frozen tokens.
+
+    Squared error, as DINO-WM: V-JEPA 2-AC's absolute one asks for medians, and where a cell rarely differs from its
+    usual look, as with a dot in a room, that is a picture without the dot. On validation trajectories, of an untrained
+    encoder after 500 steps: 3.8 units off 5 steps ahead and 4.8 off 40 ahead; with the absolute error (on the test
+    ones) 13.8 and 17.8, where standing still is 5.5 and 19.4 off.
+    """
 
     dynamics: DynamicsConfig = DynamicsConfig(reads="cells", cells=4, latent=0)
     steps: int = 1500
     batch_size: int = 64
     lr: float = 2e-3
     rollout: int = 2  # steps that the loss looks ahead
-    exponent: float = 1.0  # of the error; 1: V-JEPA 2-AC, 2: DINO-WM
+    exponent: float = 2.0  # of the error; 1: V-JEPA 2-AC, 2: DINO-WM
 
     def check(self) -> None:
         self.dynamics.check()

@@ -72,7 +72,7 @@ def plan(claims: Sequence[Claim], seeds: int, given: Sequence[str], root: Path) 
         work = Work(claim, {})
         for name, arm in claim.arms.items():
             fresh = matrix.plan(
-                [arm.method], claim.protocols, seeds, arm.recipe or claim.recipe, overrides(claim, arm, given), root,
+                [arm.method], claim.needed(name), seeds, arm.recipe or claim.recipe, overrides(claim, arm, given), root,
                 references=False,
             )  # fmt: skip
             work.rows[name] = [known.setdefault(row.cell.encoder, row) for row in fresh]

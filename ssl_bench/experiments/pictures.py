@@ -21,7 +21,7 @@ from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.encoders import encoder as encoder_
 from ssl_bench.encoders import from_run
 from ssl_bench.evaluation import features
-from ssl_bench.experiments import strips
+from ssl_bench.experiments import plans, strips
 from ssl_bench.experiments.sheets import colours, looked_at, sheet, visible
 from ssl_bench.models.tokenizer import patchify
 from ssl_bench.models.vit import ViT
@@ -54,6 +54,7 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
             frames = info.item.frames(whole.val.batch(rows)).float() / 255
             told = f"held-out trajectories, every {info.item.every} steps"
             out = [Picture("Trajectories", told, sheet(list(frames[:, :12])))]
+            out += plans.of_run(encoder, whole)
     if data.item.name == "clip":
         return strips.of_run(method, encoder, images, data)
     if method:

@@ -75,9 +75,9 @@ def colours(tokens: Tensor) -> Tensor:
     return found.unflatten(0, tokens.shape[:2])
 
 
-def sheet(rows: list[Tensor]) -> bytes:
-    """Rows of images [B, C, H, W] in 0..1 as one WebP."""
-    side = min(SIDE, rows[0].shape[-1])
+def sheet(rows: list[Tensor], most: int = SIDE) -> bytes:
+    """Rows of images [B, C, H, W] in 0..1 as one WebP, none larger than `most` pixels a side."""
+    side = min(most, rows[0].shape[-1])
     rows = [_fit(_three(r.float()), side) for r in rows]
     step = side + GAP
     grid = torch.ones(3, len(rows) * step - GAP, len(rows[0]) * step - GAP)

@@ -43,11 +43,11 @@ def test_every_claim_can_be_planned_and_starts_nothing(path, tmp_path):
     made = verdicts.load(path)
     work = claims.plan([made], 1, ["budget.flops=1e10"], tmp_path)[0]
     assert set(work.rows) == set(made.arms) and not list(tmp_path.iterdir())
-    names = [row.cell.encoder for rows in work.rows.values() for row in rows]
-    assert len(set(names)) == len(names)  # arms differ
+    used = [(row.cell.encoder, *made.needed(name)) for name, rows in work.rows.items() for row in rows]
+    assert len(set(used)) == len(used)  # arms differ, or how the same runs are used
     for name, arm in made.arms.items():
         assert work.rows[name][0].config.budget.flops == pytest.approx(arm.compute * 1e10)
-        assert work.rows[name][0].missing == made.protocols
+        assert set(made.needed(name)) <= set(work.rows[name][0].missing) <= set(made.protocols)
 
 
 def test_claims_share_their_runs(tmp_path):
@@ -94,6 +94,17 @@ def test_verdicts(tmp_path, a, b, expected):
     outcomes = verdicts.judge(claim(tmp_path), {"a": arm("a", a), "b": arm("b", b)})
     assert verdicts.overall(outcomes) == expected and outcomes[0].reported == 10
     assert outcomes[0].difference == pytest.approx(np.mean(a) - np.mean(b), abs=0.2)
+
+
+def test_arms_can_be_the_same_runs_used_in_another_way(tmp_path):
+    text = TEXT.replace('b = { method = "mae"', 'b = { measure = "knn", method = "mae"')
+    assert text != TEXT
+    made = claim(tmp_path, text)
+    assert (made.protocols, made.needed("a"), made.needed("b")) == (["linear", "knn"], ["linear"], ["knn"])
+    both = arm("mae", (60.0, 61.0, 60.5)) + arm("mae", (40.0, 41.0, 40.5), "knn")
+    (outcome,) = verdicts.judge(made, {"a": both, "b": both})
+    assert outcome.what == "a (linear) > b (knn)" and outcome.verdict == HOLDS
+    assert outcome.difference == pytest.approx(20, abs=0.2)
 
 
 def test_one_that_fails_sinks_the_claim_and_nothing_measured_leaves_it_open(tmp_path):
