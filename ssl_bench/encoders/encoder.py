@@ -20,6 +20,7 @@ from ssl_bench.config.schema import Size
 from ssl_bench.data.items import RAW, Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics
+from ssl_bench.models.policy import Policy
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
@@ -75,6 +76,7 @@ class Encoder:
     code: dict[str, Any] = field(default_factory=dict)  # that pretrained it: see training/code.py
     frames: int = 0  # of a clip; 0: images
     dynamics: Dynamics | None = None  # how latents move under actions, where its pretraining has learned that
+    policy: Policy | None = None  # that its run has learned
     item: Kind | None = None  # what it takes; None: images or clips of these frames
 
     @property
@@ -88,13 +90,14 @@ class Encoder:
             "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
             **({"dynamics_sha256": sha256(self.dynamics)} if self.dynamics else {}),
+            **({"policy_sha256": sha256(self.policy)} if self.policy else {}),
             **({"item": self.item.facts} if self.item else {}),
             **({"raw": self.method} if self.method in RAW else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
         """The same encoder on a device, in eval mode."""
-        for part in (self.model, self.dynamics):
+        for part in (self.model, self.dynamics, self.policy):
             if part is not None:
                 part.to(device).eval()
         return self
