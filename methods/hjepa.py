@@ -1,10 +1,9 @@
 """H-JEPA, its second level: over any world model, a predictor of many steps at once, by macro-actions.
 
-LeCun's hierarchy has no code of his. As HWM reads it (Zhang et al., "Hierarchical planning with latent world models",
-2026, arXiv 2604.03208; facts of its code at e197375, no licence): both levels in one latent space; the second predicts
-the first one's latents `upper.every` frames on, from what an MLP makes of all actions between them; squared error, one
-by one and rolled out; the first level gets no gradient of it. A planner searches for macro-actions, and then for
-actions to the first latent that those lead to.
+LeCun's hierarchy has no code of his. As HWM reads it (2026, arXiv 2604.03208; facts of its code at e197375, which has
+no licence): both levels in one latent space; the second predicts the first one's latents `upper.every` frames on, from
+what an MLP makes of all actions between them; squared error, one by one and rolled out; the first level gets no
+gradient of it. A planner searches for macro-actions, and then for actions to the first latent that those lead to.
 The first level is that of any finished run (`level1=FOLDER`), left as it is; or learned beside the second, by LeWM's
 loss with temporal similarity (HWM: PLDM's). Evaluated: the encoder of the first level; both levels are kept for
 planning, and `plan:flat` plans by the first alone at equal calls.
@@ -56,7 +55,7 @@ class HJEPAConfig(LeWMConfig):
 class HJEPA(LeWM):
     """A world model and a second level over it."""
 
-    paper = "HWM, Zhang et al. 2026, arXiv 2604.03208, after LeCun 2022"
+    paper = "HWM, 2026, arXiv 2604.03208"
     sees = "4 frames, 3 more at 5, 10 and 15 frames, and the actions between them"
     objective: HJEPAConfig
 

@@ -63,6 +63,7 @@ class Episodes:
         return len(self.start)
 
 
+@lru_cache(maxsize=8)  # scorers ask once for every policy, and a simulator is slow
 def episodes(world: World, goals: GOALS, n: int, sealed: bool = True) -> Episodes:
     """The first n episodes. far: `World.far_goal`; near: 25 steps on, by the policies of the data.
 
@@ -81,7 +82,10 @@ def episodes(world: World, goals: GOALS, n: int, sealed: bool = True) -> Episode
             _, path = world.demonstrate(rng, 1, AHEAD)
             starts.append(path[:, 0])
             ends.append(path[:, -1])
-    return Episodes(np.concatenate(starts), np.concatenate(ends))
+    found = Episodes(np.concatenate(starts), np.concatenate(ends))
+    for array in (found.start, found.goal):
+        array.setflags(write=False)  # everybody's
+    return found
 
 
 def source(name: str) -> Source:

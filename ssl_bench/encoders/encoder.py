@@ -21,6 +21,7 @@ from ssl_bench.data.items import RAW, Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.kept import ActionPredictor
+from ssl_bench.models.policy import Policy
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
@@ -77,6 +78,7 @@ class Encoder:
     frames: int = 0  # of a clip; 0: images
     dynamics: Dynamics | None = None  # how latents move under actions, where its pretraining has learned that
     predictor: ActionPredictor | None = None  # of tokens, told what was done to the image, where its run has kept it
+    policy: Policy | None = None  # that its run has learned
     item: Kind | None = None  # what it takes; None: images or clips of these frames
 
     @property
@@ -91,13 +93,14 @@ class Encoder:
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
             **({"dynamics_sha256": sha256(self.dynamics)} if self.dynamics else {}),
             **({"predictor_sha256": sha256(self.predictor)} if self.predictor else {}),
+            **({"policy_sha256": sha256(self.policy)} if self.policy else {}),
             **({"item": self.item.facts} if self.item else {}),
             **({"raw": self.method} if self.method in RAW else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
         """The same encoder on a device, in eval mode."""
-        for part in (self.model, self.dynamics, self.predictor):
+        for part in (self.model, self.dynamics, self.predictor, self.policy):
             if part is not None:
                 part.to(device).eval()
         return self

@@ -16,6 +16,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
 from ssl_bench.models.hierarchy import Hierarchy, UpperConfig
 from ssl_bench.models.kept import ActionPredictor
+from ssl_bench.models.policy import Policy, PolicyConfig
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
 
@@ -44,6 +45,7 @@ def from_run(run: run_folder.Run) -> Encoder:
         frames=item.facts.get("frames", 0), item=None if known else item,
         dynamics=_kept(run, _dynamics, Dynamics.file),
         predictor=_kept(run, lambda facts: ActionPredictor.of(model, facts), ActionPredictor.file),
+        policy=_kept(run, _policy, Policy.file),
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),
@@ -65,6 +67,11 @@ def _kept(run: run_folder.Run, make: Callable[[dict[str, Any]], Network], file: 
 def _dynamics(facts: dict[str, Any]) -> Dynamics:
     shape = from_dict(DynamicsConfig, facts["config"]), int(facts["features"]), int(facts["actions"])
     return Hierarchy(*shape, from_dict(UpperConfig, facts["upper"])) if "upper" in facts else Dynamics(*shape)
+
+
+def _policy(facts: dict[str, Any]) -> Policy:
+    sizes = (int(facts[name]) for name in ("tokens", "dim", "actions"))
+    return Policy(from_dict(PolicyConfig, facts["config"]), *sizes)
 
 
 def _code(facts: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from ssl_bench.data.world import World
+from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import latents
 from ssl_bench.evaluation.latents import FitConfig, Latents, plan_cost
 from ssl_bench.evaluation.planner import CEMConfig, Cost, Decide, Search, cem, noises
 from ssl_bench.evaluation.protocol import Features
 from ssl_bench.models.hierarchy import Hierarchy
+from ssl_bench.models.policy import Policy
 
 BOUND = 2.5  # of a macro-action's numbers, which have mean 0 and standard deviation 1 (HWM: 2.5)
 
@@ -88,9 +90,40 @@ class TwoLevels(Planner):
         return decide
 
 
+class Learned(Actor):
+    """Does what the policy of its run says."""
+
+    def __init__(self, world: World, size: int, encoder: Encoder, policy: Policy, config: CEMConfig) -> None:
+        super().__init__(world, size)
+        if policy.actions != world.every * world.action_dim:
+            raise UserError(
+                f"'{encoder.method}' has learned actions of {policy.actions} numbers, and here they have "
+                f"{world.every * world.action_dim}."
+            )
+        if config.executed > (chunk := policy.config.chunk):
+            raise UserError(f"cem.executed={config.executed}, and the policy decides on {chunk} frames: lower it.")
+        self.encoder, self.policy, self.told, self.calls = encoder, policy, {"policy": "the run's own"}, 1
+
+    def deciding(self, episodes: int, title: str) -> Decide:
+        @torch.no_grad()
+        def decide(at: np.ndarray, t: int, state: np.ndarray, goal: np.ndarray) -> Tensor:
+            seen, wanted = (self.tokens(self.seen(s)) for s in (state, goal))
+            return self.policy(seen, wanted)[0].cpu()
+
+        return decide
+
+    def tokens(self, frames: Tensor) -> Tensor:
+        """Patch tokens [e, N, D]."""
+        return self.encoder.encode(frames, 1, want_tokens=True)["tokens"].float()
+
+
 def of(x: Features, config: CEMConfig, fit: FitConfig, levels: int, seed: int) -> Actor:
     """Who acts for an encoder. `levels`: 0 for all that its run has learned, 1 for the first alone."""
     assert x.world is not None
+    if (policy := x.encoder.policy) is not None:
+        if levels:
+            raise UserError(f"'{x.encoder.method}' acts by a policy, which has no levels: leave levels.")
+        return Learned(x.world, x.kind.height, x.encoder, policy, config)
     found = latents.of(x, fit, seed)
     has = 2 if isinstance(found.dynamics, Hierarchy) else 1
     if levels > has:

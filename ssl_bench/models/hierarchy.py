@@ -1,10 +1,10 @@
 """A second level over any dynamics: many actions become one macro-action, and the latent moves by all of them at once.
 
-Zhang et al., "Hierarchical planning with latent world models" (HWM), 2026, arXiv 2604.03208: both levels predict the
-same latents; the first is left as it is; a macro-action is what a small MLP makes of all actions between two latents of
-the second level. Here macro-actions are standardised (BatchNorm without weights), so that a planner may draw them from
-N(0, 1) and cut them at a bound, where HWM takes bounds or percentiles of what was seen. Shapes: B windows, N macro-
-actions, K frames of each, M numbers of it, D of a latent, A of the actions between two frames.
+HWM (2026, arXiv 2604.03208): both levels predict the same latents; the first is left as it is; a macro-action is what a
+small MLP makes of all actions between two latents of the second level. Here macro-actions are standardised (BatchNorm
+without weights), so that a planner may draw them from N(0, 1) and cut them at a bound, where HWM takes bounds or
+percentiles of what was seen. Shapes: B windows, N macro-actions, K frames of each, M numbers of it, D of a latent, A
+of the actions between two frames.
 """
 
 from __future__ import annotations

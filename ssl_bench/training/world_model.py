@@ -19,13 +19,11 @@ from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 
 
-class WorldModel(Method):
-    """Encoder and dynamics. A subclass has the settings `objective.dynamics` and says how many frames it sees."""
+class Windows(Method):
+    """Base of what learns from windows of trajectories. A subclass says how many frames it sees."""
 
     family = "world model"
     kinds: ClassVar[tuple[str, ...]] = ("trajectory",)
-    pooling = "cls"
-    frozen: ClassVar[bool] = False  # whether the encoder is left as it is
 
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
@@ -35,15 +33,6 @@ class WorldModel(Method):
             raise UserError(
                 f"'{config.method}' looks at {self.window} frames at once, and a trajectory has {self.item.length}."
             )
-        self.encoder = self.make_vit()
-        shape: DynamicsConfig = config.objective.dynamics
-        self.pooling = "cls" if shape.reads == "cls" else "mean"  # type: ignore[misc]
-        width = width_of(shape, config.backbone.embed_dim, self.encoder.grid)
-        self.dynamics = self.made(shape, width)
-
-    def made(self, shape: DynamicsConfig, features: int) -> Dynamics:
-        """The dynamics of so many features of a frame."""
-        return Dynamics(shape, features, self.item.block)
 
     @property
     def window(self) -> int:
@@ -57,6 +46,25 @@ class WorldModel(Method):
         row = torch.arange(len(items), device=items.device)[:, None]
         frames = self.item.frames(items)[row, places].float() / 255
         return {"frames": (frames - self.mean) / self.std, "actions": self.item.actions(items)[row, places[:, :-1]]}
+
+
+class WorldModel(Windows):
+    """Encoder and dynamics. A subclass has the settings `objective.dynamics`."""
+
+    pooling = "cls"
+    frozen: ClassVar[bool] = False  # whether the encoder is left as it is
+
+    def __init__(self, config: Config, info: DataInfo) -> None:
+        super().__init__(config, info)
+        self.encoder = self.make_vit()
+        shape: DynamicsConfig = config.objective.dynamics
+        self.pooling = "cls" if shape.reads == "cls" else "mean"  # type: ignore[misc]
+        width = width_of(shape, config.backbone.embed_dim, self.encoder.grid)
+        self.dynamics = self.made(shape, width)
+
+    def made(self, shape: DynamicsConfig, features: int) -> Dynamics:
+        """The dynamics of so many features of a frame."""
+        return Dynamics(shape, features, self.item.block)
 
     def latents(self, frames: Tensor) -> Tensor:
         """[B, T, D] of frames [B, T, C, H, W]."""

@@ -78,6 +78,22 @@ def test_two_levels_cost_as_many_calls_as_one(tmp_path: Path):
     assert {"px5", "distance"} <= told.metrics.keys()
 
 
+def test_a_policy_acts_without_a_search(tmp_path: Path):
+    learned = pretrain(tiny("actjepa", "", steps=3), tmp_path)
+    few = ["episodes=4", "cem.samples=8", "cem.elites=2", "cem.iterations=1"]
+    plan = evaluate(learned.name, "plan", DATA, tmp_path, overrides=few)
+    assert plan.selected["policy"] == "the run's own" and plan.selected["calls_per_decision"] == 1
+    assert plan.metrics["success_oracle"] == 100 and 0 <= plan.metrics["near"] <= 100
+    again = evaluate(learned.name, "plan", DATA, tmp_path, overrides=few)
+    assert again.metrics == plan.metrics and again.correct == plan.correct
+    with pytest.raises(UserError, match="decides on 5 frames"):
+        evaluate(learned.name, "plan", DATA, tmp_path, overrides=[*few, "cem.horizon=7", "cem.executed=6"])
+    with pytest.raises(UserError, match="no levels"):
+        evaluate(learned.name, "plan:flat", DATA, tmp_path, overrides=few)
+    told = evaluate(learned.name, "rollout", DATA, tmp_path, overrides=["epochs=2", "fit.steps=4", "trajectories=20"])
+    assert told.selected["dynamics"] == "fitted"
+
+
 def test_the_same_command_gives_the_same_bits(run: Run):
     first, second = (measured(run.name, run.folder.parent) for _ in range(2))
     for name in WORLDS:
