@@ -25,23 +25,18 @@ def _note(groups: Sequence[Group], column: Column, name: str) -> str:
     methods = {g.label: found[g.label] for g in groups if not g.reference and g.label in found}
     methods = {label: s for label, s in methods.items() if s.n > 1}
     shared = share(found.values())
-    best, leading = candidates(methods, compare_all(methods, shared))
+    best, leading = candidates(methods, compare_all(methods, shared), column.higher)
     if best is None:
         return ""
-    means = {label: f"`{label}` {s.values.mean():.1f}" for label, s in found.items()}
+    means = {label: f"`{label}` {s.values.mean():.3g}" for label, s in found.items()}
     out = f"In {column.label}, by {BY_IMAGE[name]}, images paired: {means[best]} leads"
     if others := sorted(leading - {best}):
         out += f"; may be as good: {', '.join(means[other] for other in others)}"
     for floor in (g.label for g in groups if g.method == "random" and g.label in found and found[g.label].n > 1):
-        told = {
-            k: c
-            for k, c in compare_with(methods, found[floor], shared).items()
-            if c.p_holm is not None and c.p_holm <= 1 - LEVEL
-        }
-        above = [means[k] for k, c in told.items() if c.difference > 0]
-        below = [means[k] for k, c in told.items() if c.difference < 0]
-        parts = [
-            f"surely {side} it {', '.join(names)}" for side, names in (("above", above), ("below", below)) if names
-        ]
+        against = compare_with(methods, found[floor], shared).items()
+        told = {k: c.difference for k, c in against if c.p_holm is not None and c.p_holm <= 1 - LEVEL}
+        better = [means[k] for k, gain in told.items() if (gain > 0) == column.higher]
+        sides = {"better": better, "worse": [means[k] for k in told if means[k] not in better]}
+        parts = [f"surely {side} {', '.join(names)}" for side, names in sides.items() if names]
         out += f"; {means[floor]}, {' and '.join(parts) if parts else 'which none can be told from'}"
     return f"{out}."

@@ -10,7 +10,9 @@ from results.records import Record
 from results.rows import text_of
 from results.statistics import Sample
 
-BY_IMAGE = {"image_miou": "each image's own mIoU"}  # kept of every test image, in percent; None where it has none
+BY_IMAGE = {  # kept of every test item; None where it has none
+    "image_miou": "each image's own mIoU", "clip_epe": "each clip's own error",
+}  # fmt: skip
 
 
 def units(records: Sequence[Record]) -> list[list[Record]]:

@@ -43,6 +43,7 @@ class Split:
     factors: tuple[Factor, ...] = ()  # what the targets are
     masks: Any = None  # uint8 [M, H, W] by row of the store, of a set with masks: classes and masks.VOID
     mask_classes: tuple[str, ...] = ()
+    flows: Callable[[np.ndarray], np.ndarray] | None = None  # targets -> exact motion: see registry.flows
     view: Callable[[Tensor], Tensor] | None = None  # of what is stored, where `batch` gives something else
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class Split:
 
     def bare(self) -> Split:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None)
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None, flows=None)
 
     def batch(self, indices: np.ndarray | Iterable[int] | slice) -> Tensor:
         """[B, *item.shape], of the item's dtype, for positions in this split."""
@@ -183,13 +184,21 @@ def open_test(config: DataConfig) -> Split:
     return Split(_images(folder, _meta(folder), "test", 0), rows, torch.empty(0, dtype=torch.int64))
 
 
-def open_truth(config: DataConfig) -> dict[str, Tensor]:
-    """ "labels" [N] and, where they are known, "targets" [N, F] and "masks" [N, H, W] of the test images. Only
-    `evaluate.py` calls this, when all is predicted.
+def open_truth(config: DataConfig, name: str = "labels") -> dict[str, Tensor]:
+    """ "labels" [N] and, where they are known, "targets" [N, F] and "masks" [N, H, W] of the test images; also "flows"
+    [N, 2, H, W] where that is the `name` asked for. Only `evaluate.py` calls this, when all is predicted.
     """
     folder = store.ensure(config)
     found = {name: folder / f"test_{name}.npy" for name in ("labels", "targets", "masks")}
-    return {name: torch.from_numpy(np.load(path)) for name, path in found.items() if path.exists()}
+    truth = {name: torch.from_numpy(np.load(path)) for name, path in found.items() if path.exists()}
+    if name == "flows" and (made := registry.flows(config.name, "test", item_side(folder))) is not None:
+        truth["flows"] = torch.from_numpy(made(truth["targets"].numpy()))
+    return truth
+
+
+def item_side(folder: Path) -> int:
+    """Pixels per side of the stored items, which are square where motion is known."""
+    return int(written(_meta(folder)).shape[-1])
 
 
 def homes(config: DataConfig) -> list[Path]:
@@ -224,7 +233,8 @@ def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Spli
     found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
     factors = registry.factors(meta["name"]) if targets is not None else ()
+    flows = registry.flows(meta["name"], split, written(meta).shape[-1]) if targets is not None else None
     return Split(
         images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors,
-        masks.of(folder, written(meta).shape[-2:]), tuple(meta.get("masks", ())),
+        masks.of(folder, written(meta).shape[-2:]), tuple(meta.get("masks", ())), flows,
     )  # fmt: skip

@@ -166,6 +166,34 @@ def targets(split: str, i: int) -> np.ndarray:
     return np.array([drawn["motion"], drawn["speed"], *classes, *place, drawn["radii"][0]], np.float32)
 
 
+@lru_cache(maxsize=4)
+def numbers(split: str, count: int) -> dict[bytes, int]:
+    """The first `count` clips by their `targets`, in which no two are alike."""
+    return {targets(split, i).tobytes(): i for i in range(count)}
+
+
+def flows(rest: str, split: str, known: np.ndarray, side: int) -> np.ndarray:
+    """Exact motion (x, y downwards) from the first frame to the second, in pixels, fp32 [N, 2, side, side], of clips by
+    their `targets` [N, 9]: the store of a test split is in no order.
+
+    A pixel moves with what it shows in the first frame: the disc on its own path, all else with the camera, which a
+    frame follows round its edges.
+    """
+    level, count = parse(rest)
+    names = numbers(split, count if split == "train" else count // 4)
+    clips, scale = [names[row.tobytes()] for row in known.astype(np.float32)], side / 32
+    drawn = [draws(split, i, len(photos(split, 32).classes)) for i in clips]
+    angle = np.array([d["drift"] for d in drawn])
+    ground = -(level == 2) * np.stack([np.cos(angle), np.sin(angle)], 1)  # the camera's way, turned round
+    places = np.stack([path(d, 2) for d in drawn])
+    own = (places[:, 1] - places[:, 0] + 16) % 32 - 16
+    grid = (np.arange(side) + 0.5) / scale
+    far = (grid - places[:, 0, :, None] + 16) % 32 - 16  # [N, 2, S], on the torus
+    inside = np.hypot(far[:, 0, None, :], far[:, 1, :, None]) <= np.array([d["radii"][0] for d in drawn])[:, None, None]
+    found = np.where(inside[:, None], own[..., None, None], ground[..., None, None])
+    return (scale * found).astype(np.float32)
+
+
 def parse(rest: str) -> tuple[int, int]:
     """Level and number of training clips of what follows `movingphotos:`."""
     level, _, count = rest.partition(":")

@@ -8,8 +8,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import catalogue, folder, world
@@ -99,6 +103,15 @@ def factors(name: str) -> tuple[Factor, ...]:
         return world.parse(name).world.factors
     found: tuple[Factor, ...] = _made(made).FACTORS if made in GENERATED else ()
     return found
+
+
+def flows(name: str, split: str, side: int) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What gives the exact motion from the first frame to the second, fp32 [N, 2, side, side] in pixels, of clips of a
+    split by their targets [N, F]; None for sets whose motion nobody knows.
+    """
+    made, rest = name.partition(":")[::2]
+    found = getattr(_made(made), "flows", None) if made in GENERATED else None
+    return found and partial(found, rest, split, side=side)
 
 
 def _made(name: str) -> Any:

@@ -42,7 +42,8 @@ def predict(
 
     `controls` are the same test items without something, such as clips of one frame: the same predictor is run on them.
     """
-    assert not len(test.labels) and test.targets is None and test.files is None and test.masks is None
+    assert not len(test.labels) and test.targets is None and test.files is None
+    assert test.masks is None and test.flows is None
     started = time.perf_counter()
     torch.manual_seed(seed)
     with seal.shut(*closed):

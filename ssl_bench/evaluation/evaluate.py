@@ -106,7 +106,7 @@ def evaluate_all(
     # Correctness bits tell labels: a protocol from elsewhere could find them in what is recorded before it predicts.
     waits = any("." in name or one.own_scorer for name, one in wanted)
     for each in answers.waiting(made) if waits else made:
-        truth = open_truth(data)
+        truth = open_truth(data, each.protocol.scores)
         result = answers.score(each, truth[each.protocol.scores])
         asked = len(sealed) if result["correct"] is None else len(result["correct"])  # episodes, where these are judged
         counts = {"num_test": asked, **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
@@ -210,7 +210,8 @@ def _view(one: Protocol, x: Features) -> Features:
     encoder = replace(x.encoder, config={}, source="", run="", pretrain_data={}) if whole else None
     tokens, raw = x.tokens if one.input == "tokens" else None, x.raw if one.input == "world" else None
     masks = x.masks if one.scores == "masks" else None
-    return replace(x, tokens=tokens, raw=raw, encoder=encoder, masks=masks)
+    flows = x.flows if one.scores == "flows" else None
+    return replace(x, tokens=tokens, raw=raw, encoder=encoder, masks=masks, flows=flows)
 
 
 def _collapse(encoder: Encoder, train: Features) -> dict[str, Any]:

@@ -47,6 +47,20 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Moving:
+    """Exact motion of clips, made when it is asked for."""
+
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batch(self, indices: np.ndarray) -> Tensor:
+        assert self.split.targets is not None and self.split.flows is not None
+        return torch.from_numpy(self.split.flows(self.split.targets[indices].numpy()))
+
+
+@dataclass(frozen=True)
 class Streamed:
     """Tokens that do not fit memory: computed each time they are asked for."""
 
@@ -109,8 +123,17 @@ def extract(
     return Features(
         split.labels, num_classes, encoder.pooling, pooled, items, rows, encoder, split.targets, split.files,
         encoder.device, split.factors, masks, split.mask_classes, encoder.grid if encoder.model is not None else (),
-        covered(encoder, split),
+        covered(encoder, split), flows=moving(split),
     )  # fmt: skip
+
+
+def moving(split: Split) -> Rows | None:
+    """The motion of a part whose targets are known. One is made now: what that reads is shut while a protocol fits."""
+    if split.flows is None or split.targets is None:
+        return None
+    rows = Rows.of(Moving(split))
+    rows.batch(np.arange(1))
+    return rows
 
 
 def of_part(encoder: Encoder, data: Dataset, split: Split, part: str, root: Path, tokens: bool = False) -> Features:

@@ -89,4 +89,33 @@ class Matches(Scorer):
         return {"recall": float(100 * right[known].mean()), "recall_by_class": by_class}
 
 
-MAPS = (Segmentation, Matches)
+def endpoint(output: Tensor, truth: Tensor) -> Tensor:
+    """How far each pixel's flow ends from where it should, fp32 [N, H, W] in pixels, of flows [N, 2, H, W]."""
+    return (output - truth).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class Endpoint(Scorer):
+    """Of flows [N, 2, H, W]: the mean endpoint error in pixels and its 95 % interval where clips are drawn again
+    `draws` times; that over the pixels that move; and that of no motion at all.
+    """
+
+    draws: int = 1000
+
+    def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
+        if output.shape != truth.shape or not output.isfinite().all():
+            raise UserError(f"Flows {list(output.shape)} for {list(truth.shape)}, and every number must be finite.")
+        error, still = endpoint(output, truth).double(), endpoint(torch.zeros_like(truth), truth).double()
+        each, moves = error.mean((1, 2)).numpy(), still > 0
+        rng = np.random.default_rng(0)
+        weights = rng.multinomial(len(each), np.full(len(each), 1 / len(each)), self.draws) / len(each)
+        low, high = np.percentile(weights @ each, (2.5, 97.5))
+        found = {"epe": float(error.mean()), "epe_low": float(low), "epe_high": float(high)}
+        moving = float(error[moves].mean()) if moves.any() else 0.0
+        return {**found, "epe_moving": moving, "epe_zero": float(still.mean())}
+
+    def kept(self, output: Tensor, truth: Tensor) -> dict[str, Any]:
+        return {"clip_epe": [round(float(v), 4) for v in endpoint(output, truth).mean((1, 2))]}
+
+
+MAPS = (Segmentation, Matches, Endpoint)

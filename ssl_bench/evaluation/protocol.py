@@ -97,6 +97,7 @@ class Features:
     raw: Rows | None = None  # whole trajectories by index, for input = "world"; `items` are their first frames
     world: World | None = None  # that they were made in
     kind: Any = None  # data.trajectories.Trajectories: takes `raw` apart
+    flows: Rows | None = None  # fp32 [N, 2, H, W] by index, motion from the first frame to the second; None on the test
     sealed: bool = False  # the test part: only then are the sealed episodes of a world asked for
 
     def __len__(self) -> int:
@@ -132,11 +133,12 @@ class Features:
             targets=None if self.targets is None else self.targets[index],
             files=None if self.files is None else self.files[rows],
             masks=None if self.masks is None else self.masks[index],
+            flows=self.flows and replace(self.flows, index=self.flows.index[rows]),
         )  # fmt: skip
 
     def bare(self) -> Features:
         """The images without anything that is known of them."""
-        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None)  # [:0] holds all
+        return replace(self, labels=self.labels.new_empty(0), targets=None, files=None, masks=None, flows=None)
 
     def __add__(self, other: Features) -> Features:
         """Both parts as one."""
@@ -150,6 +152,7 @@ class Features:
             files=np.concatenate(named) if len(named) == 2 else None,
             items=Rows.of(self.items, other.items),
             raw=Rows.of(self.raw, other.raw) if self.raw and other.raw else None,
+            flows=Rows.of(self.flows, other.flows) if self.flows and other.flows else None,
             pooled={k: torch.cat([v, other.pooled[k]]) for k, v in self.pooled.items()},
         )  # fmt: skip
 
@@ -181,7 +184,9 @@ class Protocol:
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
     scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
-    scores: ClassVar[Literal["labels", "targets", "masks"]] = "labels"  # what the scorer gets of the test images
+    scores: ClassVar[Literal["labels", "targets", "masks", "flows"]] = (
+        "labels"  # what the scorer gets of the test images
+    )
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     only: ClassVar[str] = ""  # the one kind of item it takes; "": any
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`

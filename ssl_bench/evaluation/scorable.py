@@ -32,6 +32,8 @@ def lacking(dataset: Dataset, protocols: Iterable[tuple[str, Protocol]]) -> str:
             return f"{name} needs {of_kind(one.only).noun}, and '{dataset.name}' has {dataset.item.noun}"
         if one.scores == "targets" and dataset.train.targets is None:
             return f"{name} probes known factors, which '{dataset.name}' lacks; the set factors has them"
+        if one.scores == "flows" and dataset.train.flows is None:
+            return f"{name} needs clips whose motion is known, and '{dataset.name}' has none; movingphotos has it"
         if one.scores == "masks" and dataset.train.masks is None:
             return f"{name} needs images with masks, which '{dataset.name}' lacks; the set factors has them"
     return nothing_to_tell_apart(dataset)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from ssl_bench.config.schema import to_dict
 from ssl_bench.data.dataset import open_data
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.evaluation import features, protocol
-from ssl_bench.evaluation.protocol import Features, Protocol
+from ssl_bench.evaluation.protocol import Features, Protocol, Rows
 from ssl_bench.evaluation.scorers import Scorer
 from ssl_bench.parallel import devices
 from ssl_bench.training import code, run_folder
@@ -45,6 +46,7 @@ def crossed(one: Protocol, train: Features, val: Features, seed: int) -> dict[st
             one.scorer = one.scorer.judging(sealed=False)  # nothing is chosen by the sealed episodes
         held = val.take(score)
         truth = getattr(held, one.scores)
+        truth = truth.batch(np.arange(len(held))) if isinstance(truth, Rows) else truth
         assert truth is not None
         with torch.no_grad():
             output = predictor.predict(held.bare())

@@ -69,7 +69,7 @@ def test_the_note_of_a_table_and_a_claim_read_the_images() -> None:
     made = [dense(method, seed, mean) for method, mean in means.items() for seed in range(3)]
     said = next(n for n in tables.build(made).notes if "images paired" in n)
     assert said.startswith("In dense, by each image's own mIoU, images paired: `mae` 39.7 leads; ")
-    assert said.endswith("may be as good: `ijepa` 39.6; `random` 35.6, surely above it `ijepa` 39.6, `mae` 39.7.")
+    assert said.endswith("may be as good: `ijepa` 39.6; `random` 35.6, surely better `ijepa` 39.6, `mae` 39.7.")
     assert not any("images paired" in n for n in tables.build([dense("mae", 0, 40.0), dense("dino", 0, 36.0)]).notes)
     found = verdicts.sample([r for r in made if r.method == "mae"], "dense.image_miou")
     assert found is not None and found.graded and found.n == 3
