@@ -128,5 +128,10 @@ def of(x: Features, config: CEMConfig, fit: FitConfig, levels: int, seed: int) -
     has = 2 if isinstance(found.dynamics, Hierarchy) else 1
     if levels > has:
         raise UserError(f"levels={levels}, and '{x.encoder.method}' has learned one level: leave levels, or use hjepa.")
-    kind = TwoLevels if has == 2 and levels != 1 else Planner
-    return kind(x.world, x.kind.height, found, config)
+    return searching(x.world, x.kind.height, found, config, levels)
+
+
+def searching(world: World, size: int, found: Latents, config: CEMConfig, levels: int = 0) -> Planner:
+    """By the dynamics of `found`, on as many levels as they have, or on the first alone."""
+    kind = TwoLevels if isinstance(found.dynamics, Hierarchy) and levels != 1 else Planner
+    return kind(world, size, found, config)

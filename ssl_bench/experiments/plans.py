@@ -19,8 +19,9 @@ from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.data.world import World, parse
 from ssl_bench.encoders.encoder import Encoder
+from ssl_bench.evaluation.actors import searching
 from ssl_bench.evaluation.latents import Latents
-from ssl_bench.evaluation.planner import CEMConfig, Cost, act
+from ssl_bench.evaluation.planner import CEMConfig, act
 from ssl_bench.evaluation.world_scorers import BUDGETS, reached
 from ssl_bench.experiments.sheets import sheet
 from ssl_bench.experiments.strips import strips
@@ -68,14 +69,10 @@ def plans(known: Latents, bank: Bank, whole: Dataset) -> Picture:
     """What CEM does by these latents, far goals above near ones."""
     assert isinstance(whole.item, Trajectories)
     world, size, rows, met = parse(whole.name).world, whole.item.height, [], []
+    actor = searching(world, size, known, config := CEMConfig())
     for goals, budget in BUDGETS.items():
         found = rollouts.episodes(world, goals, SHOWN, sealed=False)
-
-        def judge(state: np.ndarray, goal: np.ndarray) -> Cost:
-            seen, wanted = (torch.from_numpy(world.render(s, size)) for s in (state, goal))
-            return known.cost(seen, wanted, CEMConfig().cost)
-
-        actions = act(world, found, budget, CEMConfig(), judge, goals)
+        actions = act(world, found, budget, config.executed, actor.deciding(SHOWN, goals))
         first = known.encode(torch.from_numpy(world.render(found.start, size)))
         steps = torch.from_numpy(actions[:, : AHEAD * world.every]).unflatten(1, (AHEAD, world.every)).flatten(2)
         ahead = known.dynamics.rollout(first[:, None], steps.to(first.device)).cpu()
