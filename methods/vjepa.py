@@ -160,7 +160,7 @@ class VJEPA(Method):
 
 
 DEPARTS = {"paper": "initialisation, no flips on sets that name directions",  # what leaves the paper, by recipe
-           "small, quick, clips": "tubelets of 2 x 4 x 4, EMA from 0.98, predictor of 2 blocks"}  # fmt: skip
+           "small, quick, clips": "2-block predictor; unless set, tubelets of 2 x 4 x 4, EMA from 0.98"}  # fmt: skip
 
 
 def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:

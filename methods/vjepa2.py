@@ -40,7 +40,8 @@ class VJEPA2(VJEPA):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation, repaired rotary positions, no second phase",
-    "small, quick, clips": "repaired rotary positions, tubelets of 2 x 4 x 4, EMA from 0.98, predictor of 2 blocks",
+    "small, quick, clips": "repaired rotary positions, predictor of 2 blocks; unless set, tubelets of 2 x 4 x 4 and "
+    "EMA from 0.98",
 }
 
 
