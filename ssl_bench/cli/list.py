@@ -35,6 +35,12 @@ def list_(what: str, data: str) -> None:
     screen.console.print({**tables, "encoders": encoders}[what]())
 
 
+def _asked(name: str) -> str:
+    """How a world's options and number of trajectories are typed."""
+    options = world.options_of(name)
+    return f"{name}:OPTIONS:N, options {', '.join(options)}" if options else f"{name}:N"
+
+
 def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0]
 
@@ -97,8 +103,8 @@ def datasets() -> Table:
         "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
         "movingphotos": "clips made from the embedded photographs, of ten motions; movingphotos:LEVEL:N, level 0 to 2",
         **{
-            name: f"a world, 2,000 trajectories: {_first_line(find.load(f'ssl_bench.data.worlds.{name}'))} "
-            f"{name}:OPTIONS:N, options {', '.join(world.options_of(name))}"
+            name: f"a world, {world.kind_of(name).default:,} trajectories: "
+            f"{_first_line(find.load(f'ssl_bench.data.worlds.{name}'))} {_asked(name)}"
             for name in world.names()
         },
         "folder:PATH": "PATH/<class>/*.jpg, or PATH/train/<class>/* beside PATH/test or PATH/val; or images, no labels",

@@ -6,7 +6,9 @@ import builtins
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from ssl_bench.cli.main import cli
 from ssl_bench.data import registry, rollouts, world
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.planner import follow
@@ -34,6 +36,12 @@ def test_without_the_extra_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
 def test_a_wrong_name_is_a_sentence(name: str, says: str):
     with pytest.raises(UserError, match=says):
         registry.find(name)
+
+
+def test_a_world_without_options_is_listed_so():
+    told = " ".join(CliRunner().invoke(cli, ["list", "datasets"]).output.split())
+    assert "a world, 1,000 trajectories: Push-T" in told and "pusht:N" in told and "pusht:OPTIONS" not in told
+    assert "two_room:OPTIONS:N, options random, distractor, block, colour" in told
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ gym-pusht's own success is another one (95 % of the T on the painted place, whic
 
 Data: 80 % pushers, who go round the block and push it to one place after another, with noise, and 20 % walks. Near and
 far goals are where such a pusher comes 25 and 100 steps on, so there is a way to each. There is no oracle: nobody wrote
-a policy that solves this; and CEM in the true world takes a minute an episode, so `plan` does not print it.
+a policy that solves this; and CEM in the true world would take minutes an episode: `plan` does not print it.
 """
 
 from __future__ import annotations
