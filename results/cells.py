@@ -21,14 +21,19 @@ def clean(text: str) -> str:
 
 def number(cell: Cell) -> str:
     """`41.2 ± 2.5 (3)` or, with one seed, `41.2 [38.2, 44.3] (1)`; marks behind it, but for bold."""
-    flag = " ~" * cell.unclear + " ⚠" * bool(cell.collapsed)
+    flag, mean = " ~" * cell.unclear + " ⚠" * bool(cell.collapsed), written(cell.mean)
     if not cell.n:
-        return f"{cell.mean:.1f}"
+        return mean
     if cell.low is None or cell.high is None:
-        return f"{cell.mean:.1f} ({cell.n}){flag}"
+        return f"{mean} ({cell.n}){flag}"
     if cell.over == "images":
-        return f"{cell.mean:.1f} [{cell.low:.1f}, {cell.high:.1f}] ({cell.n}){flag}"
-    return f"{cell.mean:.1f} ± {cell.high - cell.mean:.1f} ({cell.n}){flag}"
+        return f"{mean} [{written(cell.low, cell.mean)}, {written(cell.high, cell.mean)}] ({cell.n}){flag}"
+    return f"{mean} ± {written(cell.high - cell.mean, cell.mean)} ({cell.n}){flag}"
+
+
+def written(value: float, mean: float | None = None) -> str:
+    """With one digit behind the point, two where the mean is below 2: errors in pixels differ there."""
+    return f"{value:.{1 if abs(value if mean is None else mean) >= 2 else 2}f}"
 
 
 def duration(hours: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from results import rows as grouping
+from results.cells import written
 from results.parts import MAJORITY, RAW, Column, Pair, Row
 from results.records import ACCURACIES, Record
 from ssl_bench import find
@@ -27,7 +28,7 @@ def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -
             verb = short if len(names) == 1 else short.replace("falls", "fall").replace("is below", "are below")
             rest = " in one run, which is no verdict" if short == "is below" else ""
             who = f"all {len(names)} methods" if len(names) == len(beside) > 2 else ", ".join(names)
-            out.append(f"In {column.label}, {who} {verb} `{reference}` ({means[reference]:.1f}){rest}.")
+            out.append(f"In {column.label}, {who} {verb} `{reference}` ({written(means[reference])}){rest}.")
     return out
 
 
@@ -200,15 +201,18 @@ def optimism(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 
 def policies(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
     """What plain policies and a planner in the true world reach on the episodes of a column, as its records tell."""
-    out, named = [], {"random": "random actions", "straight": "a straight line", "oracle": "the oracle",
+    out: list[str] = []
+    named = {"random": "random actions", "straight": "a straight line", "oracle": "the oracle",
                       "true": "the same planner in the true world", "at_start": "solved at the start"}  # fmt: skip
     for column in columns:
         told: dict[str, None] = {}
-        for r in records:
+        for r in (r for r in records if grouping.column_key(r) == column.key):
             beside = {f"{r.headline}_{name}": text for name, text in named.items()}
-            if grouping.column_key(r) == column.key and f"{r.headline}_random" in r.metrics:
+            if f"{r.headline}_random" in r.metrics:
                 values = {text: r.metrics.get(key) for key, text in beside.items()}
-                said = (f"{text}: not known" if v is None else f"{text} {v:.1f}" for text, v in values.items())
-                told["; ".join(said)] = None
-        out += [f"Beside {column.label}, on the same episodes: {text}." for text in told]
+                said = "; ".join(f"{text}: not known" if v is None else f"{text} {v:.1f}" for text, v in values.items())
+                told[f"Beside {column.label}, on the same episodes: {said}."] = None
+            if (still := r.metrics.get(f"{r.headline}_zero")) is not None:
+                told[f"Beside {column.label}, on the same clips: nothing moves {still:.2f}."] = None
+        out += told
     return out

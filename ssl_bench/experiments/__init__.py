@@ -7,7 +7,7 @@
     forecast       what runs will cost, before they start
     report         tables, page and charts from records; collecting and checking results/
     pictures       what a finished run looks at and has learned, for the page; strips: of clips; plans: in worlds;
-                   sheets: their parts
+                   dense_pictures: maps beside masks, matches of patches; sheets: their parts
     run_summary    what is known of one run, for people
 
 Uses evaluation, encoders, training and below, and `results`.

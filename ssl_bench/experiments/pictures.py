@@ -21,7 +21,7 @@ from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.encoders import encoder as encoder_
 from ssl_bench.encoders import from_run
 from ssl_bench.evaluation import features
-from ssl_bench.experiments import plans, strips
+from ssl_bench.experiments import dense_pictures, plans, strips
 from ssl_bench.experiments.sheets import colours, looked_at, sheet, visible
 from ssl_bench.models.tokenizer import patchify
 from ssl_bench.models.vit import ViT
@@ -67,6 +67,7 @@ def of_run(run: run_folder.Run, count: int = 6) -> list[Picture]:
     return [
         *out,
         pca_maps(encoder, images, data),
+        *dense_pictures.of_run(encoder, data, rows),
         attention_maps(encoder, images, data),
         neighbours(encoder, data, count, root),
     ]

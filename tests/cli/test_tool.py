@@ -137,7 +137,7 @@ def test_show_says_all_that_is_known_of_a_run(photos: Path, tmp_path: Path, monk
 def _pictures(run: run_folder.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The features that an evaluation left give the same neighbours as none."""
     kept = pictures.of_run(run, 3)
-    assert [p.title.split()[0] for p in kept] == ["Views", "Reconstruction:", "PCA", "Attention", "Nearest"]
+    assert [p.title.split()[0] for p in kept] == ["Views", "Reconstruction:", "PCA", "Matches:", "Attention", "Nearest"]
     monkeypatch.setattr(pictures.features, "kept", lambda *_: None)
     assert [p.alt for p in pictures.of_run(run, 3)] == [p.alt for p in kept]
 

@@ -78,7 +78,7 @@ def test_a_run_folder_does_not_name_code_to_run(
         change(theirs, "config.json", lambda v, method=method: v.update(method=method))
         assert from_run.from_run(theirs).method == method
         assert data_of(theirs.name, tmp_path / "runs").image_size == 24
-    assert len(of_run(theirs, 2)) == 3, "pictures of the encoder, none of the method"
+    assert len(of_run(theirs, 2)) == 4, "pictures of the encoder, none of the method"
     assert not mark.exists()
 
 
