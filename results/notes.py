@@ -22,11 +22,11 @@ def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -
             certain = p.result.p_holm is not None and p.result.p_holm <= 0.05
             untold = p.result.ranks and not certain and not reference.startswith("random")  # that is marked in the row
             if (below and (certain or not p.result.ranks)) or untold:
-                short = "falls short of" if certain else "cannot be told from" if p.result.ranks else "is below"
+                short = "falls short of" if certain else "cannot be told from" if p.result.ranks else "is worse than"
                 said.setdefault(short, []).append(f"`{p.first}`")
         for short, names in sorted(said.items(), reverse=True):
-            verb = short if len(names) == 1 else short.replace("falls", "fall").replace("is below", "are below")
-            rest = " in one run, which is no verdict" if short == "is below" else ""
+            verb = short if len(names) == 1 else short.replace("falls", "fall").replace("is worse", "are worse")
+            rest = " in one run, which is no verdict" if short == "is worse than" else ""
             who = f"all {len(names)} methods" if len(names) == len(beside) > 2 else ", ".join(names)
             out.append(f"In {column.label}, {who} {verb} `{reference}` ({written(means[reference])}){rest}.")
     return out

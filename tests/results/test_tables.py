@@ -195,7 +195,7 @@ def test_who_does_not_beat_a_reference_is_said() -> None:
     better = [fake("ijepa", 60 + s, s) for s in range(5)]
     notes = tables.build([*floor, *worse, *near, *better, fake("byol", 25, 0), fake("vicreg", 70, 0)]).notes
     assert [n for n in notes if "random" in n] == [
-        "In knn, `byol` is below `random` (32.0) in one run, which is no verdict.",
+        "In knn, `byol` is worse than `random` (32.0) in one run, which is no verdict.",
         "In knn, `mae` falls short of `random` (32.0).",
     ]
     assert any(n.startswith("One run (n = 1): `byol`, `vicreg`.") for n in notes)
