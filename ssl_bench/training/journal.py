@@ -28,11 +28,10 @@ STATUS_SECONDS = 0.5  # between updates of status.json
 class Journal:
     """Rows, status and monitor of one run; tells the observer (the screen) what it writes."""
 
-    def __init__(self, trainer: Trainer, run: run_folder.Run, observe: Observer) -> None:
-        self.trainer, self.run, self.observe = trainer, run, observe
+    def __init__(self, trainer: Trainer, run: run_folder.Run, observe: Observer, monitor: Monitor | None) -> None:
+        self.trainer, self.run, self.observe, self.monitor = trainer, run, observe, monitor
         config = trainer.config
         points = config.monitor_points
-        self.monitor = Monitor(trainer) if points else None
         self.watched = {round(trainer.steps * (i + 1) / points) for i in range(points)}
         self.signals: dict[str, float] = {}
         self.clock = self.last_status = self.last_save = time.monotonic()

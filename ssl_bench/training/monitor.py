@@ -59,7 +59,10 @@ def slope(z: Tensor, places: Tensor) -> float:
 
 
 class Monitor:
-    """Looks at the evaluated encoder a few times per run; says when its features collapse."""
+    """Looks at the evaluated encoder a few times per run; says when its features collapse.
+
+    Made before a run's first step, or before its checkpoint is read: it looks at the untrained network too.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         data, method, config = trainer.data, trainer.method, trainer.config
@@ -77,6 +80,16 @@ class Monitor:
         place = next((f.columns for f in data.val.factors if f.name == "position"), ())
         known = data.val.targets if place and data.item.name == "trajectory" else None
         self.places = None if known is None else known[queries][:, place]  # where the agent is, of a world
+        untrained = self._evaluated(method.encoder, self.queries)
+        self.untrained = feature_std(untrained) if len(untrained) > 1 else 1.0
+
+    def _evaluated(self, encoder: ViT, images: Tensor) -> Tensor:
+        """The same in eval mode."""
+        training = encoder.training
+        encoder.eval()
+        found = self.features(encoder, images)
+        encoder.train(training)
+        return found
 
     @torch.no_grad()
     def features(self, encoder: ViT, images: Tensor) -> Tensor:
@@ -90,10 +103,7 @@ class Monitor:
 
     def __call__(self, encoder: ViT) -> dict[str, float]:
         """std, RankMe (raw and centred), mean cosine, online k-NN, and `collapsed` (0 or 1)."""
-        training = encoder.training
-        encoder.eval()
-        bank, queries = self.features(encoder, self.bank), self.features(encoder, self.queries)
-        encoder.train(training)
+        bank, queries = (self._evaluated(encoder, images) for images in (self.bank, self.queries))
         if not torch.isfinite(queries).all():
             return {"finite": 0.0, "collapsed": 1.0}
         values = {"rankme": rankme(queries), "images": float(len(queries))}
@@ -101,6 +111,7 @@ class Monitor:
             centred = queries - queries.mean(0)
             values |= {
                 "std": feature_std(queries), "rankme_centred": rankme(centred), "cosine": mean_cosine(queries),
+                "untrained": self.untrained,
             }  # fmt: skip
         if self.labelled:
             values["knn"] = knn_accuracy(bank, self.bank_labels, queries, self.query_labels)
@@ -121,19 +132,20 @@ def unjudged(trainer: Trainer) -> list[str]:
 def collapse_reason(values: dict[str, float]) -> str:
     """Why these features count as collapsed, or "" (also before the first look).
 
-    Complete collapse: the spread between images is a twentieth of an isotropic one. Dimensional collapse: what spread
-    there is lies in a handful of directions. Measured on the embedded photographs (64 wide, 300 steps): untrained std
-    0.5, centred RankMe 24; I-JEPA 0.6 and 21; MAE 0.2 and 27; I-JEPA with both encoders trained 0.02 and 32, without
-    a predictor 0.97 and 4.4. So a run that has just begun is not flagged. Those were 300 images; fewer show fewer
-    directions (simulated power-law spectra: 6.0 of 300 images are 5.6 of 48, 4.7 of 24, 3.8 of 12). Below 12 no spread
-    is judged: two healthy images always lie in one direction.
+    Complete collapse: the spread between images is a twentieth of an isotropic one, and less than a tenth of what the
+    untrained network gives them: 0.6 for photographs, but 0.05 for clouds of points and 0.08 for frames of a world,
+    which it hardly tells apart. Dimensional collapse: what spread there is lies in a handful of directions. Measured on
+    the embedded photographs (64 wide, 300 steps): untrained std 0.5, centred RankMe 24; I-JEPA 0.6 and 21; MAE 0.2 and
+    27; I-JEPA with both encoders trained 0.02 and 32, without a predictor 0.97 and 4.4. So a run that has just begun is
+    not flagged. Those were 300 images; fewer show fewer directions (simulated power-law spectra: 6.0 of 300 images are
+    5.6 of 48, 4.7 of 24, 3.8 of 12). Below 12 no spread is judged: two healthy images always lie in one direction.
     """
     images = values.get("images", 300.0)
     if values.get("finite") == 0.0:
         return "features are not finite"
     if images < JUDGED:
         return ""
-    if values.get("std", 1.0) < 0.05:
+    if values.get("std", 1.0) < min(0.05, 0.1 * values.get("untrained", 0.5)):
         return f"all images map to nearly one vector (normalised std {values['std']:.3f}; isotropic is 1)"
     if values.get("rankme_centred", 99.0) < min(6.0, 6.15 * images / (images + 7)):
         return f"features vary in {values['rankme_centred']:.1f} directions only (centred RankMe)"

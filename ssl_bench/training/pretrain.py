@@ -17,7 +17,7 @@ from ssl_bench.parallel import collectives, devices, processes, sharding
 from ssl_bench.training import checkpoint, cost, provenance, rate, run_folder
 from ssl_bench.training.journal import Journal, Observer
 from ssl_bench.training.method import as_now
-from ssl_bench.training.monitor import collapse_reason, unjudged
+from ssl_bench.training.monitor import Monitor, collapse_reason, unjudged
 from ssl_bench.training.stop import Stop
 from ssl_bench.training.train import Trainer, refuse_labels, rehearse
 
@@ -84,6 +84,7 @@ def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, obser
     if config.budget.hours:
         config = rate.in_steps(config, data, device, run.folder / "steps.json")
     trainer = Trainer(config, data, device)
+    monitor = Monitor(trainer) if config.monitor_points else None
     state, remarks = collectives.first(lambda: checkpoint.resume(run.folder))
     remarks += devices.crowded(device) + devices.without_bf16(config, device) + unjudged(trainer)
     if state is not None:
@@ -97,7 +98,7 @@ def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, obser
     collectives.first(lambda: run_folder.set_status(run, state="running", reason="", non_finite=None))
     begin = {"step": trainer.step, "steps": trainer.steps, "resumed": trainer.step > 0}
     observe({"run": run.name, "remarks": remarks, **begin})
-    journal = Journal(trainer, run, observe)
+    journal = Journal(trainer, run, observe, monitor)
     stopping = False
     with closing(journal), checkpoint.Writer(run.folder, trainer.step if state else None) as writer:
         while trainer.step < trainer.steps and not stopping:

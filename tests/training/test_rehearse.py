@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from ssl_bench.experiments import matrix
 from ssl_bench.training import monitor
 from ssl_bench.training.method import Method
 from ssl_bench.training.pretrain import pretrain
-from ssl_bench.training.train import rehearse
+from ssl_bench.training.run_folder import Run
+from ssl_bench.training.train import Trainer, rehearse
 
 METHODS = find.names("methods")
 ALONE = {  # one image will do
@@ -130,6 +132,36 @@ def test_no_collapse_is_called_on_a_handful_of_images(photos: Path, tmp_path: Pa
     assert sum("too few held-out images to see a collapse: 6, and 12 are needed" in text for text in seen) == 1
     assert not run.status()["collapsed"]
     assert {row["monitor_images"] for row in run.metrics() if "monitor_images" in row} == {6.0}
+
+
+@pytest.mark.parametrize(("std", "untrained", "called"), [(0.04, 0.6, True), (0.04, 0.05, False), (0.004, 0.05, True)])
+def test_a_collapse_is_judged_beside_what_the_untrained_network_tells_apart(
+    std: float, untrained: float, called: bool
+) -> None:
+    values = {"std": std, "rankme_centred": 20.0, "images": 300.0, "untrained": untrained}
+    assert bool(monitor.collapse_reason(values)) == called
+
+
+def test_every_look_of_a_run_that_goes_on_knows_the_untrained_network(photos, tmp_path, monkeypatch) -> None:
+    config = replace(tiny("mae", f"folder:{photos}", steps=4), monitor_points=4)
+    config = replace(config, run=replace(config.run, checkpoint_steps=1))
+    step = Trainer.train_step
+
+    def stop(self: Trainer) -> Any:
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return step(self)
+
+    def looks(run: Run) -> list[float]:
+        return [row["monitor_untrained"] for row in run.metrics() if "monitor_untrained" in row]
+
+    whole = looks(pretrain(config, tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, tmp_path / "halves")
+    assert looks(pretrain(config, tmp_path / "halves")) == whole
+    assert len(whole) == 4 and len(set(whole)) == 1 and 0 < whole[0] < 2
 
 
 @pytest.mark.parametrize(("images", "called"), [(2, False), (11, False), (12, True), (48, True)])
