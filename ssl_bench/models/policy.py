@@ -21,10 +21,10 @@ from ssl_bench.models.kept import Kept
 @dataclass(frozen=True)
 class PolicyConfig:
     chunk: int = 5  # frames ahead: the actions up to there, and the latents there
-    width: int = 96
+    width: int = 96  # of its tokens
     depth: int = 2  # blocks
-    heads: int = 4
-    mlp_ratio: float = 2.0
+    heads: int = 4  # of attention
+    mlp_ratio: float = 2.0  # width of the MLP in widths of a token
 
     def check(self) -> None:
         refuse_outside("policy.", self, {"chunk": 1, "width": 1, "depth": 1, "heads": 1, "mlp_ratio": 0.01})
