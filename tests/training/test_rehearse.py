@@ -24,8 +24,8 @@ from ssl_bench.training.train import Trainer, rehearse
 
 METHODS = find.names("methods")
 ALONE = {  # one image will do
-    "actjepa", "ajepa", "audiojepa", "data2vec", "dino", "ibot", "ijepa", "iwm", "mae", "nepa", "simmim", "supervised", "videomae",
-    "vjepa", "vjepa2", "vjepa21", "vjepa2ac",
+    "actjepa", "ajepa", "audiojepa", "data2vec", "dino", "ibot", "ijepa", "iwm", "mae", "nepa", "simmim", "supervised",
+    "videomae", "vjepa", "vjepa2", "vjepa21", "vjepa2ac",
 }  # fmt: skip
 
 
