@@ -44,7 +44,7 @@ def test_command_of_the_documentation(
 ) -> None:
     if "--data pusht" in line:
         pytest.importorskip("gym_pusht", reason="the extra [worlds] is not installed")
-        line = line.replace("--data pusht", "--data pusht:20")  # a thousand trajectories are made in minutes
+        line = line.replace("--data pusht", "--data pusht:40")  # a thousand trajectories are made in minutes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rate, "LONG", 0.0)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
