@@ -21,6 +21,7 @@ from torch import Tensor
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
 from ssl_bench.models.policy import Policy, PolicyConfig
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Views, ema, frozen_copy, linear
 from ssl_bench.training.world_model import Windows
@@ -42,9 +43,10 @@ def actjepa_loss(
     actions: Tensor, latents: Tensor, true_actions: Tensor, true_latents: Tensor, ahead: Tensor, weight: float
 ) -> dict[str, Tensor]:
     """Predicted and true actions [B, K, A] and latents [B, K, D]; of frames up to the goal's, `ahead` [B] of them."""
-    counts = torch.arange(actions.shape[1], device=ahead.device) < ahead[:, None]
-    imitation = (actions - true_actions).abs().mean(-1)[counts].mean()
-    foresight = F.smooth_l1_loss(latents, true_latents, reduction="none").mean(-1)[counts].mean()
+    counts = (torch.arange(actions.shape[1], device=ahead.device) < ahead[:, None]).to(actions)
+    share = collectives.mean(counts.mean())  # in the batch of all processes
+    imitation = ((actions - true_actions).abs().mean(-1) * counts).mean() / share
+    foresight = (F.smooth_l1_loss(latents, true_latents, reduction="none").mean(-1) * counts).mean() / share
     return {"loss": imitation + weight * foresight, "imitation": imitation, "foresight": foresight}
 
 

@@ -71,7 +71,7 @@ def visible(flow: Tensor, back: Tensor) -> Tensor:
 
 def photometric_loss(first: Tensor, second: Tensor, flow: Tensor, seen: Tensor) -> Tensor:
     """0.15 L1 + 0.85 SSIM of the warped second picture against the first, over what is visible [A]."""
-    warped, share = warp(second, flow), seen.mean().clamp(min=1e-3)
+    warped, share = warp(second, flow), collectives.mean(seen.mean()).clamp(min=1e-3)
     l1 = ((first - warped).abs() * seen).mean() / share
     return 0.15 * l1 + 0.85 * ssim_distance(first * seen, warped * seen).mean() / share
 
@@ -135,7 +135,7 @@ class MCJEPA(Method):
         with torch.no_grad():
             seen = visible(whole, back)
         warped = [F.mse_loss(warp(b, flow), a) for a, b, flow in zip(maps, turned, flows, strict=True)]
-        flat = tokens.flatten(0, 1)
+        flat = collectives.gather(tokens).flatten(0, 1)
         _, variance, covariance = vicreg_terms(flat, flat)
         terms = {
             "regression": torch.stack(warped).mean(), "photometric": photometric_loss(shown, other, whole, seen),

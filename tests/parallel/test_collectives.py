@@ -38,7 +38,7 @@ METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
 ITEMS = {  # of every kind
     "image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "sound": Sounds(SIZE, SIZE),
-    "points": Points(SIZE), "trajectory": Trajectories(6, 5, 2, SIZE, SIZE),
+    "points": Points(SIZE), "trajectory": Trajectories(17, 5, 2, SIZE, SIZE),
 }  # fmt: skip
 State = dict[str, Tensor]
 
