@@ -45,8 +45,14 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def newest(records: Sequence[Record]) -> list[Record]:
-    """One record per run, protocol and seeds: a run trained again (same config and seed) replaces the old one."""
-    return sorted((same[-1] for same in _measured_again(records)), key=lambda r: r.id)
+    """One record per run, protocol and seeds: a run trained again (same config and seed) replaces the old one, with all
+    that other probe seeds measured on it.
+    """
+    kept = [same[-1] for same in _measured_again(records)]
+    weights = {_key(r, r.seeds["pretrain"]): r.encoder["weights_sha256"] for r in sorted(kept, key=_age)}
+    return sorted(
+        (r for r in kept if r.encoder["weights_sha256"] == weights[_key(r, r.seeds["pretrain"])]), key=lambda r: r.id
+    )
 
 
 def repeats(records: Sequence[Record]) -> list[tuple[Record, Record]]:
@@ -58,11 +64,18 @@ def repeats(records: Sequence[Record]) -> list[tuple[Record, Record]]:
 def _measured_again(records: Sequence[Record]) -> list[list[Record]]:
     """Records of the same run, protocol and seeds, from the oldest to the newest."""
     out: dict[str, list[Record]] = {}
-    for r in sorted(records, key=lambda r: (r.created, r.id)):
-        who = r.identity or r.encoder["weights_sha256"]
-        key = text_of([r.method, r.recipe, sorted(r.overrides), who, column_key(r), r.seeds, _reading(r)])
-        out.setdefault(key, []).append(r)
+    for r in sorted(records, key=_age):
+        out.setdefault(_key(r, r.seeds), []).append(r)
     return list(out.values())
+
+
+def _age(r: Record) -> tuple[str, str]:
+    return r.created, r.id
+
+
+def _key(r: Record, seeds: Any) -> str:
+    who = r.identity or r.encoder["weights_sha256"]
+    return text_of([r.method, r.recipe, sorted(r.overrides), who, column_key(r), seeds, _reading(r)])
 
 
 def column_key(r: Record) -> str:

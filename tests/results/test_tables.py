@@ -264,6 +264,16 @@ def test_a_run_trained_again_replaces_the_old_one() -> None:
     assert (cell.n, cell.mean) == (1, pytest.approx(50, abs=0.1))
 
 
+def test_a_run_trained_again_is_no_further_seed_where_its_probe_had_another() -> None:
+    seeds = {"pretrain": 1, "probe": 0, "split": 0}
+    old = fake("mae", 40, 1, seeds=seeds)
+    new = fake("mae", 50, 1, encoder={**old.encoder, "weights_sha256": "new"}, created="2027-01-01T00:00:00+00:00")
+    assert new.identity == old.identity and new.seeds["probe"] == 1
+    cell = tables.build([old, new]).rows[0].cells[0]
+    assert cell is not None
+    assert (cell.n, cell.mean) == (1, pytest.approx(50, abs=0.1))
+
+
 @pytest.mark.parametrize("form", render.RENDERERS)
 def test_same_bytes_for_shuffled_records(form: str) -> None:
     made = [*quickstart(), fake("mae", 33, 0, data="flowers"), fake("mae", 34, 1, data="flowers")]
