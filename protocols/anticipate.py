@@ -23,7 +23,9 @@ from torch import Tensor
 
 from protocols.linear import Linear, LinearConfig
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation.features import changed
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
+from ssl_bench.screen import paced
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,14 @@ class Begun(Predictor):
         return self.head.predict(of_beginnings(x, self.config))
 
 
-@torch.no_grad()
 def of_beginnings(x: Features, config: AnticipateConfig) -> Features:
     """The same clips with features of their beginnings."""
-    found: dict[str, list[Tensor]] = {}
-    for start in range(0, len(x), config.batch_size):
-        clips = x.items.batch(np.arange(start, min(start + config.batch_size, len(x))))
-        for name, value in x.encoder.encode(begun(clips, config.seen)).items():
-            found.setdefault(name, []).append(value.float().cpu())
-    return replace(x, pooled={name: torch.cat(parts) for name, parts in found.items()})
+    parts = np.split(np.arange(len(x)), range(config.batch_size, len(x), config.batch_size))
+    found = [
+        changed(x, rows, lambda clips: begun(clips, config.seen))
+        for rows in paced("encoding the beginnings", parts, len(parts))
+    ]
+    return replace(x, pooled={name: torch.cat([part[name] for part in found]) for name in found[0]})
 
 
 class Anticipate(Protocol):

@@ -17,12 +17,14 @@ Changes: 1 first version. 2 the head is that of `linear` version 2. 3 three corr
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from protocols.linear import Linear, LinearConfig
 from ssl_bench.errors import UserError, nearest
+from ssl_bench.evaluation.features import changed
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.evaluation.scorers import Errors
 from ssl_bench.rng import mix
@@ -72,8 +74,7 @@ class Corrupted(Predictor):
         found = [torch.empty(0, dtype=torch.int64)]
         for start, rows in enumerate(seen.nonzero()[:, 0].split(self.config.batch_size)):
             draw = mix("corrupt", name, severity, start * self.config.batch_size, self.seed)
-            images = corrupt(x.items.batch(rows.numpy()).to(x.encoder.device), name, severity, draw)
-            pooled = {k: v.float().cpu() for k, v in x.encoder.encode(images).items()}
+            pooled = changed(x, rows.numpy(), partial(corrupt, name=name, severity=severity, seed=draw))
             found.append(self.head.predict(replace(x, pooled=pooled)).argmax(1))
         return torch.cat(found)
 

@@ -199,20 +199,24 @@ def optimism(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     return out
 
 
-def policies(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
-    """What plain policies and a planner in the true world reach on the episodes of a column, as its records tell."""
+BESIDE = (  # of what, digits, and what answers that come from no encoder are called; the first is always there
+    ("episodes", 1, {"random": "random actions", "straight": "a straight line", "oracle": "the oracle",
+                     "true": "the same planner in the true world", "at_start": "solved at the start"}),
+    ("clips", 2, {"zero": "nothing moves"}),
+)  # fmt: skip
+
+
+def without_encoder(columns: Sequence[Column], records: Sequence[Record]) -> list[str]:
+    """What answers that come from no encoder reach on the test items of a column, as its records tell."""
     out: list[str] = []
-    named = {"random": "random actions", "straight": "a straight line", "oracle": "the oracle",
-                      "true": "the same planner in the true world", "at_start": "solved at the start"}  # fmt: skip
     for column in columns:
         told: dict[str, None] = {}
         for r in (r for r in records if grouping.column_key(r) == column.key):
-            beside = {f"{r.headline}_{name}": text for name, text in named.items()}
-            if f"{r.headline}_random" in r.metrics:
-                values = {text: r.metrics.get(key) for key, text in beside.items()}
-                said = "; ".join(f"{text}: not known" if v is None else f"{text} {v:.1f}" for text, v in values.items())
-                told[f"Beside {column.label}, on the same episodes: {said}."] = None
-            if (still := r.metrics.get(f"{r.headline}_zero")) is not None:
-                told[f"Beside {column.label}, on the same clips: nothing moves {still:.2f}."] = None
+            for items, digits, named in BESIDE:
+                values = {text: r.metrics.get(f"{r.headline}_{name}") for name, text in named.items()}
+                if next(iter(values.values())) is None:
+                    continue
+                said = (f"{text}: not known" if v is None else f"{text} {v:.{digits}f}" for text, v in values.items())
+                told[f"Beside {column.label}, on the same {items}: {'; '.join(said)}."] = None
         out += told
     return out

@@ -49,7 +49,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
         *notes.budgets(rows), *mixed, *notes.runs(rows, kept), *notes.code(kept, named), *notes.footnotes(groups),
         *notes.seeds_alone(rows, columns), *said, *by_image.notes(groups, columns), *notes.optimism(rows, columns),
         *notes.repeats(found),
-        *notes.own_scorers(columns, kept), *notes.labels_seen(rows), *notes.policies(columns, kept),
+        *notes.own_scorers(columns, kept), *notes.labels_seen(rows), *notes.without_encoder(columns, kept),
     ]  # fmt: skip
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 

@@ -63,29 +63,36 @@ def canonical(
     if plain.mean() > PLAIN:
         notes.append(f"{plain.sum():,} of {len(order):,} {items.noun} are {items.plain}: are they read rightly?")
     notes += _twins(pixels[order], chosen)
-    train = order[chosen == "train"]
-    mean, std = items.moments(sums[train], squares[train])
-    known = {"pixels": pixels, "rows": rows, "labels": labels}
-    if "targets" in tables[0]:
-        known["targets"] = np.concatenate([t["targets"] for t in tables])
-    arrays = {f"{part}_{k}": v[order[chosen == part]] for part in ("train", "test") for k, v in known.items()}
-    where = _table(tables)
-    arrays |= {f"{part}_table": where[split == part] for part in ("train", "test")}
-    files = np.concatenate([t["name"] for t in tables])[train]
-    arrays |= {"train_groups": group[train]} if grouped else {}
-    arrays |= {"train_files": files} if (files != b"").any() else {}
+    parts = {part: order[chosen == part] for part in ("train", "test")}
+    mean, std = items.moments(sums[parts["train"]], squares[parts["train"]])
+    arrays = _arrays(tables, split, parts, pixels=pixels, rows=rows, labels=labels)
+    arrays |= {"train_groups": group[parts["train"]]} if grouped else {}
     tally = partial(np.bincount, minlength=len(classes))
-    counts = {p: tally(labels[order[chosen == p]]).tolist() for p in ("train", "test")} if content.labelled else {}
+    counts = {part: tally(labels[found]).tolist() for part, found in parts.items()} if content.labelled else {}
     meta = {
         "name": name, "classes": classes, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
         "mean": mean, "std": std, "notes": notes, "home": home, "images": len(ok), "labelled": content.labelled,
-        "split": {part: int((chosen == part).sum()) for part in ("train", "test")},
+        "split": {part: len(found) for part, found in parts.items()},
         "rows": {part: int((split == part).sum()) for part in ("train", "test")},
         "read": content.read, "counts": counts, "groups": grouped, **_files(tables, ok),
         "plain": int(plain.sum()),
         "bad": [pair for t in tables for pair in t["bad"]],
     }  # fmt: skip
     return arrays, meta
+
+
+def _arrays(
+    tables: Sequence[dict[str, Any]], split: np.ndarray, parts: dict[str, np.ndarray], **known: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What is `known` of the items of each part, with their targets and, of training ones, files, where these are told;
+    and where the packed items of each split's file lie.
+    """
+    if "targets" in tables[0]:
+        known["targets"] = np.concatenate([t["targets"] for t in tables])
+    arrays = {f"{part}_{name}": values[rows] for part, rows in parts.items() for name, values in known.items()}
+    where, files = _table(tables), np.concatenate([t["name"] for t in tables])[parts["train"]]
+    arrays |= {f"{part}_table": where[split == part] for part in parts}
+    return arrays | ({"train_files": files} if (files != b"").any() else {})
 
 
 def _all_of(content: Content, split: np.ndarray, digest: np.ndarray, group: np.ndarray | None) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -53,11 +54,7 @@ class World(ABC):
     every: ClassVar[int]  # actions between two stored frames
     position: ClassVar[tuple[int, ...]]  # columns of the state: where the agent is, and what else has a place
     default: ClassVar[int] = 2000  # training trajectories
-    known: ClassVar[tuple[str, ...]] = (
-        "straight",
-        "oracle",
-        "true",
-    )  # policies that `plan` prints beside every encoder
+    known: ClassVar[tuple[str, ...]] = ("straight", "oracle", "true")  # that `plan` prints beside every encoder
 
     @property
     @abstractmethod
@@ -91,6 +88,16 @@ class World(ABC):
     @abstractmethod
     def events(self, rng: np.random.Generator, n: int) -> dict[str, Event]:
         """n times each thing that cannot happen here, beside what would."""
+
+    def played(
+        self, state: np.ndarray, steps: int, choose: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Actions fp32 [n, steps, A] that `choose` does (states [n, S] -> actions), and states [n, steps + 1, S]."""
+        actions, states = np.zeros((len(state), steps, self.action_dim), np.float32), [state]
+        for t in range(steps):
+            actions[:, t] = choose(states[-1])
+            states.append(self.step(states[-1], actions[:, t].astype(np.float64)))
+        return actions, np.stack(states, 1)
 
     def success(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Whether each goal is reached: bool [n]."""

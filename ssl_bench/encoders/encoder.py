@@ -20,7 +20,7 @@ from ssl_bench.config.schema import Size
 from ssl_bench.data.items import RAW, Kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics
-from ssl_bench.models.kept import ActionPredictor
+from ssl_bench.models.kept import ActionPredictor, Kept
 from ssl_bench.models.policy import Policy
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.rng import Rng
@@ -76,10 +76,22 @@ class Encoder:
     collapse: dict[str, Any] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)  # that pretrained it: see training/code.py
     frames: int = 0  # of a clip; 0: images
-    dynamics: Dynamics | None = None  # how latents move under actions, where its pretraining has learned that
-    predictor: ActionPredictor | None = None  # of tokens, told what was done to the image, where its run has kept it
-    policy: Policy | None = None  # that its run has learned
+    kept: Kept | None = None  # what its run has left beside it: dynamics, a predictor, a policy
     item: Kind | None = None  # what it takes; None: images or clips of these frames
+
+    @property
+    def dynamics(self) -> Dynamics | None:
+        """How latents move under actions, where its pretraining has learned that."""
+        return self.kept if isinstance(self.kept, Dynamics) else None
+
+    @property
+    def predictor(self) -> ActionPredictor | None:
+        """Of tokens, told what was done to the image."""
+        return self.kept if isinstance(self.kept, ActionPredictor) else None
+
+    @property
+    def policy(self) -> Policy | None:
+        return self.kept if isinstance(self.kept, Policy) else None
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -91,16 +103,14 @@ class Encoder:
             "image_size": size, "resize": self.resize or size,
             "interpolation": self.interpolation, "antialias": True, "mean": list(self.mean), "std": list(self.std),
             "weights_sha256": self.weights_sha256, **({"frames": self.frames} if self.frames else {}),
-            **({"dynamics_sha256": sha256(self.dynamics)} if self.dynamics else {}),
-            **({"predictor_sha256": sha256(self.predictor)} if self.predictor else {}),
-            **({"policy_sha256": sha256(self.policy)} if self.policy else {}),
+            **({f"{self.kept.file}_sha256": sha256(self.kept)} if self.kept else {}),
             **({"item": self.item.facts} if self.item else {}),
             **({"raw": self.method} if self.method in RAW else {}),  # features are kept by this entry
         }  # fmt: skip
 
     def to(self, device: torch.device) -> Encoder:
         """The same encoder on a device, in eval mode."""
-        for part in (self.model, self.dynamics, self.predictor, self.policy):
+        for part in (self.model, self.kept):
             if part is not None:
                 part.to(device).eval()
         return self

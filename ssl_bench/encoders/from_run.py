@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from safetensors import SafetensorError
@@ -11,11 +12,11 @@ from safetensors.torch import load
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import ViTConfig, identity, to_dict
 from ssl_bench.data.items import written
-from ssl_bench.encoders.encoder import PICTURES, Encoder, Network, fitted
+from ssl_bench.encoders.encoder import PICTURES, Encoder, fitted
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
 from ssl_bench.models.hierarchy import Hierarchy, UpperConfig
-from ssl_bench.models.kept import ActionPredictor
+from ssl_bench.models.kept import ActionPredictor, Kept
 from ssl_bench.models.policy import Policy, PolicyConfig
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
@@ -43,9 +44,7 @@ def from_run(run: run_folder.Run) -> Encoder:
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
         frames=item.facts.get("frames", 0), item=None if known else item,
-        dynamics=_kept(run, _dynamics, Dynamics.file),
-        predictor=_kept(run, lambda facts: ActionPredictor.of(model, facts), ActionPredictor.file),
-        policy=_kept(run, _policy, Policy.file),
+        kept=_kept(run, model),
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),
@@ -53,15 +52,20 @@ def from_run(run: run_folder.Run) -> Encoder:
     )  # fmt: skip
 
 
-def _kept(run: run_folder.Run, make: Callable[[dict[str, Any]], Network], file: str) -> Network | None:
-    """What a run has left beside its encoder under this name; None where it has not."""
-    if not (run.folder / f"{file}.json").exists():
-        return None
-    facts, path = run.read_json(f"{file}.json"), run.folder / f"{file}.safetensors"
-    payload = path.read_bytes()
-    if checkpoint.sha256(payload) != facts.get("weights_sha256"):
-        raise UserError(f"{path} is damaged: its checksum is not that of {file}.json.")
-    return fitted(lambda: make(facts), load(payload), str(path)).eval()
+def _kept(run: run_folder.Run, vit: ViT) -> Kept | None:
+    """What a run has left beside its encoder; None where it has left nothing."""
+    makers: dict[str, Callable[[dict[str, Any]], Kept]] = {
+        Dynamics.file: _dynamics, ActionPredictor.file: lambda facts: ActionPredictor.of(vit, facts),
+        Policy.file: _policy,
+    }  # fmt: skip
+    for file, make in makers.items():
+        if (run.folder / f"{file}.json").exists():
+            facts, path = run.read_json(f"{file}.json"), run.folder / f"{file}.safetensors"
+            payload = path.read_bytes()
+            if checkpoint.sha256(payload) != facts.get("weights_sha256"):
+                raise UserError(f"{path} is damaged: its checksum is not that of {file}.json.")
+            return fitted(partial(make, facts), load(payload), str(path)).eval()
+    return None
 
 
 def _dynamics(facts: dict[str, Any]) -> Dynamics:

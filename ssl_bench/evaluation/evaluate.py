@@ -76,14 +76,8 @@ def evaluate_all(
         kept_predictor(encoder)  # told before anything is encoded
     _same_images(encoder, data, dataset)
     encoder.to(place)
-    tokens = any(p.input == "tokens" for _, p in wanted)
-    started = time.perf_counter()
-    train = features.of_part(encoder, dataset, dataset.train, "train", root, tokens)
-    val = features.of_part(encoder, dataset, dataset.val, "val", root, tokens)
-    sealed = open_test(data)
-    test = features.of_part(encoder, dataset, sealed, "test", root, tokens)
-    controlled = any(one.controlled for _, one in wanted)
-    controls = _controls(encoder, dataset, sealed, root, tokens) if controlled else {}
+    started, sealed = time.perf_counter(), open_test(data)
+    (train, val, test), controls = _encoded(encoder, dataset, sealed, root, [one for _, one in wanted])
     feature_seconds = time.perf_counter() - started
     helped = collectives.rank() > 0
     collectives.leave()
@@ -93,8 +87,6 @@ def evaluate_all(
         _refuse_features(encoder, part, name)
     collapse = _collapse(encoder, train)
     closed, twin = [root, *homes(data)], _twins(encoder, data)
-    if twin and (line := twins.told(twin)):
-        screen.say(f"note: {line}", "yellow")
 
     def answer(name: str, one: Protocol) -> Answer:
         if tell:
@@ -121,6 +113,17 @@ def evaluate_all(
         record = _record(encoder, dataset, each.protocol, each.name, seed, counts, collapse, result)
         records.write(record, root / "records")
         yield record
+
+
+def _encoded(
+    encoder: Encoder, dataset: Dataset, sealed: Split, root: Path, wanted: Sequence[Protocol]
+) -> tuple[list[Features], dict[str, Features]]:
+    """Training, validation and test part as these protocols read them, and the test items without something."""
+    tokens = any(one.input == "tokens" for one in wanted)
+    named = (("train", dataset.train), ("val", dataset.val), ("test", sealed))
+    parts = [features.of_part(encoder, dataset, split, part, root, tokens) for part, split in named]
+    controlled = any(one.controlled for one in wanted)
+    return parts, _controls(encoder, dataset, sealed, root, tokens) if controlled else {}
 
 
 def _controls(encoder: Encoder, dataset: Dataset, sealed: Split, root: Path, tokens: bool) -> dict[str, Features]:
@@ -155,11 +158,16 @@ def _same_images(encoder: Encoder, data: DataConfig, dataset: Dataset) -> None:
 
 
 def _twins(encoder: Encoder, data: DataConfig) -> dict[str, Any]:
-    """Test images with the pixels of one that was pretrained on; {} where nothing was, or its images are not here."""
+    """Test images with the pixels of one that was pretrained on, told on the screen; {} where nothing was, or its
+    images are not here.
+    """
     if not encoder.run or encoder.pretrain_data.get("name") != encoder.config.get("data", {}).get("name"):
         return {}
     trained: DataConfig = from_dict(DataConfig, encoder.config["data"])
-    return twins.with_pretraining(data, trained)
+    found = twins.with_pretraining(data, trained)
+    if found and (line := twins.told(found)):
+        screen.say(f"note: {line}", "yellow")
+    return found
 
 
 def help_with(threads: int, *args: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -196,6 +197,12 @@ def encode(encoder: Encoder, split: Split, tokens: bool) -> dict[str, dict[str, 
         collect(out[name], shares(len(split)))
     kept: dict[str, Any] = {"pooled": {k: v for k, v in out.items() if k != "tokens"}}
     return {**kept, "tokens": {"tokens": out["tokens"]}} if tokens else kept
+
+
+@torch.no_grad()
+def changed(x: Features, rows: np.ndarray, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """As `x.pooled`, of some items that are changed before the encoder sees them, for protocols with input "images"."""
+    return {k: v.float().cpu() for k, v in x.encoder.encode(change(x.items.batch(rows).to(x.device))).items()}
 
 
 def shares(count: int) -> list[tuple[int, int]]:

@@ -135,11 +135,7 @@ def follow(
     world: World, found: Episodes, budget: int, policy: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """What a policy (state, goal -> action) does in every episode: fp32 [E, budget, A]."""
-    state, actions = found.start, np.zeros((len(found), budget, world.action_dim), np.float32)
-    for t in range(budget):
-        actions[:, t] = policy(state, found.goal)
-        state = world.step(state, actions[:, t].astype(np.float64))
-    return actions
+    return world.played(found.start, budget, lambda state: policy(state, found.goal))[0]
 
 
 def true_cost(world: World, state: np.ndarray, goal: np.ndarray, how: str) -> Cost:

@@ -40,9 +40,7 @@ def encoder(**objective: object) -> Encoder:
     settings = to_dict(replace(iwm.quick().objective, **objective))
     facts = {"dim": 16, "depth": 2, "heads": 2, "out": 32, "actions": 7, "objective": settings}
     kept = ActionPredictor.of(model, facts)
-    return Encoder(
-        "iwm", model, "mean", False, TINY.depth, SIZE, (0.5,) * 3, (0.25,) * 3, "none", "made", predictor=kept
-    )
+    return Encoder("iwm", model, "mean", False, TINY.depth, SIZE, (0.5,) * 3, (0.25,) * 3, "none", "made", kept=kept)
 
 
 def coloured(n: int, seed: int) -> Split:

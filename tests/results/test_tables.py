@@ -256,27 +256,6 @@ def test_incomparable_numbers_never_share_a_cell() -> None:
     assert [c.label for c in data.columns] == ["knn · clothing48", "knn · flowers"]
 
 
-def test_a_run_trained_again_replaces_the_old_one() -> None:
-    old = fake("mae", 40, 0)
-    new = fake("mae", 50, 0, encoder={**old.encoder, "weights_sha256": "new"}, created="2027-01-01T00:00:00+00:00")
-    cell = tables.build([old, new]).rows[0].cells[0]
-    assert cell is not None
-    assert (cell.n, cell.mean) == (1, pytest.approx(50, abs=0.1))
-
-
-def test_a_run_trained_again_is_no_further_seed_where_its_probe_had_another() -> None:
-    seeds = {"pretrain": 1, "probe": 0, "split": 0}
-    old = fake("mae", 40, 1, seeds=seeds)
-    new = fake(
-        "mae", 50, 1, seeds=seeds | {"probe": 1}, encoder={**old.encoder, "weights_sha256": "new"},
-        created="2027-01-01T00:00:00+00:00",
-    )  # fmt: skip
-    assert new.identity == old.identity
-    cell = tables.build([old, new]).rows[0].cells[0]
-    assert cell is not None
-    assert (cell.n, cell.mean) == (1, pytest.approx(50, abs=0.1))
-
-
 @pytest.mark.parametrize("form", render.RENDERERS)
 def test_same_bytes_for_shuffled_records(form: str) -> None:
     made = [*quickstart(), fake("mae", 33, 0, data="flowers"), fake("mae", 34, 1, data="flowers")]
@@ -387,23 +366,6 @@ def test_runs_in_another_precision_than_asked_for_are_counted() -> None:
     assert not any("computed in fp32" in note for note in tables.build([run(0, "bf16"), run(1, "bf16")]).notes)
     told = tables.build([run(0, "fp32"), fake(seed=1, compute={"pretrain": {"flops": 1e12}, "eval": {}})]).notes
     assert "The precision of 1 of 2 runs is unknown: older records do not say." in told
-
-
-def test_runs_trained_again_replace_the_old_numbers_and_the_gap_is_told() -> None:
-    def trained(value: float, weights: str, created: str) -> records.Record:
-        encoder = fake().encoder | {"weights_sha256": weights}
-        return fake(value=value, encoder=encoder, created=f"{created}T12:00:00+00:00")
-
-    old, new = trained(40.0, "a", "2026-11-01"), trained(42.0, "b", "2026-11-02")
-    table = tables.build([new, old, fake(seed=1)])
-    cell = row(table, "mae").cells[0]
-    assert cell is not None and cell.n == 2 and cell.values[0] == pytest.approx(42.0, abs=0.1)
-    (told,) = [note for note in table.notes if "trained again" in note]
-    assert (
-        told.startswith("1 accuracies")
-        and "+2.00 points from those before on average, 2.00 in size, 2.0 at most" in told
-    )
-    assert not any("trained again" in note for note in tables.build([new, fake(seed=1)]).notes)
 
 
 def test_a_method_that_saw_labels_is_set_apart_whatever_its_name():

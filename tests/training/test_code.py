@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import make_photos, tiny
 from fake_records import fake
+from stopping import stopped
 
 from methods.mae import MAE
 from results import tables
@@ -22,7 +23,6 @@ from ssl_bench.evaluation import evaluate, protocol
 from ssl_bench.experiments import recorded
 from ssl_bench.training import code, provenance, run_folder
 from ssl_bench.training.pretrain import pretrain
-from ssl_bench.training.train import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,18 +131,7 @@ def test_a_finished_run_of_other_code_is_said_and_kept_only_when_asked(photos, t
 def test_a_half_done_run_does_not_go_on_under_other_code_in_silence(photos, tmp_path, edited, monkeypatch):
     config = tiny("mae", f"folder:{photos}", steps=4)
     config = replace(config, run=replace(config.run, checkpoint_steps=1))
-
-    step = Trainer.train_step
-
-    def stop(self: Trainer) -> Any:
-        if self.step == 2:
-            raise KeyboardInterrupt
-        return step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(config, tmp_path)
+    stopped(config, tmp_path, monkeypatch)
     run = run_folder.Run(tmp_path / run_folder.run_name(config))
     first = run.read_json("provenance.json")["code"]["hash"]
     edited("methods.mae")

@@ -6,11 +6,11 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from conftest import tiny
+from stopping import stopped
 
 from ssl_bench import find
 from ssl_bench.config.schema import BudgetConfig, Config
@@ -20,7 +20,7 @@ from ssl_bench.training import monitor
 from ssl_bench.training.method import Method
 from ssl_bench.training.pretrain import pretrain
 from ssl_bench.training.run_folder import Run
-from ssl_bench.training.train import Trainer, rehearse
+from ssl_bench.training.train import rehearse
 
 METHODS = find.names("methods")
 ALONE = {  # one image will do
@@ -145,21 +145,12 @@ def test_a_collapse_is_judged_beside_what_the_untrained_network_tells_apart(
 def test_every_look_of_a_run_that_goes_on_knows_the_untrained_network(photos, tmp_path, monkeypatch) -> None:
     config = replace(tiny("mae", f"folder:{photos}", steps=4), monitor_points=4)
     config = replace(config, run=replace(config.run, checkpoint_steps=1))
-    step = Trainer.train_step
-
-    def stop(self: Trainer) -> Any:
-        if self.step == 2:
-            raise KeyboardInterrupt
-        return step(self)
 
     def looks(run: Run) -> list[float]:
         return [row["monitor_untrained"] for row in run.metrics() if "monitor_untrained" in row]
 
     whole = looks(pretrain(config, tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(config, tmp_path / "halves")
+    stopped(config, tmp_path / "halves", monkeypatch)
     assert looks(pretrain(config, tmp_path / "halves")) == whole
     assert len(whole) == 4 and len(set(whole)) == 1 and 0 < whole[0] < 2
 

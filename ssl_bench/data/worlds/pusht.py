@@ -150,10 +150,11 @@ class PushT(World):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Actions fp32 [n, steps, 2] and states [n, steps + 1, S] of pushers; where `pushes` is false, of walkers."""
         n = len(state)
-        actions, states = np.zeros((n, steps, 2), np.float32), [state]
         heading, push = rng.uniform(0, 2 * np.pi, n), np.zeros(n, bool)
         left, place = np.zeros(n, int), np.zeros((n, 2))  # steps that a way still has, and where the block shall go
-        for t in range(steps):
+
+        def choose(state: np.ndarray) -> np.ndarray:
+            nonlocal heading, push, left, place
             middle, disc = self.middle(state), state[:, [X, Y]]
             new = (left <= 0) | (np.hypot(*(place - middle).T) < self.radius)
             place = np.where(new[:, None], rng.uniform(130, 380, (n, 2)), place)
@@ -167,10 +168,9 @@ class PushT(World):
             pushed = (target - disc) / UNIT + NOISE * rng.standard_normal((n, 2))
             heading = heading + rng.vonmises(0, 5, n)
             walk = rng.uniform(0.3, 1, n)[:, None] * self.limit * np.stack([np.cos(heading), np.sin(heading)], 1)
-            actions[:, t] = self.clip(np.where(pushes[:, None], pushed, walk))
-            state = self.step(state, actions[:, t].astype(np.float64))
-            states.append(state)
-        return actions, np.stack(states, 1)
+            return self.clip(np.where(pushes[:, None], pushed, walk))
+
+        return self.played(state, steps, choose)
 
     def events(self, rng: np.random.Generator, n: int) -> dict[str, Event]:
         """teleport: the disc is elsewhere; turn: the block has turned by itself; colour: channels change places."""

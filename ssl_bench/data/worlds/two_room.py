@@ -178,8 +178,9 @@ class TwoRoom(World):
     def demonstrate(self, rng: np.random.Generator, n: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
         state = self.reset(rng, n)
         expert, goal, heading = rng.random(n) < EXPERTS, self.far_goal(rng, state), rng.uniform(0, 2 * np.pi, n)
-        actions, states = np.zeros((n, steps, 2), np.float32), [state]
-        for t in range(steps):
+
+        def choose(state: np.ndarray) -> np.ndarray:
+            nonlocal goal, heading
             heading = heading + rng.vonmises(0, 5, n)
             length = 1 + 0.4 * rng.standard_normal(n)
             while (outside := (length < 0.2) | (length > self.limit)).any():
@@ -187,10 +188,9 @@ class TwoRoom(World):
             walk = length[:, None] * np.stack([np.cos(heading), np.sin(heading)], 1)
             goal = np.where(self.success(state, goal)[:, None], self.far_goal(rng, state), goal)
             known = self.clip(self.oracle(state, goal) + NOISE * rng.standard_normal((n, 2)))
-            actions[:, t] = np.where(expert[:, None], known, walk)
-            state = self.step(state, actions[:, t].astype(np.float64))
-            states.append(state)
-        return actions, np.stack(states, 1)
+            return np.where(expert[:, None], known, walk)
+
+        return self.played(state, steps, choose)
 
     def events(self, rng: np.random.Generator, n: int) -> dict[str, Event]:
         """teleport: the dot is elsewhere; wall: it goes on through the wall; colour: dot and third channel change."""
