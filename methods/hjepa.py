@@ -62,6 +62,10 @@ class HJEPA(LeWM):
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         self.objective = o = config.objective
+        if not o.level1:
+            raise UserError(
+                "The recipes above and above_quick take a finished run's first level: set objective.level1."
+            )
         self.given = o.level1 != BESIDE
         if self.given:
             self.levels.load_state_dict(self._first_level(o.level1), strict=False)
@@ -161,9 +165,11 @@ def quick(**changes: Any) -> Config:
 
 def above(**changes: Any) -> Config:
     """The second level alone. ssl-bench pretrain --method hjepa --recipe above objective.level1=runs/NAME"""
-    return replace(budgets.small_worlds("hjepa", HJEPAConfig(), small_optim(), **changes), recipe="above")
+    return replace(budgets.small_worlds("hjepa", HJEPAConfig(level1=""), small_optim(), **changes), recipe="above")
 
 
 def above_quick(**changes: Any) -> Config:
     """A first look at it: ssl-bench pretrain --method hjepa --recipe above_quick objective.level1=runs/NAME"""
-    return replace(budgets.quick_worlds("hjepa", HJEPAConfig(), small_optim(), **changes), recipe="above_quick")
+    return replace(
+        budgets.quick_worlds("hjepa", HJEPAConfig(level1=""), small_optim(), **changes), recipe="above_quick"
+    )

@@ -85,6 +85,12 @@ def test_over_a_finished_run_the_first_level_stays_as_it_is(tmp_path: Path):
     assert {k.partition(".")[0] for k in kept.keys() - old.dynamics.state_dict().keys()} == {"macro", "upper"}
 
 
+@pytest.mark.parametrize("recipe", ["above", "above_quick"])
+def test_a_recipe_over_a_run_asks_for_the_run_and_trains_no_other_first_level(recipe: str):
+    with pytest.raises(UserError, match=r"set objective\.level1"):
+        rehearse(configured("hjepa", recipe, []))
+
+
 @pytest.mark.parametrize(("settings", "says"), [
     (["objective.level1=runs/nothing"], "not trained"), (["objective.upper.every=9"], "28 frames at once"),
     (["objective.level1=runs/nothing", "objective.similarity=0"], "no folder of a finished run"),
