@@ -11,7 +11,7 @@ classifier on stopped features; it changes nothing here and is left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -118,8 +118,7 @@ def points(**changes: Any) -> Config:
 
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method byol --recipe clips"""
-    config = budgets.quick_clips("byol", as_clips(_small()), _optim(), **changes)
-    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("byol", as_clips(_small()), _optim(), True, **changes)
 
 
 def _small() -> BYOLConfig:

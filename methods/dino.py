@@ -166,8 +166,7 @@ def quick(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method dino --recipe clips"""
     objective = replace(unmirrored(small_objective(DINOConfig())), global_size=24)
-    config = budgets.quick_clips("dino", objective, small_optim(), **changes)
-    return replace(config, backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("dino", objective, small_optim(), True, **changes)
 
 
 def sound(**changes: Any) -> Config:

@@ -179,7 +179,7 @@ def quick_paper(**changes: Any) -> Config:
 
 def clips(**changes: Any) -> Config:
     """On tubelets, blocks that last the whole clip: ssl-bench pretrain --method ijepa --recipe clips"""
-    return budgets.quick_clips("ijepa", small_objective(IJEPAConfig), small_optim(), **changes)
+    return budgets.clips("ijepa", small_objective(IJEPAConfig), small_optim(), **changes)
 
 
 def sound(**changes: Any) -> Config:

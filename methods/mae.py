@@ -173,7 +173,7 @@ def quick(**changes: Any) -> Config:
 
 def clips(**changes: Any) -> Config:
     """On tubelets, any of them hidden by itself: ssl-bench pretrain --method mae --recipe clips"""
-    return budgets.quick_clips("mae", unmirrored(_small()), _optim(), **changes)
+    return budgets.clips("mae", unmirrored(_small()), _optim(), **changes)
 
 
 def sound(**changes: Any) -> Config:

@@ -128,11 +128,10 @@ def points(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method simclr --recipe clips
 
-    What two views share is to be motion (crops.as_clips). With backbone.tubelet=8 budget.flops=3e12
-    budget.batch_size=64 it is told from the untrained ViT, and nothing is told by one frame: results/README.md.
+    What two views share is to be motion (crops.as_clips): it is told from the untrained ViT, and nothing is told by
+    one frame: results/README.md.
     """
-    config = budgets.quick_clips("simclr", as_clips(_small()), _optim(), **changes)
-    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("simclr", as_clips(_small()), _optim(), True, **changes)
 
 
 def _small() -> SimCLRConfig:

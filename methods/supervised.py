@@ -103,8 +103,8 @@ def points(**changes: Any) -> Config:
 
 def clips(**changes: Any) -> Config:
     """On tubelets, with a CLS token: ssl-bench pretrain --method supervised --recipe clips"""
-    backbone = vit("micro_patch4")
-    return budgets.quick_clips("supervised", unmirrored(_small()), _optim(), **({"backbone": backbone} | changes))
+    backbone = vit("micro_patch4", tubelet=8)
+    return budgets.clips("supervised", unmirrored(_small()), _optim(), **({"backbone": backbone} | changes))
 
 
 def _small() -> SupervisedConfig:

@@ -11,7 +11,7 @@ full rank: keep `out` below the batch size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -116,8 +116,7 @@ def points(**changes: Any) -> Config:
 
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method vicreg --recipe clips"""
-    config = budgets.quick_clips("vicreg", as_clips(_small()), _optim(), **changes)
-    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("vicreg", as_clips(_small()), _optim(), True, **changes)
 
 
 def _small() -> VICRegConfig:

@@ -26,7 +26,7 @@ from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, linear
 from ssl_bench.views.augment import AugmentConfig, augment
 from ssl_bench.views.crops import unmirrored
-from ssl_bench.views.masks3d import Blocks, Cut, Masks, multiblock3d
+from ssl_bench.views.masks3d import Blocks, Cut, Masks, additive, multiblock3d
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,6 @@ def vjepa_loss(predicted: Tensor, target: Tensor, exponent: float = 1.0, real: T
 def token_std(predicted: Tensor) -> Tensor:
     """Std over the tokens of each clip [B, m, D] -> [B, D]; below 1 it is what the regulariser pushes up."""
     return (predicted.var(1) + 1e-4).sqrt()
-
-
-def additive(*real: Tensor) -> Tensor | None:
-    """What attention adds to its scores so that padding is not seen, [B, 1, 1, n]; None where there is none."""
-    known = torch.cat(real, 1)
-    return None if bool(known.all()) else torch.zeros_like(known, dtype=torch.float32).masked_fill(
-        ~known, -torch.inf)[:, None, None]  # fmt: skip
 
 
 class VJEPA(Method):
@@ -187,7 +180,11 @@ def quick(**changes: Any) -> Config:
     return budgets.quick_clips("vjepa", small_objective(VJEPAConfig), small_optim(), **changes)
 
 
-clips = quick  # its name in the methods of images
+def clips(**changes: Any) -> Config:
+    """What is compared on motion, the best of three settings (results/README.md): --method vjepa --recipe clips"""
+    objective = small_objective(VJEPAConfig, momentum=0.998)
+    objective = replace(objective, augment=replace(objective.augment, crop_scale=(0.7, 1.0)))
+    return budgets.clips("vjepa", objective, replace(small_optim(), lr=5e-4), True, **changes)
 
 
 def small_objective(settings: type[VJEPAConfig], **changes: Any) -> Any:

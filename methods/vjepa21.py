@@ -194,5 +194,5 @@ def quick(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """Clips, with rotary positions: ssl-bench pretrain --method vjepa21 --recipe clips"""
     objective = replace(unmirrored(_SMALL), mask_ratio=VJEPA21Config.mask_ratio)
-    config = budgets.quick_clips("vjepa21", objective, _OPTIM, **changes)
+    config = budgets.clips("vjepa21", objective, _OPTIM, **changes)
     return replace(config, backbone=replace(config.backbone, pos_embed="rope"))

@@ -40,7 +40,7 @@ def pretrain(profile: str, dry_run: bool, given: dict[str, Any]) -> None:
         return screen.say(f"{run.name} is finished already")
     if not dry_run:
         run_folder.start(root, config)
-    arguments = ["--method", given["method"], "--recipe", given["recipe"], *settings]
+    arguments = ["--method", given["method"], "--recipe", config.recipe, *settings]
     submit(root, chosen, [_pretraining(run.name, run.name, arguments, root)], dry_run)
 
 

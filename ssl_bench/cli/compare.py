@@ -29,7 +29,9 @@ from ssl_bench.screen import at_root
 )
 @click.option("--protocols", default="knn,linear", show_default=True, help="Comma-separated; all: every frozen one.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Pretraining seeds 0, 1, ...")
-@click.option("--recipe", default="small", show_default=True, help="For methods without one of their own.")
+@click.option(
+    "--recipe", default="", help="For methods without one of their own; default: small, or that of the items."
+)
 @click.option("--jobs", type=int, default=0, help="Runs side by side; 0: one per core.")
 @click.option("--no-references", is_flag=True, help="Leave out the rows `random` and `pixels`.")
 @SEARCH

@@ -19,6 +19,10 @@ ROOT = click.option(
 )  # fmt: skip
 
 
+RECIPE = click.option(
+    "--recipe", default="",
+    help="One from `ssl-bench list recipes`; default: small, or that of the items (clips, sound, points).",
+)  # fmt: skip
 SETTINGS = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 DRY_RUN = click.option(
     "--dry-run",

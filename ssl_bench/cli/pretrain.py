@@ -10,6 +10,7 @@ from ssl_bench.cli.options import (
     DEVICES,
     DRY_RUN,
     ON_NAN,
+    RECIPE,
     ROOT,
     SETTINGS,
     SHORT,
@@ -21,7 +22,7 @@ from ssl_bench.screen import at_root
 @click.command()
 @SHORT
 @click.option("--method", required=True, help="A name from `ssl-bench list methods`, or your own module: my_lab.idea.")
-@click.option("--recipe", default="small", show_default=True, help="A recipe of the method: `ssl-bench list recipes`.")
+@RECIPE
 @click.option("--seed", type=int, default=None, help="Same as seed=N.")
 @DEVICES
 @ON_NAN

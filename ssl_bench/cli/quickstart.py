@@ -30,7 +30,7 @@ class Start(NamedTuple):
 
 STARTS = {  # by kind of item
     "images": Start("quick", ("ijepa", "mae", "dino", "supervised"), "folder:PATH"),
-    "clips": Start("clips", ("vjepa", "videomae", "dino"), "movingphotos:2"),
+    "clips": Start("clips", ("vjepa", "videomae", "simclr", "supervised"), "movingphotos:2"),
     "points": Start("points", ("pointjepa", "mae", "simclr", "supervised"), "folder:PATH#kind=points"),
     "sound": Start("sound", ("audiojepa", "mae", "dino", "supervised"), "folder:PATH#kind=sound"),
 }

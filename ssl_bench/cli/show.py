@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_bench import find, screen
-from ssl_bench.cli.options import ROOT, SETTINGS
+from ssl_bench.cli.options import RECIPE, ROOT, SETTINGS
 from ssl_bench.config import reasons
 from ssl_bench.config.schema import to_dict
 from ssl_bench.data import registry
@@ -20,7 +20,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.experiments.run_summary import changed, cost, scores, size, state
 from ssl_bench.screen import at_root, console, quantity, say, sheet, sparkline
 from ssl_bench.training import run_folder
-from ssl_bench.training.method import configured
+from ssl_bench.training.method import configured, usual
 from ssl_bench.training.run_folder import Run
 
 CURVES = {  # key in metrics.jsonl -> what it is called, and its factor
@@ -88,7 +88,8 @@ def _next(run: Run, root: Path, evaluated: bool) -> list[str]:
     config, where = run.config(), at_root(root)
     if run.status().get("state") != "finished":
         settings = "".join(f" {shlex.quote(text)}" for text in changed(config))
-        recipe = f" --recipe {config.recipe}" if config.recipe != "small" else ""
+        given = [f"data.name={config.data.name}"]
+        recipe = f" --recipe {config.recipe}" if config.recipe != usual(config.method, given) else ""
         return [f"ssl-bench pretrain --method {config.method}{recipe} --seed {config.seed}{settings}{where}   goes on"]
     lines = [f"ssl-bench eval {run.name} --protocol {'attentive' if evaluated else 'knn,linear'}{where}"]
     lines += [f"ssl-bench report{where}"] if evaluated else []
@@ -97,10 +98,10 @@ def _next(run: Run, root: Path, evaluated: bool) -> list[str]:
 
 @click.command()
 @click.argument("name", metavar="METHOD|RUN")
-@click.option("--recipe", default=None, help="A recipe of the method; default: small.")
+@RECIPE
 @ROOT
 @SETTINGS
-def show(name: str, recipe: str | None, root: Path, settings: tuple[str, ...]) -> None:
+def show(name: str, recipe: str, root: Path, settings: tuple[str, ...]) -> None:
     """Every setting of a method and why, or all that is known of a run.
 
     \b
@@ -109,7 +110,7 @@ def show(name: str, recipe: str | None, root: Path, settings: tuple[str, ...]) -
     Example: ssl-bench show ijepa-small-s0
     """
     if "-" not in name and not (Path(name) / "config.json").exists():
-        return explain_recipe(name, recipe or "small", settings)
+        return explain_recipe(name, recipe, settings)
     if recipe or settings:
         raise UserError(f"{' '.join(settings) or '--recipe'} has no effect on '{name}': a run has the settings it has.")
     show_run(run_folder.find_run(root, name), root)
@@ -117,8 +118,8 @@ def show(name: str, recipe: str | None, root: Path, settings: tuple[str, ...]) -
 
 def explain_recipe(method: str, recipe: str, settings: Sequence[str]) -> None:
     """Every setting, its value, and why."""
-    function = find.recipe(method, recipe)
     config = configured(method, recipe, settings)
+    function = find.recipe(method, config.recipe)
     changed = {text.partition("=")[0] for text in settings}
     table = screen.sheet("setting", "value", "meaning and source")
     for key, value, reason in reasons.explain(config, function):
@@ -126,7 +127,7 @@ def explain_recipe(method: str, recipe: str, settings: Sequence[str]) -> None:
             key, value, f"{reason} (set by you)" if key in changed else reason, style="bold" if key in changed else ""
         )
     screen.say(inspect.getdoc(function) or "")
-    name, departs = find.row_name(method, to_dict(config.objective)), find.departs(method, recipe)
+    name, departs = find.row_name(method, to_dict(config.objective)), find.departs(method, config.recipe)
     screen.say(f"Its rows are called: {name}" + (f". Departs from the paper: {departs}." if departs else "."))
     screen.console.print(table)
     screen.say(f"run name: {run_folder.run_name(config)}")

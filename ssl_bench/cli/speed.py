@@ -6,7 +6,7 @@ import click
 import torch
 
 from ssl_bench import screen
-from ssl_bench.cli.options import SETTINGS
+from ssl_bench.cli.options import RECIPE, SETTINGS
 from ssl_bench.errors import UserError
 from ssl_bench.training.method import configured
 from ssl_bench.training.speed import growth, run
@@ -14,7 +14,7 @@ from ssl_bench.training.speed import growth, run
 
 @click.command()
 @click.argument("method")
-@click.option("--recipe", default="small", show_default=True, help="A recipe of the method: `ssl-bench list recipes`.")
+@RECIPE
 @click.option("--rounds", type=int, default=5, show_default=True, help="Steps timed, after one to warm up.")
 @click.option("--growth", "grow", is_flag=True, help="Also how the time grows with batch, depth, width and tokens.")
 @SETTINGS

@@ -63,6 +63,15 @@ def quick_clips(method: str, objective: Any, optim: OptimConfig, **changes: Any)
     return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
 
 
+def clips(method: str, objective: Any, optim: OptimConfig, class_token: bool = False, **changes: Any) -> Config:
+    """What is compared on motion: the same clips and FLOPs, with tubelets of all 8 frames: each token sees a motion."""
+    base: dict[str, Any] = {
+        "backbone": vit("micro_patch4", class_token=class_token, tubelet=8),
+        "budget": BudgetConfig(batch_size=64, flops=QUICK_CLIP_FLOPS),
+    }
+    return quick_clips(method, objective, optim, **(base | changes))
+
+
 def small_clips(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
     """8 frames of 32 px: half a ViT-Tiny on 256 tubelets, 50 epochs."""
     base: dict[str, Any] = {

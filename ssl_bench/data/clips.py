@@ -37,6 +37,7 @@ class Clips(Kind):
     name: ClassVar[str] = "clip"
     noun: ClassVar[str] = "clips"
     compared: ClassVar[str] = "--recipe clips"
+    recipe: ClassVar[str] = "clips"
     suffixes: ClassVar[frozenset[str]] = films.FILMS | films.ANIMATED
     parts: ClassVar[frozenset[str]] = films.FRAMES
     controls: ClassVar[tuple[str, ...]] = ("one frame", "shuffled frames", "reversed")

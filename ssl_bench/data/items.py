@@ -47,6 +47,7 @@ class Kind(ABC):
     measured: ClassVar[str] = "width x height"  # what the size of a file means
     plain: ClassVar[str] = "of one single colour"  # what is said of an item that is the same everywhere
     compared: ClassVar[str] = "--recipe quick"  # how a first comparison on these is asked for
+    recipe: ClassVar[str] = "small"  # that a method has for these, where none is named
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
     controls: ClassVar[
         tuple[str, ...]

@@ -39,6 +39,7 @@ class Points(Kind):
     measured: ClassVar[str] = "points x coordinates"
     plain: ClassVar[str] = "of one point"
     compared: ClassVar[str] = "--methods pointjepa:points,mae:points,simclr:points"
+    recipe: ClassVar[str] = "points"
     suffixes: ClassVar[frozenset[str]] = frozenset(SUFFIXES)
     columns: ClassVar[tuple[str, ...]] = ("points", "pos", "xyz", "point_cloud", "cloud", "pointcloud")
     dtype: ClassVar[str] = "float32"

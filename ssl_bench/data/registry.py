@@ -81,13 +81,17 @@ def known() -> list[str]:
 
 def item(config: DataConfig) -> Kind:
     """The items of a set under these settings, by its name alone: nothing is opened."""
-    made, rest = config.name.partition(":")[::2]
+    return asked(config, kind(config.name))
+
+
+def kind(name: str) -> str:
+    """The kind of a set's items."""
+    made, rest = name.partition(":")[::2]
     if made in world.names():
-        return asked(config, "trajectory")
+        return "trajectory"
     if made in GENERATED:
-        return asked(config, _made(made).KIND)
-    own = EMBEDDED_KINDS.get(config.name.partition("#")[0], "image")
-    return asked(config, choice(rest)[1].kind if made in KINDS else own)
+        return str(_made(made).KIND)
+    return choice(rest)[1].kind if made in KINDS else EMBEDDED_KINDS.get(name.partition("#")[0], "image")
 
 
 def directed(name: str) -> bool:

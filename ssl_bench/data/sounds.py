@@ -45,6 +45,7 @@ class Sounds(Kind):
     measured: ClassVar[str] = "samples x channels"
     plain: ClassVar[str] = "the same all over (silent)"
     compared: ClassVar[str] = "--recipe sound"
+    recipe: ClassVar[str] = "sound"
     suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"})
     columns: ClassVar[tuple[str, ...]] = ("audio", "sound", "wav", "flac")
     dtype: ClassVar[str] = "int16"

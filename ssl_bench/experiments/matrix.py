@@ -78,7 +78,7 @@ def plan(
             if seed == 0:
                 rehearse(config)
             run = run_folder.Run(root / run_folder.run_name(config))
-            arguments = ["--method", base, "--recipe", own or recipe_name, "--seed", str(seed), *overrides]
+            arguments = ["--method", base, "--recipe", config.recipe, "--seed", str(seed), *overrides]
             label = f"{method} seed {seed}"
             rows.append(Row(label, run.name, run, arguments, seed, where=["--data", data] if data else [],
                             cell=recorded.Cell.of(run.name, seed, replace(config.data, name=data or config.data.name)),

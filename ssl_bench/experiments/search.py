@@ -59,8 +59,16 @@ class Plan:
         drawn = search_space.settings(self.space, self.config(method), SEARCH_SEED, number)
         config = self.config(method, drawn, seed)
         run = run_folder.Run(self.root / run_folder.run_name(config))
-        name, _, own = method.partition(":")
-        arguments = ["--method", name, "--recipe", own or self.recipe, "--seed", str(seed), *self.base, *drawn]
+        arguments = [
+            "--method",
+            method.partition(":")[0],
+            "--recipe",
+            config.recipe,
+            "--seed",
+            str(seed),
+            *self.base,
+            *drawn,
+        ]
         label = f"{method} trial {number} seed {seed}"
         cell = recorded.Cell.of(run.name, seed, config.data)
         row = Row(label, run.name, run, arguments, seed, verb="validate", config=config, cell=cell)

@@ -15,7 +15,7 @@ from ssl_bench import find
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import Config, Size, sides
 from ssl_bench.data import registry
-from ssl_bench.data.items import Kind
+from ssl_bench.data.items import Kind, of_kind
 from ssl_bench.errors import UserError
 from ssl_bench.models.kept import Kept
 from ssl_bench.models.vit import ViT
@@ -137,23 +137,33 @@ def as_now(config: Config) -> Config:
 
 def configured(method: str, recipe: str, settings: Sequence[str]) -> Config:
     """What a user asks for: a recipe with settings, checked, of the method as its code is now."""
-    return as_now(resolve(find.recipe(method, recipe)(), settings))
+    return as_now(resolve(find.recipe(method, recipe or usual(method, settings))(), settings))
+
+
+def usual(method: str, settings: Sequence[str]) -> str:
+    """The recipe where none is named: the method's for the kind of items that `settings` name, if it has one."""
+    name = next((text.partition("=")[2] for text in settings if text.startswith("data.name=")), "")
+    own = of_kind(registry.kind(name)).recipe if name else Kind.recipe
+    return own if own in find.recipes(find.module("methods", method)) else Kind.recipe
 
 
 def _refuse_views(config: Config, item: Kind) -> None:
     """`UserError` where a view does to an item what makes another one of it, or what its kind does not have."""
+    hint = f" --recipe {item.recipe} does so." if item.recipe not in (config.recipe, Kind.recipe) else ""
     if views := mirrored(config.objective) if registry.directed(config.data.name) or not item.mirrors else {}:
         mend = " ".join(f"objective.{name}.flip=0" for name in views)
         if item.mirrors:
-            raise UserError(f"'{config.data.name}' names directions, which a mirrored clip turns round: set {mend}")
-        raise UserError(f"Turned round, {item.noun} are others: set {mend}")
+            raise UserError(
+                f"'{config.data.name}' names directions, which mirrored clips turn round: set {mend}.{hint}"
+            )
+        raise UserError(f"Turned round, {item.noun} are others: set {mend}.{hint}")
     own = {"sound": "sound", "cloud": "points"}  # settings that one kind alone reads
     idle = [name for name, kind in own.items() if item.name != kind]
     if item.name == "points":
         idle += [f.name for f in fields(AugmentConfig) if f.name not in own]
     if found := set_by_hand(config.objective, *idle):
         mend = " and ".join(f"objective.{name}" for name in found)
-        raise UserError(f"{mend} has no effect on {item.noun}: leave it out.")
+        raise UserError(f"{mend} has no effect on {item.noun}: leave it out.{hint}")
 
 
 def frozen_copy(module: Module) -> Module:

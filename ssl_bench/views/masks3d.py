@@ -146,3 +146,10 @@ def through_time(places: Tensor, grid: Grid) -> Tensor:
         return places
     start = torch.arange(grid[0], device=places.device) * (grid[1] * grid[2])
     return (start[:, None] + places[..., None, :]).flatten(-2)
+
+
+def additive(*real: Tensor) -> Tensor | None:
+    """What attention adds to its scores so that padding is not seen, [B, 1, 1, n]; None where there is none."""
+    known = torch.cat(real, 1)
+    return None if bool(known.all()) else torch.zeros_like(known, dtype=torch.float32).masked_fill(
+        ~known, -torch.inf)[:, None, None]  # fmt: skip
