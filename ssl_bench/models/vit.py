@@ -150,11 +150,16 @@ class ViT(nn.Module):
         return angles(self.config, grid, channels, keep, self.num_prefix, self.pos_embed.device)
 
     def located(self, images: Tensor, keep: Tensor | None = None) -> Tensor | None:
-        """What `encode` needs of where the kept tokens lie: rotary angles, positions of centres, or None."""
+        """What `encode` needs of where the kept tokens lie: rotary angles, positions of centres, or None.
+
+        keep: [B, n], or [B, M, n] for M parts of each item, which come out one after another [B * M, P + n, D].
+        """
         if self.places is None:
-            return self.angles(self.patch_embed.grid(images), keep)
+            return self.angles(self.patch_embed.grid(images), None if keep is None else keep.flatten(0, -2))
         centres = self.patch_embed.centres(images)
-        return padded(self.places(centres if keep is None else gather(centres, keep)), self.num_prefix)
+        if keep is not None:
+            centres = gather(centres, keep.flatten(1)).reshape(-1, keep.shape[-1], 3)
+        return padded(self.places(centres), self.num_prefix)
 
     def embed(
         self, images: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
@@ -182,6 +187,14 @@ class ViT(nn.Module):
     ) -> Tensor:
         """Tokens [B, P + n, D] after the final norm: CLS, registers, patches in the order of `keep`."""
         return self.encode(self.embed(images, keep, mask, mask_token), angles=self.located(images, keep))
+
+    def parts(self, images: Tensor, keep: Tensor) -> Tensor:
+        """Tokens [B * M, P + n, D] of M parts keep [B, M, n] of each item, whose patches are embedded once for all."""
+        m, p = keep.shape[1], self.num_prefix
+        x = self.embed(images)
+        visible = gather(x[:, p:], keep.flatten(1)).reshape(-1, keep.shape[2], x.shape[-1])
+        x = torch.cat([x[:, :p].repeat_interleave(m, 0), visible], 1)
+        return self.encode(x, angles=self.located(images, keep))
 
     def encode(self, x: Tensor, attn_mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
         """Blocks and final norm on an embedded sequence [B, T, D]; rotary positions need the `angles` of its tokens."""
