@@ -150,16 +150,11 @@ class ViT(nn.Module):
         return angles(self.config, grid, channels, keep, self.num_prefix, self.pos_embed.device)
 
     def located(self, images: Tensor, keep: Tensor | None = None) -> Tensor | None:
-        """What `encode` needs of where the kept tokens lie: rotary angles, positions of centres, or None.
-
-        keep: [B, n], or [B, M, n] for M parts of each item, which come out one after another [B * M, P + n, D].
-        """
+        """What `encode` needs of where the kept tokens lie: rotary angles, positions of centres, or None."""
         if self.places is None:
-            return self.angles(self.patch_embed.grid(images), None if keep is None else keep.flatten(0, -2))
+            return self.angles(self.patch_embed.grid(images), keep)
         centres = self.patch_embed.centres(images)
-        if keep is not None:
-            centres = gather(centres, keep.flatten(1)).reshape(-1, keep.shape[-1], 3)
-        return padded(self.places(centres), self.num_prefix)
+        return padded(self.places(centres if keep is None else gather(centres, keep)), self.num_prefix)
 
     def embed(
         self, images: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
@@ -189,12 +184,17 @@ class ViT(nn.Module):
         return self.encode(self.embed(images, keep, mask, mask_token), angles=self.located(images, keep))
 
     def parts(self, images: Tensor, keep: Tensor) -> Tensor:
-        """Tokens [B * M, P + n, D] of M parts keep [B, M, n] of each item, whose patches are embedded once for all."""
+        """Tokens [B * M, P + n, D] of M parts keep [B, M, n] of each item.
+
+        Patches are embedded once for all parts; groups of points, which cost more, where they are kept.
+        """
         m, p = keep.shape[1], self.num_prefix
+        if self.places:
+            return self(images.repeat_interleave(m, 0), keep.flatten(0, 1))
         x = self.embed(images)
         visible = gather(x[:, p:], keep.flatten(1)).reshape(-1, keep.shape[2], x.shape[-1])
         x = torch.cat([x[:, :p].repeat_interleave(m, 0), visible], 1)
-        return self.encode(x, angles=self.located(images, keep))
+        return self.encode(x, angles=self.located(images, keep.flatten(0, 1)))
 
     def encode(self, x: Tensor, attn_mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
         """Blocks and final norm on an embedded sequence [B, T, D]; rotary positions need the `angles` of its tokens."""

@@ -8,6 +8,7 @@ Point2Vec and Point-MAE do. Shapes as in masks.py.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,19 +23,26 @@ def inverse(rng: Rng, grid: Grid, ratio: float, block: int, adjust: float, count
 
     Of groups a random share, which has no blocks.
     """
-    if len(grid) == 1 and (block or adjust):
-        raise ValueError(f"Groups of points have no blocks to keep: set block={block} and adjust={adjust:g} to 0.")
-    frame, times = grid[-2:], math.prod(grid[:-2])
-    pairs = [
-        random_keep(rng, grid[0], ratio) if len(grid) == 1 else inverse_block(rng, frame, ratio, block, adjust)
-        for _ in range(count)
-    ]
-    keep, mask = (torch.stack(part, 1) for part in zip(*pairs, strict=True))
-    return through_time(keep, grid), mask.repeat(1, 1, times)
+    draw = partial(inverse_block, rng, grid[-2:], ratio, block, adjust)
+    if len(grid) == 1:
+        if block or adjust:
+            raise ValueError(f"Groups of points have no blocks to keep: set block={block} and adjust={adjust:g} to 0.")
+        draw = partial(groups, rng, grid[0], ratio)
+    keep, mask = (torch.stack(part, 1) for part in zip(*(draw() for _ in range(count)), strict=True))
+    return through_time(keep, grid), mask.repeat(1, 1, math.prod(grid[:-2]))
+
+
+def groups(rng: Rng, count: int, ratio: float) -> Pair:
+    """keep [B, K] and mask [B, N] of `count` groups, of which int(ratio * count) are hidden (Point2Vec's rounding)."""
+    if not 0 < (hidden := int(ratio * count)) < count:
+        raise ValueError(f"A mask ratio of {ratio} hides {hidden} of {count} groups: some must stay, some must go.")
+    return random_keep(rng, count, (hidden - 0.5) / count)
 
 
 def kept(grid: Grid, ratio: float) -> int:
     """How many tokens of each item `inverse` keeps."""
+    if len(grid) == 1:
+        return grid[0] - int(ratio * grid[0])
     return math.prod(grid[:-2]) * int(math.prod(grid[-2:]) * (1 - ratio))
 
 
