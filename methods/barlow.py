@@ -11,7 +11,7 @@ the gradient is that of the whole batch. There is no ViT recipe: `paper` follows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from ssl_bench.models.projection import MLP
 from ssl_bench.parallel import collectives
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
-from ssl_bench.views.crops import TwoCrops, small_two_crops
+from ssl_bench.views.crops import TwoCrops, as_clips, as_sound, cloud_two_crops, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class Barlow(TwoViews):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "a ViT with AdamW (official: ResNet with LARS)",
     "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+    "clips": "half of the views grey, crops of 50 to 100 % without blur, a trained patch projection, small heads",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
+    "points": "two regions of a cloud of points in place of crops, small heads",
 }
 
 
@@ -91,6 +94,22 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method barlow --recipe quick"""
     return budgets.quick("barlow", _small(), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method barlow --recipe clips"""
+    config = budgets.quick_clips("barlow", as_clips(_small()), _optim(), **changes)
+    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method barlow --recipe sound"""
+    return budgets.quick_sounds("barlow", as_sound(_small()), _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """Two regions of a cloud of points: ssl-bench pretrain --method barlow --recipe points"""
+    return budgets.quick_points_cls("barlow", cloud_two_crops(_small()), _optim(), **changes)
 
 
 def _small() -> BarlowConfig:

@@ -47,7 +47,6 @@ class BYOL(TwoViews):
 
     family, paper = "self-distillation", "BYOL, Grill et al. 2020, arXiv 2006.07733"
     evaluated = "online encoder"
-    kinds = ("image", "clip", "sound", "points")
     objective: BYOLConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

@@ -6,6 +6,10 @@ The teacher (EMA) sees the full image once. 2.0: many masks share that pass; the
 a convolutional decoder gets noise at masked places; CLS predicts the mean target. 1.0: block mask, mask tokens, linear
 head. Adapted to the shared pre-norm ViT: targets are block outputs (2.0: FFN outputs of post-norm blocks), absolute
 positions. Evaluated: the student (the official fine-tuning loads it), mean of the patch tokens.
+`sound` is 2.0 as EAT has it (Chen et al. 2024, arXiv 2401.03497; its config: no augmentation, all blocks averaged, CLS
+weight 1); data2vec's own audio models take waveforms. `points` is Point2Vec (Abou Zeid et al. 2023, arXiv 2303.16570;
+its code: 65 % of groups hidden at random, layers normalised over channels, smooth-L1, a transformer as decoder, one
+tokenizer for student and teacher). Of clips nothing is published.
 """
 
 from __future__ import annotations
@@ -19,14 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig
+from ssl_bench.config.schema import Config, OptimConfig, later
 from ssl_bench.errors import UserError
-from ssl_bench.models.tokenizer import gather
+from ssl_bench.models.latent_decoder import latent_decoder
+from ssl_bench.models.targets import make_targets
 from ssl_bench.models.vit import init_weights
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views, ema, frozen_copy, linear
-from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.crops import TURNED, WHOLE, unmirrored
+from ssl_bench.views.masks_grids import blocks, inverse, kept
 
 EMA_WARMUP = 100_000 / 375_300  # share of training in which the teacher's momentum rises linearly
 ONLY_2 = ("block", "adjust", "decoder_dim", "decoder_depth", "decoder_groups", "noise")
@@ -40,33 +46,24 @@ class Data2VecConfig:
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.2, 1.0), flip=0.5, interpolation="bicubic")  # MAE's
     masks: int = 16  # masks per image that share one teacher pass (clone_batch), at least 1
     mask_ratio: float = 0.8  # share of the patches that is hidden; 1.0: 0.6
-    block: int = 3  # side of a kept block, in patches
+    block: int = 3  # side of a kept block, in patches; of points 0: groups are hidden at random
     adjust: float = 0.07  # more blocks are placed, for their overlaps; the kept count does not change
     layers: int = 10  # the teacher's last blocks that are averaged; 1.0: 6
     beta: float = 0.0  # of smooth-L1; 0: squared error / sqrt(D); 1.0: 2
-    decoder_dim: int = 768  # channels of the convolutions
-    decoder_depth: int = 6  # 3 x 3 convolutions
-    decoder_groups: int = 16  # groups of each; must divide decoder_dim and the encoder's width
-    noise: float = 0.01  # standard deviation at masked places of the decoder's input
+    decoder_dim: int = 768  # channels of the convolutions; of points, width of the blocks
+    decoder_depth: int = 6  # 3 x 3 convolutions (3 x 3 x 3 of clips); of points, blocks
+    decoder_groups: int = 16  # groups of each, which must divide decoder_dim and the encoder's width; of points, heads
+    noise: float = 0.01  # standard deviation at masked places of the decoder's input; of points 0: a mask token
     cls_weight: float = 2.56  # of the mean CLS loss: 0.01 x the 256 rows (16 images x 16 masks of a GPU) summed there
     momentum: float = 0.9998  # EMA at the start
     momentum_end: float = 0.99999  # after `EMA_WARMUP` of training; 1.0: the same as at the start
+    normalised: Literal["", "tokens", "channels"] = later("")  # a layer's targets over; "": tokens in 2.0, channels 1.0
 
     def check(self) -> None:
         self.augment.check()
         for name in ONLY_2 if self.version == "1.0" else ():
             if getattr(self, name) != getattr(Data2VecConfig, name):
                 raise UserError(f"objective.{name} has no effect with objective.version=1.0.")
-
-
-def make_targets(outputs: list[Tensor], instance_norm: bool) -> Tensor:
-    """Block outputs [B, N, D] each -> targets [B, N, D]: normalise each, average, LayerNorm (no affine anywhere).
-
-    2.0 normalises a layer over its tokens (instance norm), 1.0 over its channels.
-    """
-    width = outputs[0].shape[-1:]
-    layers = [F.instance_norm(y.float().mT).mT if instance_norm else F.layer_norm(y.float(), width) for y in outputs]
-    return F.layer_norm(torch.stack(layers).mean(0), width)
 
 
 def d2v_loss(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -76,30 +73,12 @@ def d2v_loss(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
     return (predicted - target).square().sum(-1) / math.sqrt(target.shape[-1])
 
 
-class Decoder(nn.Module):
-    """Grouped 3 x 3 convolutions, each with LayerNorm (no affine), GELU and a residual where widths agree; Linear."""
-
-    def __init__(self, grid: tuple[int, ...], width: int, dim: int, depth: int, groups: int) -> None:
-        super().__init__()
-        convs = [nn.Conv2d(dim if i else width, dim, 3, padding=1, groups=groups) for i in range(depth)]
-        self.grid, self.convs, self.head = grid, nn.ModuleList(convs), nn.Linear(dim, width)
-
-    def forward(self, visible: Tensor, keep: Tensor, noise: Tensor) -> Tensor:
-        """Tokens [B, n, D] at positions keep [B, n], noise [B, N, D] elsewhere -> predictions [B, N, D]."""
-        x = noise.to(visible.dtype).scatter(1, keep.unsqueeze(-1).expand_as(visible), visible)
-        x = x.transpose(1, 2).unflatten(2, self.grid)
-        for conv in self.convs:
-            y = conv(x).permute(0, 2, 3, 1)
-            y = F.gelu(F.layer_norm(y, y.shape[-1:])).permute(0, 3, 1, 2)
-            x = x + y if x.shape == y.shape else y
-        return self.head(x.flatten(2).transpose(1, 2))
-
-
 class Data2Vec(Method):
     """Student, EMA teacher, decoder (2.0) or head (1.0)."""
 
     family, paper = "JEPA", "data2vec 2.0, Baevski et al. 2023, arXiv 2212.07525"
     sees, evaluated, pooling = "1 crop, M masks of 80 %", "student", "mean"
+    kinds = ("image", "clip", "sound", "points")
     objective: Data2VecConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
@@ -111,7 +90,8 @@ class Data2Vec(Method):
         self.encoder, self.teacher = self.make_vit(), frozen_copy(self.make_vit(drop_path=0.0))
         self.teacher.load_state_dict(self.encoder.state_dict())
         if o.version == "2.0":
-            self.head: nn.Module = Decoder(self.encoder.grid, dim, o.decoder_dim, o.decoder_depth, o.decoder_groups)
+            sizes = o.decoder_dim, o.decoder_depth, o.decoder_groups, o.noise
+            self.head: nn.Module = latent_decoder(self.encoder, *sizes)
         else:
             self.head, self.mask_token = nn.Linear(dim, dim), nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         init_weights(self.head)
@@ -120,19 +100,17 @@ class Data2Vec(Method):
         o, vit = self.objective, self.encoder
         views = {"images": augment(images, rng, self.info.size, o.augment, self.mean, self.std)}
         if o.version == "1.0":
-            args = rng, vit.grid, o.mask_ratio, max(1, vit.num_patches // 12)  # BEiT: 16 of 196
-            drawn = [masks.beit_blocks(*args, exact=True) for _ in range(o.masks)]
-            return views | {"mask": torch.stack(drawn, 1)}
-        pairs = [masks.inverse_block(rng, vit.grid, o.mask_ratio, o.block, o.adjust) for _ in range(o.masks)]
-        keep, mask = (torch.stack(part, 1) for part in zip(*pairs, strict=True))
-        noise = rng.randn(vit.num_patches, vit.config.embed_dim) * o.noise  # an image's masks share one draw
-        return views | {"keep": keep, "mask": mask, "noise": noise}
+            return views | {"mask": blocks(rng, vit.grid, o.mask_ratio, o.masks)}
+        keep, mask = inverse(rng, vit.grid, o.mask_ratio, o.block, o.adjust, o.masks)
+        hidden = self.head.hidden(vit, views["images"], rng)  # type: ignore[operator]  # one draw for an image's masks
+        return views | {"keep": keep, "mask": mask, "hidden": hidden}
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:
         """[B, N, D] from one teacher pass on the full image."""
         outputs = self.teacher.layers(images, range(-self.objective.layers, 0), norm=False)
-        return make_targets([y[:, self.encoder.num_prefix :] for y in outputs], self.objective.version == "2.0")
+        over = self.objective.normalised or {"2.0": "tokens", "1.0": "channels"}[self.objective.version]
+        return make_targets([y[:, self.encoder.num_prefix :] for y in outputs], over == "tokens")
 
     def predict(self, views: Views) -> tuple[Tensor, Tensor]:
         """The first token [B, M, D] and predicted patches [B, M, N, D], for M masks per image."""
@@ -141,10 +119,8 @@ class Data2Vec(Method):
             x = self.encoder(images.repeat_interleave(m, 0), None, views["mask"].flatten(0, 1), self.mask_token)
             predicted = self.head(x[:, p:])
         else:
-            x = self.encoder.embed(images)  # once, for all masks
-            visible = gather(x[:, p:], views["keep"].flatten(1)).reshape(b * m, -1, x.shape[-1])
-            x = self.encoder.encode(torch.cat([x[:, :p].repeat_interleave(m, 0), visible], 1))
-            predicted = self.head(x[:, p:], views["keep"].flatten(0, 1), views["noise"].repeat_interleave(m, 0))
+            x = self.encoder.parts(images, views["keep"])
+            predicted = self.head(x, views["keep"].flatten(0, 1), views["hidden"].repeat_interleave(m, 0))
         return x[:, 0].unflatten(0, (b, m)), predicted.unflatten(0, (b, m))
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
@@ -154,7 +130,8 @@ class Data2Vec(Method):
         per_token = d2v_loss(predicted.float(), target[:, None].expand_as(predicted), o.beta)
         loss = (per_token * mask).sum() / mask.sum()
         cls_loss = d2v_loss(cls.float(), target.mean(1, keepdim=True).expand_as(cls), o.beta).mean()
-        return {"loss": loss + o.cls_weight * cls_loss, "cls_loss": cls_loss, "target_std": target.std((0, 1)).mean()}
+        logs = {"cls_loss": cls_loss} if o.cls_weight else {}
+        return {"loss": loss + o.cls_weight * cls_loss, **logs, "target_std": target.std((0, 1)).mean()}
 
     def after_step(self, at: float) -> None:
         o = self.objective
@@ -162,14 +139,17 @@ class Data2Vec(Method):
 
     def flops(self) -> float:
         o, vit = self.objective, self.encoder
-        head = 2.0 * vit.num_patches * sum(p.numel() for p in self.head.parameters() if p.ndim > 1)
-        student = vit.flops(int(vit.num_patches * (1 - o.mask_ratio)) if o.version == "2.0" else None)
-        return vit.flops() + 3 * o.masks * (student + head)
+        visible = kept(vit.grid, o.mask_ratio) if o.version == "2.0" else None
+        head = self.head.flops(visible) if visible else 2.0 * vit.num_patches * vit.config.embed_dim**2  # type: ignore[operator]
+        return vit.flops() + 3 * o.masks * (vit.flops(visible) + head)
 
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "targets from pre-norm blocks", "v1": "absolute positions",
     "small, quick": "targets from pre-norm blocks, CLS loss 256 times weaker (else worse), 4 masks of 70 %",
+    "clips": "targets from pre-norm blocks, tubelets in place of patches, no CLS loss, 4 masks of 70 % at all times",
+    "sound": "EAT's: targets from pre-norm blocks, 4 masks with blocks of 2 patches a side, EMA from 0.99",
+    "points": "Point2Vec's: the tokenizer has a teacher too, EMA from 0.99, a view of each cloud, 4 + 2 blocks",
 }  # fmt: skip
 OPTIM = OptimConfig(lr=1e-3, warmup=50_040 / 375_300, weight_decay=0.05, beta2=0.95, clip=4.0)
 
@@ -198,3 +178,23 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method data2vec --recipe quick"""
     return budgets.quick("data2vec", replace(small().objective, layers=2), OPTIM, **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, what is hidden is so at all times: ssl-bench pretrain --method data2vec --recipe clips"""
+    objective = unmirrored(replace(small().objective, layers=2, cls_weight=0.0))
+    return replace(budgets.quick_clips("data2vec", objective, OPTIM, **changes), recipe="clips")
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms, after EAT: ssl-bench pretrain --method data2vec --recipe sound"""
+    objective = replace(small().objective, augment=WHOLE, mask_ratio=0.8, cls_weight=1.0)
+    return budgets.quick_sounds("data2vec", objective, OPTIM, **changes)
+
+
+def points(**changes: Any) -> Config:
+    """On groups of points, after Point2Vec: ssl-bench pretrain --method data2vec --recipe points"""
+    sizes = replace(small().objective, masks=1, mask_ratio=0.65, layers=2, decoder_groups=4, normalised="channels")
+    objective = replace(sizes, augment=TURNED, block=0, adjust=0.0, noise=0.0, beta=2.0, cls_weight=0.0)
+    optim = replace(OPTIM, warmup=0.1, beta2=0.999, clip=0.0)
+    return replace(budgets.quick_points("data2vec", objective, optim, **changes), recipe="points")

@@ -74,6 +74,7 @@ class DINOv2(IBOT):
 
     family, paper = "self-distillation", "DINOv2, Oquab et al. 2024, arXiv 2304.07193"
     sees = "2 global crops, masked for the student; paper: and 8 local ones"
+    kinds = ("image",)
     version = 2
     fewest = 2  # KoLeo needs a neighbour
     objective: DINOv2Config

@@ -13,8 +13,9 @@ Effect of 2 on `quick` (clothing48, means of three seeds): k-NN 35.2 to 34.8, li
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,9 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Views, cosine, ema, frozen_copy
-from ssl_bench.views import masks
 from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import as_sound, unmirrored
+from ssl_bench.views.masks_grids import blockwise
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class IBOT(DINO):
 
     family, paper = "self-distillation", "iBOT, Zhou et al. 2022, arXiv 2111.07832"
     sees = "2 global crops, masked for the student; paper: and 10 local ones"
-    kinds = ("image",)
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip", "sound")
     version = 2
     objective: IBOTConfig
 
@@ -84,8 +86,9 @@ class IBOT(DINO):
             self.patch_head = self.make_head()
             self.teacher_patch_head = frozen_copy(self.patch_head)
         self.patch_center = Center(o.prototypes, o.center_momentum)
-        self.grid = (o.global_size // config.backbone.patch_size,) * 2
-        self.min_block = max(1, (min(self.grid) // 3) ** 2)  # patches of the smallest block: 16 of 196
+        side = o.global_size // config.backbone.patch_size
+        self.grid = (*self.student.grid[:-2], side, side)  # of a crop; in clips of all times
+        self.min_block = max(1, (side // 3) ** 2)  # patches of the smallest block: 16 of 196
 
     def mask_ratios(self, rng: Rng) -> Tensor:
         """The share of patches to mask in each global crop [B, 2], 0 where there is no mask."""
@@ -94,7 +97,7 @@ class IBOT(DINO):
 
     def views(self, images: Tensor, rng: Rng, at: float) -> Views:
         ratios = self.mask_ratios(rng)
-        mask = [masks.beit_blocks(rng, self.grid, ratio, self.min_block) for ratio in ratios.unbind(1)]
+        mask = [blockwise(rng, self.grid, ratio, self.min_block) for ratio in ratios.unbind(1)]
         return super().views(images, rng, at) | {"mask": torch.cat(mask)}
 
     def teach(self, crops: Tensor, mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -138,7 +141,7 @@ class IBOT(DINO):
 
     def flops(self) -> float:
         o, head = self.objective, (self.patch_head or self.head).flops()
-        patches = 2 * self.grid[0] * self.grid[1]
+        patches = 2 * math.prod(self.grid)
         masked = patches * o.masked_share * sum(o.mask_ratio) / 2
         return super().flops() + head * (patches + 3 * masked)
 
@@ -146,6 +149,8 @@ class IBOT(DINO):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation",
     "small, quick": "no local crops, global ones of 36 px, 50 to 100 %, without blur, 256 prototypes of fixed length",
+    "clips": "tubelets of a clip masked at all times, no local crops, 256 prototypes of fixed length",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, no local crops, 256 prototypes",
 }
 
 
@@ -167,3 +172,15 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method ibot --recipe quick"""
     return budgets.quick("ibot", small_objective(IBOTConfig()), small_optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, blocks that last the whole clip: ssl-bench pretrain --method ibot --recipe clips"""
+    objective = replace(unmirrored(small_objective(IBOTConfig())), global_size=24)
+    config = budgets.quick_clips("ibot", objective, small_optim(), **changes)
+    return replace(config, backbone=replace(config.backbone, class_token=True))
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method ibot --recipe sound"""
+    return budgets.quick_sounds("ibot", as_sound(small_objective(IBOTConfig())), small_optim(), **changes)

@@ -6,6 +6,7 @@ arXiv 2511.08544.
 No teacher, no predictor, no stop-gradient, and embeddings are not L2-normalised. SIGReg projects a batch onto random
 directions and measures how far the empirical characteristic function of each is from a Gaussian's (Epps-Pulley),
 times the number of images in the global batch. Evaluated: the encoder, CLS (official: CLS of the last two blocks).
+Of clips, sounds and clouds of points nothing is published: their recipes take the views that the two-crop methods have.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ssl_bench.models.projection import MLP
 from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
-from ssl_bench.views.augment import AugmentConfig, augment
+from ssl_bench.views.augment import AugmentConfig
+from ssl_bench.views.crops import CLOUD, SOUND, crop_flops, cut
 
 COLOUR = AugmentConfig(
     flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2, blur_p=0.5,
@@ -86,6 +88,7 @@ class LeJEPA(Method):
 
     family, paper = "JEPA", "LeJEPA, Balestriero and LeCun 2025, arXiv 2511.08544"
     sees, evaluated, pooling = "2 global + L local crops", "encoder", "cls"
+    kinds = ("image", "clip", "sound", "points")
     fewest = 2  # one image has no distribution to make Gaussian
     objective: LeJEPAConfig
 
@@ -106,7 +109,7 @@ class LeJEPA(Method):
         o = self.objective
 
         def crops(count: int, size: int, config: AugmentConfig) -> Tensor:
-            return torch.cat([augment(images, rng, size, config, self.mean, self.std) for _ in range(count)])
+            return cut(images, rng, size, [config] * count, self.mean, self.std)
 
         # Every process (and micro-batch) holds the same generator: the directions are the same everywhere.
         directions = torch.randn(o.out, o.directions, generator=rng.generator, device=rng.device)
@@ -125,10 +128,9 @@ class LeJEPA(Method):
         return {"loss": loss, "prediction": prediction, "sigreg": regularity}
 
     def flops(self) -> float:
-        o, patch = self.objective, self.config.backbone.patch_size
-        encoder = o.global_views * self.encoder.flops((o.global_size // patch) ** 2)
-        if o.local_views:
-            encoder += o.local_views * self.encoder.flops((o.local_size // patch) ** 2)
+        o = self.objective
+        encoder = o.global_views * crop_flops(self.encoder, o.global_size)
+        encoder += o.local_views * crop_flops(self.encoder, o.local_size)
         views = o.global_views + o.local_views
         return 3 * (encoder + views * (self.projector.flops() + 2.0 * o.out * o.directions))
 
@@ -136,6 +138,9 @@ class LeJEPA(Method):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "CLS of the last block alone is evaluated",
     "small, quick": "2 local crops (official: 6), crops without blur and solarize, 128 directions",
+    "clips": "tubelets of a clip in place of patches, half of the views grey, 2 local crops of 20 to 50 %",
+    "sound": "crops of a spectrogram, moved, louder or mixed, 2 of 60 to 100 % and 2 local ones of 20 to 60 %",
+    "points": "regions of a cloud of points in place of crops, 2 of 192 and 2 of 96 of 256 points",
 }
 
 
@@ -158,18 +163,36 @@ def quick(**changes: Any) -> Config:
     return budgets.quick("lejepa", _small(36, 18), _optim(), **changes)
 
 
-def _small(global_size: int, local_size: int) -> LeJEPAConfig:
-    colour = replace(COLOUR, blur_p=0.0, solarize_p=0.0)  # at 28-64 px they leave little to agree on
+def clips(**changes: Any) -> Config:
+    """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method lejepa --recipe clips"""
+    objective = _small(32, 16, (0.5, 1.0), (0.2, 0.5), gray_p=0.5, flip=0.0)
+    config = budgets.quick_clips("lejepa", objective, _optim(), **changes)
+    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method lejepa --recipe sound"""
+    objective = replace(_small(64, 32), global_view=SOUND, local_view=replace(SOUND, crop_scale=(0.2, 0.6)))
+    return budgets.quick_sounds("lejepa", objective, _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """Two large and two small regions of a cloud of points: ssl-bench pretrain --method lejepa --recipe points"""
+    objective = replace(_small(192, 96), global_view=CLOUD, local_view=CLOUD)
+    return budgets.quick_points_cls("lejepa", objective, _optim(), **changes)
+
+
+Scale = tuple[float, float]
+
+
+def _small(
+    global_size: int, local_size: int, large: Scale = (0.3, 1.0), little: Scale = (0.1, 0.3), **look: Any
+) -> LeJEPAConfig:
+    colour = replace(COLOUR, **({"blur_p": 0.0, "solarize_p": 0.0} | look))  # at 28-64 px they leave little to agree on
     return LeJEPAConfig(
-        global_view=replace(colour, crop_scale=(0.3, 1.0)),
-        local_view=replace(colour, crop_scale=(0.1, 0.3)),
-        local_views=2,
-        global_size=global_size,
-        local_size=local_size,
-        hidden=256,
-        out=32,
-        directions=128,
-    )
+        global_view=replace(colour, crop_scale=large), local_view=replace(colour, crop_scale=little),
+        global_size=global_size, local_size=local_size, local_views=2, hidden=256, out=32, directions=128,
+    )  # fmt: skip
 
 
 def _optim() -> OptimConfig:

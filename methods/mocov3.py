@@ -26,7 +26,7 @@ from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Views, cosine, ema, frozen_copy
 from ssl_bench.training.two_views import TwoViews
-from ssl_bench.views.crops import TwoCrops, small_two_crops
+from ssl_bench.views.crops import TwoCrops, as_clips, as_sound, cloud_two_crops, small_two_crops
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ class MoCoV3(TwoViews):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation and order of positions",
     "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads, no decay of biases",
+    "clips": "half of the views grey, crops of 50 to 100 %, trained patches, small heads, no decay of biases",
+    "sound": "crops of a spectrogram, moved, louder or mixed, trained patches, small heads, no decay of biases",
+    "points": "two regions of a cloud of points in place of crops, small heads, no decay of biases",
 }
 
 
@@ -130,6 +133,22 @@ def small(**changes: Any) -> Config:
 def quick(**changes: Any) -> Config:
     """The quickstart's run: ssl-bench pretrain --method mocov3 --recipe quick"""
     return budgets.quick("mocov3", _small(), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method mocov3 --recipe clips"""
+    config = budgets.quick_clips("mocov3", as_clips(_small()), _optim(), **changes)
+    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method mocov3 --recipe sound"""
+    return budgets.quick_sounds("mocov3", as_sound(_small()), _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """Two regions of a cloud of points: ssl-bench pretrain --method mocov3 --recipe points"""
+    return budgets.quick_points_cls("mocov3", cloud_two_crops(_small()), _optim(), **changes)
 
 
 def _small() -> MoCoV3Config:

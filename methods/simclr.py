@@ -69,7 +69,6 @@ class SimCLR(TwoViews):
     """Encoder and projector."""
 
     family, paper = "contrastive", "SimCLR, Chen et al. 2020, arXiv 2002.05709"
-    kinds = ("image", "clip", "sound", "points")
     objective: SimCLRConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

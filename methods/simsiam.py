@@ -24,7 +24,7 @@ from ssl_bench.models.projection import MLP
 from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.two_views import TwoViews
 from ssl_bench.views.augment import AugmentConfig
-from ssl_bench.views.crops import COLOUR, TwoCrops, small_two_crops
+from ssl_bench.views.crops import COLOUR, TwoCrops, as_clips, as_sound, cloud_two_crops, small_two_crops
 
 WEAK = replace(  # main_simsiam.py: MoCo v2's augmentation, bilinear as torchvision's default
     COLOUR, crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5, interpolation="bilinear"
@@ -84,6 +84,9 @@ class SimSiam(TwoViews):
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "a ViT with AdamW (official: ResNet with SGD)",
     "small, quick": "crops of 20 to 100 % without blur, a trained patch projection, small heads",
+    "clips": "half of the views grey, crops of 50 to 100 % without blur, a trained patch projection, small heads",
+    "sound": "crops of 60 to 100 % of a spectrogram, moved, louder or mixed, a trained patch projection, small heads",
+    "points": "two regions of a cloud of points in place of crops, small heads",
 }
 
 
@@ -107,6 +110,22 @@ def quick(**changes: Any) -> Config:
     linear 55.3 (clothing48, one seed; ssl-bench compare --methods simsiam --recipe quick budget.flops=2.2e13).
     """
     return budgets.quick("simsiam", _small(), _optim(), **changes)
+
+
+def clips(**changes: Any) -> Config:
+    """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method simsiam --recipe clips"""
+    config = budgets.quick_clips("simsiam", as_clips(_small()), _optim(), **changes)
+    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+
+
+def sound(**changes: Any) -> Config:
+    """On spectrograms: ssl-bench pretrain --method simsiam --recipe sound"""
+    return budgets.quick_sounds("simsiam", as_sound(_small()), _optim(), **changes)
+
+
+def points(**changes: Any) -> Config:
+    """Two regions of a cloud of points: ssl-bench pretrain --method simsiam --recipe points"""
+    return budgets.quick_points_cls("simsiam", cloud_two_crops(_small()), _optim(), **changes)
 
 
 def _small() -> SimSiamConfig:

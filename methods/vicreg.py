@@ -57,7 +57,6 @@ class VICReg(TwoViews):
     """Encoder and expander."""
 
     family, paper = "redundancy", "VICReg, Bardes et al. 2022, arXiv 2105.04906"
-    kinds = ("image", "clip", "sound", "points")
     objective: VICRegConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssl_bench import find
 from ssl_bench.config.schema import BudgetConfig, Config, ViTConfig
-from ssl_bench.training.method import Method, as_now
+from ssl_bench.training.method import Method, as_now, recipes_by_kind
 
 OWN = {  # small sets of the kinds that are no images
     "clip": "movingphotos:0:120", "sound": "fsdd30", "points": "ldraw16", "trajectory": "two_room:60",
@@ -52,19 +52,28 @@ def make_photos(root: Path) -> Path:
     return root
 
 
-def tiny(method: str, data: str, steps: int = 6, **changes: object) -> Config:
-    """The method's quick recipe on a toy backbone: 24 px, 6 px patches, 12 items per step.
+def kinds_of(method: str) -> tuple[str, ...]:
+    """The kinds of items that a method takes, the one of its `quick` first."""
+    return find.defined(find.module("methods", method), Method).kinds
+
+
+def tiny(method: str, data: str, steps: int = 6, kind: str = "", **changes: object) -> Config:
+    """The method's quick recipe, or its one of `kind`, on a toy backbone: 24 px, 6 px patches, 12 items per step.
 
     A method that takes no images gets a set of its own kind in place of `data`.
     """
-    kinds = find.defined(find.module("methods", method), Method).kinds
-    data = data if "image" in kinds else OWN[kinds[0]]
-    config = find.recipes(find.module("methods", method))["quick"]()
+    own = kinds_of(method)[0]
+    recipe = recipes_by_kind(method)[kind][0] if kind and kind != own else "quick"
+    kind = kind or own
+    data = data if kind == "image" else OWN[kind]
+    config = find.recipe(method, recipe)()
     shape = ViTConfig(embed_dim=32, depth=2, num_heads=2, patch_size=6, class_token=config.backbone.class_token)
     objective = config.objective
     for name, size in (("global_size", 24), ("local_size", 12), ("crop_size", 24)):
         if hasattr(objective, name) and (name != "local_size" or getattr(objective, "local_crops", 1)):
             objective = replace(objective, **{name: size})
+    if getattr(objective, "layers", 0) > shape.depth:  # of a teacher that are averaged
+        objective = replace(objective, layers=shape.depth)
     base = {
         "backbone": replace(
             config.backbone, **{k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads", "patch_size")}

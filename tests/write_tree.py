@@ -111,14 +111,14 @@ def catalogues() -> dict[Path, str]:
     for name in find.names("methods"):
         m = find.defined(find.module("methods", name), Method)
         lines[name] = [f"* `{recipes}`: {text}" for recipes, text in find.stated(name, "DEPARTS").items()]
-        methods[name] = (m.family, m.sees, f"{m.evaluated}, {m.pooling}", m.paper)
+        methods[name] = (m.family, ", ".join(m.kinds), m.sees, f"{m.evaluated}, {m.pooling}", m.paper)
     for name in find.names("protocols"):
         module = find.module("protocols", name)
         p = find.defined(module, Protocol)
         protocols[name] = (str(p.version), p.input, ", ".join(f"`{name}:{v}`" for v in variants(module)) or "none")
     return {
         HOME / "methods/README.md": catalogue(
-            "methods", ("method", "family", "sees", "evaluated", "paper"), methods, lines
+            "methods", ("method", "family", "takes", "sees", "evaluated", "paper"), methods, lines
         ),
         HOME / "protocols/README.md": catalogue("protocols", ("protocol", "version", "input", "variants"), protocols),
     }

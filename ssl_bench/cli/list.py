@@ -11,7 +11,7 @@ from rich.table import Table
 from ssl_bench import find, screen
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import catalogue, registry, world
-from ssl_bench.data.items import of_kind
+from ssl_bench.data.items import KINDS, of_kind
 from ssl_bench.encoders import known
 from ssl_bench.errors import UserError, nearest
 
@@ -20,7 +20,7 @@ from ssl_bench.errors import UserError, nearest
 @click.argument("what", type=click.Choice(["methods", "protocols", "datasets", "recipes", "encoders"]))
 @click.option("--data", default="", help="Of methods: those that take the items of this set.")
 def list_(what: str, data: str) -> None:
-    """What there is: methods, protocols, datasets, recipes, encoders.
+    """What there is: methods and the kinds of items they take, protocols, datasets, recipes, encoders.
 
     \b
     Example: ssl-bench list methods
@@ -31,7 +31,10 @@ def list_(what: str, data: str) -> None:
     if data:
         screen.console.print(methods(data))
         return
-    tables = {"methods": methods, "protocols": protocols, "datasets": datasets, "recipes": recipes}
+    if what == "methods":
+        screen.console.print(methods(), "", by_kind())
+        return
+    tables = {"protocols": protocols, "datasets": datasets, "recipes": recipes}
     screen.console.print({**tables, "encoders": encoders}[what]())
 
 
@@ -70,6 +73,23 @@ def methods(data: str = "") -> Table:
             continue
         seen = f"sees {cls.sees}; evaluated: {cls.evaluated}, {cls.pooling}"
         table.add_row(name, _about(f"{cls.family}; takes {', '.join(cls.kinds)}; {seen}", cls.paper))
+    return table
+
+
+def by_kind() -> Table:
+    """Which method runs on which kind of item: the recipe to begin with, or nothing."""
+    from ssl_bench.training.method import Method, recipes_by_kind
+
+    kinds = sorted(KINDS, key=lambda kind: kind == "trajectory")
+    table = screen.sheet("method", *kinds)
+    for name in find.names("methods"):
+        takes, known = find.defined(find.module("methods", name), Method).kinds, recipes_by_kind(name)
+        table.add_row(name, *((known[kind][0] if kind in known else "yes") if kind in takes else "" for kind in kinds))
+    table.caption = (
+        "What runs on which kind of item, by the recipe to begin with: ssl-bench pretrain --method mae --recipe clips. "
+        "Of trajectories, methods of images take single frames."
+    )
+    table.caption_justify = "left"
     return table
 
 

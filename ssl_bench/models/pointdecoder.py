@@ -23,16 +23,19 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PointDecoder(nn.Module):
-    """Places are its own, from the same centres, added before every block; only pre-training has one."""
+    """Places are its own, from the same centres, added before every block; only pre-training has one.
 
-    def __init__(self, vit: ViT, dim: int, depth: int, heads: int) -> None:
+    `out` numbers for each group: the coordinates of its points, unless something else is said.
+    """
+
+    def __init__(self, vit: ViT, dim: int, depth: int, heads: int, out: int | None = None) -> None:
         super().__init__()
         self.num_prefix, self.count, self.depth = vit.num_prefix, vit.num_patches, depth
         self.embed, self.places = nn.Linear(vit.config.embed_dim, dim), Places(dim)
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.blocks = blocks(dim, depth, heads, kind=PlacedBlock)
         self.norm = LayerNorm(dim)
-        self.head = nn.Linear(dim, vit.patch_embed.numbers)
+        self.head = nn.Linear(dim, out or vit.patch_embed.numbers)
         init_weights(self)
 
     def forward(self, tokens: Tensor, keep: Tensor, centres: Tensor) -> Tensor:

@@ -183,6 +183,19 @@ class ViT(nn.Module):
         """Tokens [B, P + n, D] after the final norm: CLS, registers, patches in the order of `keep`."""
         return self.encode(self.embed(images, keep, mask, mask_token), angles=self.located(images, keep))
 
+    def parts(self, images: Tensor, keep: Tensor) -> Tensor:
+        """Tokens [B * M, P + n, D] of M parts keep [B, M, n] of each item.
+
+        Patches are embedded once for all parts; groups of points, which cost more, where they are kept.
+        """
+        m, p = keep.shape[1], self.num_prefix
+        if self.places:
+            return self(images.repeat_interleave(m, 0), keep.flatten(0, 1))
+        x = self.embed(images)
+        visible = gather(x[:, p:], keep.flatten(1)).reshape(-1, keep.shape[2], x.shape[-1])
+        x = torch.cat([x[:, :p].repeat_interleave(m, 0), visible], 1)
+        return self.encode(x, angles=self.located(images, keep.flatten(0, 1)))
+
     def encode(self, x: Tensor, attn_mask: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
         """Blocks and final norm on an embedded sequence [B, T, D]; rotary positions need the `angles` of its tokens."""
         return self.norm(run(self.blocks, x, attn_mask, angles))

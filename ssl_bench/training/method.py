@@ -147,6 +147,15 @@ def usual(method: str, settings: Sequence[str]) -> str:
     return own if own in find.recipes(find.module("methods", method)) else Kind.recipe
 
 
+def recipes_by_kind(method: str) -> dict[str, list[str]]:
+    """A method's recipes by the kind of item that each is for; the one to begin with stands first."""
+    found: dict[str, list[str]] = {}
+    for recipe, function in find.recipes(find.module("methods", method)).items():
+        found.setdefault(registry.item(function().data).name, []).append(recipe)
+    own = "clips", "sound", "points", "quick"  # those of methods of several kinds are named by the kind
+    return {kind: sorted(names, key=lambda n: own.index(n) if n in own else len(own)) for kind, names in found.items()}
+
+
 def _refuse_views(config: Config, item: Kind) -> None:
     """`UserError` where a view does to an item what makes another one of it, or what its kind does not have."""
     hint = f" --recipe {item.recipe} does so." if item.recipe not in (config.recipe, Kind.recipe) else ""

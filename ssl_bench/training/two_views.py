@@ -16,7 +16,7 @@ class TwoViews(Method):
     """Base of the methods that compare two crops of each image by the CLS tokens of one ViT."""
 
     sees, evaluated, pooling = "2 crops", "encoder", "cls"
-    kinds: ClassVar[tuple[str, ...]] = ("image", "points")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "clip", "sound", "points")
     fewest = 2  # negatives, BatchNorm or a correlation: all need other images
     objective: TwoCrops
 

@@ -30,6 +30,10 @@ SOUND = AugmentConfig(
 CLOUD = AugmentConfig(
     cloud=CloudConfig((0.67, 1.5), mirror=True, unit=True, rotate="upright", jitter=0.01)
 )  # own choice
+TURNED = AugmentConfig(
+    cloud=CloudConfig((0.8, 1.2), mirror=True, unit=True, rotate="upright")
+)  # Point2Vec's and Point-JEPA's, there one draw for a batch
+WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)  # the item as it is
 
 
 @dataclass(frozen=True)

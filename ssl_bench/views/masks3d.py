@@ -141,8 +141,8 @@ def running_cells(grid: Grid, phase: Tensor) -> Tensor:
 
 
 def through_time(places: Tensor, grid: Grid) -> Tensor:
-    """Places [..., n] of one frame -> tokens [..., T * n] at all times; the same where the grid is that of an image."""
-    if len(grid) == 2:
+    """Places [..., n] of one frame -> tokens [..., T * n] at all times; the same where the grid has no time."""
+    if len(grid) < 3:
         return places
     start = torch.arange(grid[0], device=places.device) * (grid[1] * grid[2])
     return (start[:, None] + places[..., None, :]).flatten(-2)

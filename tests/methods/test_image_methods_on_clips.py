@@ -47,5 +47,5 @@ def test_mirrors_and_methods_without_tubelets_are_refused():
     mirrored = replace(config, objective=replace(config.objective, augment=tiny("mae", "").objective.augment))
     with pytest.raises(UserError, match=r"names directions.*objective.augment.flip=0"):
         Trainer(mirrored, open_data(CLIPS), torch.device("cpu"))
-    with pytest.raises(UserError, match="'ibot' takes image items, and these are clips"):
-        Trainer(replace(tiny("ibot", ""), data=CLIPS), open_data(CLIPS), torch.device("cpu"))
+    with pytest.raises(UserError, match="'dinov2' takes image items, and these are clips"):
+        Trainer(replace(tiny("dinov2", ""), data=CLIPS), open_data(CLIPS), torch.device("cpu"))

@@ -91,5 +91,5 @@ def test_mirrors_and_colours_are_refused_on_sounds_and_gain_on_pictures():
         grey.train_step()
     with pytest.raises(UserError, match=r"objective\.augment\.sound has no effect on images"):
         build(resolve(tiny("mae", ""), ["objective.augment.sound.gain=1"]), DataInfo(square(24), 3), CPU)
-    with pytest.raises(UserError, match="'ibot' takes image items, and these are sounds"):
-        build(tiny("ibot", ""), DataInfo(Sounds(24, 24), 3), CPU)
+    with pytest.raises(UserError, match="'dinov2' takes image items, and these are sounds"):
+        build(tiny("dinov2", ""), DataInfo(Sounds(24, 24), 3), CPU)

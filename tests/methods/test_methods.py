@@ -1,4 +1,4 @@
-"""Held against every method in methods/, found by listing the folder."""
+"""Held against every method in methods/ and every kind of item that it takes, found by listing the folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import kinds_of, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods.audiojepa import AudioJEPA
@@ -21,23 +21,30 @@ from ssl_bench.config.schema import BudgetConfig, identity, to_dict
 from ssl_bench.data.dataset import open_data
 from ssl_bench.parallel.devices import processor
 from ssl_bench.training import checkpoint
-from ssl_bench.training.method import Method
+from ssl_bench.training.method import Method, recipes_by_kind
 from ssl_bench.training.run_folder import objective_type
 from ssl_bench.training.train import Trainer
 from ssl_bench.views.masks3d import Masks
 
 METHODS = find.names("methods")
+EACH = [(method, kind) for method in METHODS for kind in kinds_of(method)]
 LOSSES = Path(__file__).parents[1] / "golden_losses.json"
 
 
-def trainer(method: str, photos: Path, **changes: Any) -> Trainer:
-    config = tiny(method, f"folder:{photos}", **changes).check()
+def trainer(method: str, photos: Path, kind: str = "", **changes: Any) -> Trainer:
+    config = tiny(method, f"folder:{photos}", kind=kind, **changes).check()
     return Trainer(config, open_data(config.data), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_trained_parameter_gets_a_gradient_and_no_teacher_does(method: str, photos: Path) -> None:
-    t = trainer(method, photos)
+def test_every_kind_that_is_taken_has_a_recipe(method: str) -> None:
+    """And none is for a kind that the method refuses."""
+    assert recipes_by_kind(method).keys() == set(kinds_of(method))
+
+
+@pytest.mark.parametrize(("method", "kind"), EACH)
+def test_every_trained_parameter_gets_a_gradient_and_no_teacher_does(method: str, kind: str, photos: Path) -> None:
+    t = trainer(method, photos, kind)
     t.train_step()  # opens gates that begin at zero
     images, labels, rng = t.batch(0)
     with torch.no_grad():
@@ -73,10 +80,10 @@ def advance(t: Trainer, steps: int) -> None:
             t.skip()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_restart_is_exact_also_right_after_a_skipped_step(method: str, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "kind"), EACH)
+def test_restart_is_exact_also_right_after_a_skipped_step(method: str, kind: str, photos: Path, tmp_path: Path) -> None:
     def start() -> Trainer:
-        return poisoned(trainer(method, photos, run=replace(tiny(method, "").run, nan_skips=1)), at=2)
+        return poisoned(trainer(method, photos, kind, run=replace(tiny(method, "").run, nan_skips=1)), at=2)
 
     whole, first, second = start(), start(), start()
     advance(whole, 6)
@@ -105,10 +112,11 @@ def test_recipes_round_trip_and_check(method: str) -> None:
         assert config.method == method
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_flops_agree_with_torch(method: str, photos: Path) -> None:
+@pytest.mark.parametrize(("method", "kind"), EACH)
+def test_flops_agree_with_torch(method: str, kind: str, photos: Path) -> None:
     """Within 2 % of torch's counter: it counts matrix products only, and attention is explicit on the CPU here."""
-    t = trainer(method, photos, precision="fp32", backbone=replace(tiny(method, "").backbone, embed_dim=96, depth=3))
+    backbone = replace(tiny(method, "", kind=kind).backbone, embed_dim=96, depth=3)
+    t = trainer(method, photos, kind, precision="fp32", backbone=backbone)
     images, labels, rng = t.batch(0)
     with torch.no_grad():
         views = t.method.views(images, rng, 0.5)
@@ -162,23 +170,28 @@ def test_a_row_is_named_by_its_objective() -> None:
     assert find.departs("random", "quick") == "" == find.departs("no_such.module", "quick")
 
 
-def ten_losses(method: str, photos: Path) -> list[float]:
-    t = trainer(method, photos, precision="fp32", budget=BudgetConfig(batch_size=12, steps=10))
+def ten_losses(method: str, kind: str, photos: Path) -> list[float]:
+    t = trainer(method, photos, kind, precision="fp32", budget=BudgetConfig(batch_size=12, steps=10))
     return [float(t.train_step()["loss"]) for _ in range(10)]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_ten_losses_match_the_stored_ones(method: str, photos: Path) -> None:
+def stored_as(method: str, kind: str) -> str:
+    """A method's name for the kind of its `quick`; with the kind for the others."""
+    return method if kind == kinds_of(method)[0] else f"{method} {kind}"
+
+
+@pytest.mark.parametrize(("method", "kind"), EACH)
+def test_ten_losses_match_the_stored_ones(method: str, kind: str, photos: Path) -> None:
     """To the last bit where they were stored; within 1e-4 on another processor, whose kernels round differently.
 
     Anew, with the reason in the commit: python tests/store_losses.py
     """
     stored = json.loads(LOSSES.read_text())
-    losses = ten_losses(method, photos)
+    losses, known = ten_losses(method, kind, photos), stored["losses"][stored_as(method, kind)]
     if stored["where"] == where():
-        assert losses == stored["losses"][method]
+        assert losses == known
     else:
-        assert losses == pytest.approx(stored["losses"][method], rel=1e-4)
+        assert losses == pytest.approx(known, rel=1e-4)
 
 
 def where() -> list[str]:
