@@ -11,7 +11,7 @@ the gradient is that of the whole batch. There is no ViT recipe: `paper` follows
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -98,8 +98,7 @@ def quick(**changes: Any) -> Config:
 
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method barlow --recipe clips"""
-    config = budgets.quick_clips("barlow", as_clips(_small()), _optim(), **changes)
-    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("barlow", as_clips(_small()), _optim(), True, **changes)
 
 
 def sound(**changes: Any) -> Config:

@@ -183,7 +183,7 @@ def quick(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """On tubelets, what is hidden is so at all times: ssl-bench pretrain --method data2vec --recipe clips"""
     objective = unmirrored(replace(small().objective, layers=2, cls_weight=0.0))
-    return replace(budgets.quick_clips("data2vec", objective, OPTIM, **changes), recipe="clips")
+    return budgets.clips("data2vec", objective, OPTIM, **changes)
 
 
 def sound(**changes: Any) -> Config:

@@ -177,8 +177,7 @@ def quick(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """On tubelets, blocks that last the whole clip: ssl-bench pretrain --method ibot --recipe clips"""
     objective = replace(unmirrored(small_objective(IBOTConfig())), global_size=24)
-    config = budgets.quick_clips("ibot", objective, small_optim(), **changes)
-    return replace(config, backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("ibot", objective, small_optim(), True, **changes)
 
 
 def sound(**changes: Any) -> Config:

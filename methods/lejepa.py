@@ -166,8 +166,7 @@ def quick(**changes: Any) -> Config:
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method lejepa --recipe clips"""
     objective = _small(32, 16, (0.5, 1.0), (0.2, 0.5), gray_p=0.5, flip=0.0)
-    config = budgets.quick_clips("lejepa", objective, _optim(), **changes)
-    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("lejepa", objective, _optim(), True, **changes)
 
 
 def sound(**changes: Any) -> Config:

@@ -114,8 +114,7 @@ def quick(**changes: Any) -> Config:
 
 def clips(**changes: Any) -> Config:
     """On tubelets, all frames of a clip under one crop: ssl-bench pretrain --method simsiam --recipe clips"""
-    config = budgets.quick_clips("simsiam", as_clips(_small()), _optim(), **changes)
-    return replace(config, recipe="clips", backbone=replace(config.backbone, class_token=True))
+    return budgets.clips("simsiam", as_clips(_small()), _optim(), True, **changes)
 
 
 def sound(**changes: Any) -> Config:

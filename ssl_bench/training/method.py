@@ -148,12 +148,13 @@ def usual(method: str, settings: Sequence[str]) -> str:
 
 
 def recipes_by_kind(method: str) -> dict[str, list[str]]:
-    """A method's recipes by the kind of item that each is for; the one to begin with stands first."""
+    """A method's recipes by the kind of item that each is for; the usual one stands first."""
     found: dict[str, list[str]] = {}
     for recipe, function in find.recipes(find.module("methods", method)).items():
         found.setdefault(registry.item(function().data).name, []).append(recipe)
-    own = "clips", "sound", "points", "quick"  # those of methods of several kinds are named by the kind
-    return {kind: sorted(names, key=lambda n: own.index(n) if n in own else len(own)) for kind, names in found.items()}
+    for kind, names in found.items():
+        names.sort(key=lambda name: (name != of_kind(kind).recipe, name != "quick"))
+    return found
 
 
 def _refuse_views(config: Config, item: Kind) -> None:

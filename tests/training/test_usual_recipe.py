@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ssl_bench import find
 from ssl_bench.cli import main
+from ssl_bench.data import items
 from ssl_bench.errors import UserError
-from ssl_bench.training.method import configured
+from ssl_bench.training.method import Method, configured
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,14 @@ from ssl_bench.training.method import configured
 def test_the_recipe_of_the_items(method: str, settings: list[str], recipe: str) -> None:
     assert configured(method, "", settings).recipe == recipe
     assert configured(method, "quick", settings).recipe == "quick"
+
+
+@pytest.mark.parametrize("method", find.names("methods"))
+def test_every_kind_that_a_method_takes_has_its_recipe(method: str) -> None:
+    module = find.module("methods", method)
+    for kind in find.defined(module, Method).kinds:
+        own = items.of_kind(kind).recipe
+        assert own in find.recipes(module) or find.defined(module, Method).kinds == (kind,), (method, kind)
 
 
 def test_clips_are_compared_without_a_word_of_recipes(tmp_path: Path) -> None:
