@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from ssl_bench.cli.main import cli
 from ssl_bench.config.schema import Config, DataConfig, RunConfig
 from ssl_bench.data import films, twins
 from ssl_bench.data.clips import Clips
@@ -172,6 +174,17 @@ def test_sets_without_films_or_a_test_split_and_training_are_refused(tmp_path: P
     assert open_data(data(tmp_path / "all")).classes == ("a", "b")
     with pytest.raises(UserError, match=r"has no test split of its own, .* without #views="):
         open_data(data(tmp_path / "all", "#views=2x1"))
+
+
+def test_data_check_leads_to_eval_and_not_to_training(tmp_path: Path):
+    write_films(tmp_path)
+    for views, begin in (
+        ("", "compare --recipe clips --data"),
+        ("#views=2x1", "eval RUN --protocol linear,attentive --data"),
+    ):
+        name = f"folder:{tmp_path}#kind=clip{views}"
+        said = CliRunner().invoke(cli, ["data", "check", name, "data.frames=2", "--image-size", "16"]).output
+        assert f"next: ssl-bench {begin} '{name}'" in " ".join(said.split())
 
 
 def test_whether_test_films_were_pretrained_on_is_unknown_where_they_are_read_in_another_form(tmp_path: Path):
