@@ -41,7 +41,12 @@ class AnticipateConfig:
 
 
 def begun(clips: Tensor, seen: float) -> Tensor:
-    """Clips [B, T, C, H, W] as far as they are seen: at least one frame, and not the last; then the last seen."""
+    """Clips [B, T, C, H, W] as far as they are seen: at least one frame, and not the last; then the last seen.
+
+    Films in segments [B, S, T, C, H, W] are cut as wholes.
+    """
+    if clips.ndim == 6:
+        return begun(clips.flatten(1, 2), seen).view(clips.shape)
     frames = clips.shape[1]
     last = min(max(round(seen * frames), 1), frames - 1) - 1
     return clips[:, torch.arange(frames).clamp(max=last)]
@@ -72,6 +77,7 @@ class Anticipate(Protocol):
     version = 1
     input = "images"
     only = "clip"
+    votes = True
     config: AnticipateConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Begun:

@@ -165,6 +165,7 @@ class Probes(Predictor):
 class Attentive(Protocol):
     version = 4
     input = "tokens"
+    votes = True
     config: AttentiveConfig
 
     def fit(self, train: Features, val: Features, seed: int) -> Probes:

@@ -19,9 +19,8 @@ whole training split where the published one is larger; learning rates follow th
 
 Changes: 1 first version. 2 no heads by SGD in the default (2 of its 149 reference numbers were theirs, both of
 `supervised`); C from coarse to fine; moments and axes of the whole training split; wide features on their leading axes;
-L-BFGS ends by what is left to gain, where it had stopped early above C = 1. `dinov2` reads
-CLS of four layers and the mean of the last, as published (it had read the means of all four); the other variants are
-as before.
+L-BFGS ends by what is left to gain, where it had stopped early above C = 1. `dinov2` reads CLS of four layers and the
+mean of the last, as published (it had read the means of all four); the other variants are as before.
 """
 
 from __future__ import annotations
@@ -130,6 +129,7 @@ class Linear(Protocol):
     def __init__(self, config: LinearConfig) -> None:
         super().__init__(config)
         self.input = "tokens" if config.svm else "images" if config.augment else "features"
+        self.votes = self.input == "features"
 
     def fit(self, train: Features, val: Features, seed: int) -> Predictor:
         """The last fit is kept: `robust` asks for the head of `linear` on the same features."""

@@ -106,7 +106,9 @@ def check(
         _draw(config, bad_limit, sheet)
         screen.say(f"  training {items.noun} of each class: {sheet}")
     other = "" if meta["labelled"] else " --eval-data LABELLED"
-    screen.say(f"next: ssl-bench compare {items.compared} --data {shlex.quote(name)}{other}{as_typed(meta['asked'])}")
+    begin = f"compare {items.compared}" if items.views == (1, 1) else "eval RUN --protocol linear,attentive"
+    typed = as_typed(meta["asked"]) if items.views == (1, 1) else ""  # eval has the run's own
+    screen.say(f"next: ssl-bench {begin} --data {shlex.quote(name)}{other}{typed}")
 
 
 def _draw(config: Any, bad_limit: float, path: Path, each: int = 8) -> None:

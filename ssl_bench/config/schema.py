@@ -237,6 +237,11 @@ class Config:
 
     def check(self) -> Config:
         """Raise `UserError` where the values cannot work together; return self."""
+        if "#views=" in self.data.name:
+            raise UserError(
+                f"'{self.data.name}': #views= says how evaluations see films, and training sees one clip of each: "
+                "leave it out here, and name the set with it in --eval-data or `ssl-bench eval --data`."
+            )
         refuse_outside("", self, {"monitor_points": 0})
         for part in (self.backbone, self.data, self.optim, self.budget, self.run, self.objective):
             if hasattr(part, "check"):

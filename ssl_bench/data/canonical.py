@@ -51,6 +51,11 @@ def canonical(
         if nameless := int((labels[order] < 0).sum()):
             raise UserError(f"{nameless:,} images of '{name}' are of a class whose name is blank: name it.")
         chosen, own = _with_test(split[order], labels[order], group[order], notes)
+        if not own and items.views != (1, 1):
+            raise UserError(
+                f"'{name}' has no test split of its own, and one drawn by content would be another than that of the "
+                "same films without #views=, where encoders are trained: put test films apart (#train=NAME#test=NAME)."
+            )
         home["test"] = "test" if own else "train"
         notes += _apart(classes, labels[order], chosen, name)
     else:

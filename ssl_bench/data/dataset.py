@@ -86,7 +86,8 @@ class Changed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.store), *self.item.shape)
+        found: tuple[int, ...] = self.store.shape
+        return found
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.item.changed(np.asarray(self.store[rows]), self.control, rows)
@@ -178,10 +179,14 @@ def other_images(name: str, then: str, now: str) -> UserError:
 
 
 def open_test(config: DataConfig) -> Split:
-    """The images of the sealed test split; what is true of them is not read. Only `evaluate.py` calls this."""
+    """The images of the sealed test split, where it has several crops (`Kind.views`) in each of them, in a row.
+
+    What is true of them is not read. Only `evaluate.py` calls this.
+    """
     folder = store.ensure(config)
-    rows = np.load(folder / "test_rows.npy")
-    return Split(_images(folder, _meta(folder), "test", 0), rows, torch.empty(0, dtype=torch.int64))
+    meta, rows = _meta(folder), np.load(folder / "test_rows.npy")
+    images, rows = written(meta).rows(_images(folder, meta, "test", 0), rows, every=True)
+    return Split(images, rows, torch.empty(0, dtype=torch.int64))
 
 
 def open_truth(config: DataConfig, name: str = "labels") -> dict[str, Tensor]:
@@ -229,12 +234,12 @@ def _images(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Any
 def _whole(folder: Path, meta: dict[str, Any], split: str, threads: int) -> Split:
     """A split as it lies in the store."""
     images = _images(folder, meta, split, threads)
-    names = ("rows", "labels", "targets", "files")
+    names, item = ("rows", "labels", "targets", "files"), written(meta)
     found = {n: np.load(p) for n in names if (p := folder / f"{split}_{n}.npy").exists()}
     targets = torch.from_numpy(found["targets"]) if "targets" in found else None
     factors = registry.factors(meta["name"]) if targets is not None else ()
-    flows = registry.flows(meta["name"], split, written(meta).shape[-1]) if targets is not None else None
+    flows = registry.flows(meta["name"], split, item.shape[-1]) if targets is not None else None
     return Split(
-        images, found["rows"], torch.from_numpy(found["labels"]), targets, found.get("files"), factors,
-        masks.of(folder, written(meta).shape[-2:]), tuple(meta.get("masks", ())), flows,
+        *item.rows(images, found["rows"], every=False), torch.from_numpy(found["labels"]), targets, found.get("files"),
+        factors, masks.of(folder, item.shape[-2:]), tuple(meta.get("masks", ())), flows,
     )  # fmt: skip

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ ANIMATED = frozenset({".gif", ".apng"})  # read by Pillow
 FILMS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp"})
 FRAMES = frozenset(images.SUFFIXES - ANIMATED)  # of the pictures in a folder that is one film
 MAX_FRAMES = 1_000_000  # of one film: 9 hours at 30 a second
+MAX_LONG = 16  # times the crop's side that a film's longer side may have: of all of it three crops are kept
+ORIENTATION = 0x0112  # Exif; above 4 width and height change places
 MISSING = (
     "Films in files ({suffix}) are decoded by PyAV, which is not installed: pip install 'ssl-bench[video]'. Folders of "
     "frames, parquet lists of encoded frames and animated GIFs need nothing more."
@@ -33,13 +37,17 @@ MISSING = (
 Picture = bytes | Path | Image.Image
 
 
-def chosen(length: int, frames: int, step: int) -> list[int]:
-    """Numbers of the frames of a film of `length` that make a clip.
+def chosen(length: int, frames: int, step: int, segments: int = 1) -> list[int]:
+    """Numbers of the frames of a film of `length` that make a clip, or a clip of each of so many equal segments.
 
     Step 0: evenly from the first to the last one (`linspace`, rounded to the nearest). Else every `step`-th, the middle
     of the clip at the middle of the film. Of a film that is too short, step 0 repeats frames, and a stride its last
     one, as VideoMAE's loader does.
     """
+    if segments > 1:
+        ends = [i * length // segments for i in range(segments + 1)]  # a segment without a frame shows the next one
+        each = [(a, chosen(max(1, b - a), frames, step)) for a, b in pairwise(ends)]
+        return [a + number for a, numbers in each for number in numbers]
     if step == 0:
         return [int(i) for i in np.rint(np.linspace(0, length - 1, frames))]
     first = max(0, (length - 1 - (frames - 1) * step) // 2)
@@ -51,7 +59,7 @@ def too_short(length: int, frames: int, step: int) -> bool:
     return length < (frames - 1) * max(step, 1) + 1
 
 
-def pictures(film: Any, frames: int, step: int) -> tuple[list[Picture], int, str]:
+def pictures(film: Any, frames: int, step: int, segments: int = 1) -> tuple[list[Picture], int, str]:
     """The chosen pictures of a film, its number of frames, and what was unusual. `Unreadable` says why there are none.
 
     `film`: a folder, a film file, the bytes of one, or a list of encoded pictures.
@@ -61,7 +69,7 @@ def pictures(film: Any, frames: int, step: int) -> tuple[list[Picture], int, str
     if isinstance(film, Sequence) and not isinstance(film, bytes):
         if not film:
             raise Unreadable("a film without a frame")
-        return [film[i] for i in chosen(len(film), frames, step)], len(film), ""
+        return [film[i] for i in chosen(len(film), frames, step, segments)], len(film), ""
     if isinstance(film, Path) and film.stat().st_size > images.MAX_BYTES * 16:
         raise Unreadable(f"{film.stat().st_size:,} bytes, more than {images.MAX_BYTES * 16:,}")
     if not (film.stat().st_size if isinstance(film, Path) else film):
@@ -69,10 +77,30 @@ def pictures(film: Any, frames: int, step: int) -> tuple[list[Picture], int, str
     with open(film, "rb") if isinstance(film, Path) else io.BytesIO(film) as file:
         if (animated := _animated(file)) is not None:
             count = int(getattr(animated, "n_frames", 1))
-            return [_seek(animated, i) for i in chosen(count, frames, step)], count, ""
+            return [_seek(animated, i) for i in chosen(count, frames, step, segments)], count, ""
         file.seek(0)
         suffix = film.suffix if isinstance(film, Path) else "as bytes"
-        return _decoded(file, suffix, frames, step)
+        return _decoded(file, suffix, frames, step, segments)
+
+
+def uncut(picture: Picture, kind: Images) -> Images:
+    """The size at which the whole of a film's picture covers `kind`: one side is as long, the other no shorter."""
+    opened = _opened(picture)
+    width, height = opened.size[::-1] if opened.getexif().get(ORIENTATION, 1) > 4 else opened.size
+    scale = max(kind.height / height, kind.width / width)
+    if max(scale * height / kind.height, scale * width / kind.width) > MAX_LONG:
+        raise Unreadable(f"{width} x {height} pixels, too long for crops along the longer side")
+    return replace(kind, height=round(scale * height), width=round(scale * width))
+
+
+def crops(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[3, T, C, height, width] of pictures [T, C, H, W]: at 0, s and 2 s along the longer side, s half of what is left.
+
+    So V-JEPA's and VideoMAE's evaluations cut three views.
+    """
+    down, right = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
+    starts = [(i * down, i * right) for i in range(3)]
+    return np.stack([pixels[..., y : y + height, x : x + width] for y, x in starts])
 
 
 def decode(found: Sequence[Picture], kind: Images) -> tuple[np.ndarray, str, tuple[str, tuple[int, int]]]:
@@ -94,14 +122,18 @@ def decode(found: Sequence[Picture], kind: Images) -> tuple[np.ndarray, str, tup
 
 
 def _one(picture: Picture, kind: Images) -> tuple[np.ndarray, str, tuple[str, tuple[int, int]]]:
-    if isinstance(picture, Path):
-        picture = picture.read_bytes()
+    picture = picture.read_bytes() if isinstance(picture, Path) else picture
+    opened = _opened(picture)
+    form = opened.mode, opened.size
+    return *images.decode(picture, kind), form
+
+
+def _opened(picture: Picture) -> Image.Image:
+    picture = picture.read_bytes() if isinstance(picture, Path) else picture
     if isinstance(picture, bytes) and not picture:
         raise Unreadable("a frame of zero bytes")
     try:
-        opened: Any = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-        form = opened.mode, opened.size
-        return *images.decode(picture, kind), form
+        return Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
     except UnidentifiedImageError as error:
         raise Unreadable("a frame that is no image that Pillow knows") from error
 
@@ -124,7 +156,7 @@ def _seek(animated: Any, number: int) -> Image.Image:
     return found
 
 
-def _decoded(file: Any, suffix: str, frames: int, step: int) -> tuple[list[Picture], int, str]:
+def _decoded(file: Any, suffix: str, frames: int, step: int, segments: int) -> tuple[list[Picture], int, str]:
     """By PyAV: frames are counted first, without decoding, then those that are wanted are made into pictures."""
     try:
         import av
@@ -137,7 +169,7 @@ def _decoded(file: Any, suffix: str, frames: int, step: int) -> tuple[list[Pictu
         if length > MAX_FRAMES:
             raise Unreadable(f"{length:,} frames, more than {MAX_FRAMES:,}")
         file.seek(0)
-        wanted = chosen(length, frames, step)
+        wanted = chosen(length, frames, step, segments)
         made, times = dict[int, Image.Image](), list[int]()
         with av.open(file, "r") as container:
             for number, frame in enumerate(container.decode(container.streams.video[0])):

@@ -33,7 +33,7 @@ def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
 
     Text files that list the splits, as those of UCF101 and HMDB51: see split_lists.
     """
-    by_hand.only("train", "test", "splits", "lists", "group", "kind", *MASKS)
+    by_hand.only("train", "test", "splits", "lists", "group", "kind", "views", *MASKS)
     state = files(location)
     return Source(state, lambda: _content(location, state, by_hand), by_hand.kind)
 

@@ -92,6 +92,15 @@ class Kind(ABC):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
+    def views(self) -> tuple[int, int]:
+        """Parts in time that are encoded one by one, and crops that vote for a test item: see `Clips`."""
+        return 1, 1
+
+    def rows(self, store: Any, index: np.ndarray, every: bool) -> tuple[Any, np.ndarray]:
+        """A store and rows [N] of it as evaluations see them: as they are, but for items of several `views`."""
+        return store, index
+
+    @property
     def channels(self) -> int:
         """Numbers at each place: what mean and std have one of each for."""
         return self.shape[0]
@@ -176,6 +185,8 @@ def of_kind(name: str) -> type[Kind]:
 def asked(config: DataConfig, kind: str = "image") -> Kind:
     """The items that a source of this kind gives under these settings."""
     found = of_kind(kind)
+    if kind != "clip" and "#views=" in config.name:
+        raise UserError(f"#views= is of films, and '{config.name}' has {found.noun}: leave it, or add #kind=clip.")
     for name, owner in OWN.items():
         if kind != owner and getattr(config, name) != getattr(DataConfig, name):
             raise UserError(f"data.{name} has no effect on the {found.noun} of '{config.name}': leave it out.")

@@ -28,7 +28,7 @@ from ssl_bench.errors import UserError, nearest
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
     """Columns `image` (bytes, or a struct with `bytes`) and `label`; the split from the names of files or folders."""
-    by_hand.only("train", "test", "splits", "group", "kind", "fold", "folds", *MASKS)
+    by_hand.only("train", "test", "splits", "group", "kind", "views", "fold", "folds", *MASKS)
     if every := by_hand.one("folds"):
         raise UserError(
             f"#folds={every} is every fold in turn, for `ssl-bench eval` of an encoder that has seen none of them; "

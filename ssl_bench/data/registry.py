@@ -2,7 +2,8 @@
 
 `data.name` is a name of the catalogue, `factors`, `movingphotos`, a world (`two_room`), `folder:PATH`, `parquet:PATH`,
 `webdataset:PATH` or `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits),
-`#kind=clip` that its items are no images. No torch here; a kind of source is imported when it is asked for.
+`#kind=clip` that its items are no images, `#views=2x3` how films are seen by evaluations. No torch here; a kind of
+source is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ def find(name: str) -> Source:
     if (base := name.partition("#")[0]) in EMBEDDED:
         settings = f"#kind={EMBEDDED_KINDS.get(base, 'image')}{name[len(base) :]}"
         return _of_path("parquet", f"{EMBEDDED[base]}{settings}")
+    if "#views=" in name and kind not in KINDS:
+        raise UserError(
+            f"#views= cuts films into segments and crops, and '{name.partition('#')[0]}' has none: leave it out."
+        )
     if kind in GENERATED:
         found: Source = _made(kind).source(rest)
         return found

@@ -30,7 +30,8 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # TestSet is two words, TEST
 ENDS = ("", "set", "sets", "data", "images", "imgs", "split")  # testset, traindata
 DECIDE = "#train=NAME and #test=NAME after the data's name decide, #splits=none if no name is a split's"
 MASKS = ("masks", "classes", "first", "void", "threshold")  # see mask_files
-SETTINGS = ("train", "test", "splits", "lists", "image", "label", "group", "kind", "fold", "folds", *MASKS)
+SETTINGS = ("train", "test", "splits", "lists", "image", "label", "group", "kind", "views", "fold", "folds", *MASKS)
+VIEWS = re.compile(r"([1-9]\d?)x([13])")  # of a film: segments x crops
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,19 @@ class Choice:
     def kind(self) -> str:
         """Of the items: `folder:PATH#kind=clip`."""
         return self.one("kind") or "image"
+
+    @property
+    def views(self) -> tuple[int, int]:
+        """Segments of a film, and crops of each: `folder:PATH#kind=clip#views=2x3`; (1, 1) where nothing is said."""
+        found = VIEWS.fullmatch(asked := self.one("views") or "1x1")
+        if not found or len(self.given.get("views", [])) > 1:
+            raise UserError(
+                f"#views={asked} is not read: write once SEGMENTSxCROPS, of 1 to 99 segments and 1 or 3 crops, as in "
+                "#views=2x3; how many frames a segment has is data.frames."
+            )
+        if asked != "1x1" and (told := [setting for setting in MASKS if setting in self.given]):
+            raise UserError(f"#views= is for films with labels, and #{told[0]}= is of masks: leave one of them out.")
+        return int(found[1]), int(found[2])
 
     def one(self, setting: str) -> str:
         return (self.given.get(setting) or [""])[-1]

@@ -12,6 +12,7 @@ import numpy as np
 
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data import store
+from ssl_bench.data.items import written
 
 
 def shared(folder: Path, part: str, other: Path) -> np.ndarray:
@@ -25,7 +26,8 @@ def shared(folder: Path, part: str, other: Path) -> np.ndarray:
 def with_pretraining(tested: DataConfig, trained: DataConfig) -> dict[str, Any]:
     """How many test images have the pixels of an image of the split pretrained on; {} where its store is not here.
 
-    `count` is None where the two are read at other sizes: then no pixels are the same and nothing can be said.
+    `count` is None where the two are read in other forms (size, frames, views): no pixels can then be the same, and
+    nothing can be said.
     """
     here, there = store.there(tested), store.there(trained)
     if here is None or there is None:
@@ -41,7 +43,7 @@ def told(found: dict[str, Any]) -> str:
     if not found or found["count"] == 0:
         return ""
     if found["count"] is None:
-        return f"Whether test images are among those of '{found['pretrain']}', read at another size, is unknown."
+        return f"Whether test images are among those of '{found['pretrain']}', read in another form, is unknown."
     return (
         f"{found['count']:,} test images ({found['share']:.2g} %) have the very pixels of an image of the split "
         f"pretrained on ('{found['pretrain']}')."
@@ -60,5 +62,4 @@ def between(sets: Sequence[DataConfig]) -> list[str]:
 
 
 def _shape(folder: Path) -> Any:
-    meta = json.loads((folder / "meta.json").read_text())
-    return meta["image_size"], meta["channels"]
+    return written(json.loads((folder / "meta.json").read_text())).facts

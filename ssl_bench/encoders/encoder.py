@@ -146,7 +146,14 @@ class Encoder:
         return augment(self.seen(images), rng, self.image_size, look, self.mean, self.std)
 
     def encode(self, images: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
-        """uint8 [B, C, H, W] -> "mean" and, where there is a CLS token, "cls" [B, L, D]; last "tokens" [B, T, D]."""
+        """uint8 [B, C, H, W] -> "mean" and, where there is a CLS token, "cls" [B, L, D]; last "tokens" [B, T, D].
+
+        Of films in segments, [B, S, T, C, H, W], each is encoded alone: their means, and the tokens of all in a row.
+        """
+        if images.ndim == 6:
+            each = [self.encode(images[:, i], layers, want_tokens) for i in range(images.shape[1])]
+            joined = {name: torch.stack([e[name] for e in each], 1) for name in each[0]}
+            return {name: x.flatten(1, 2) if name == "tokens" else x.mean(1) for name, x in joined.items()}
         return self.forward(self.prepare(images), layers, want_tokens)
 
     def forward(self, x: Tensor, layers: int = LAYERS, want_tokens: bool = False) -> dict[str, Tensor]:
@@ -173,6 +180,8 @@ def told(what: Tensor | Kind | int) -> str:
             return f"sounds of {what.shape[1]:,} samples"
         if what.ndim == 3:
             return "clouds of points"
+        if what.ndim == 6:
+            return f"films in {what.shape[1]} segments"
         what = what.shape[1] if what.ndim == 5 else 0
     if isinstance(what, int):
         return f"clips of {what} frames" if what else "images"

@@ -36,11 +36,13 @@ class Answer:
 
 def predict(
     name: str, one: Protocol, train: Features, val: Features, test: Features, seed: int, closed: Sequence[Path] = (),
-    controls: Mapping[str, Features] = MappingProxyType({}),
+    controls: Mapping[str, Features] = MappingProxyType({}), crops: int = 1,
 ) -> Answer:  # fmt: skip
     """Fit and predict, while nothing in `closed` can be opened. `test` has no labels, and nobody has read them.
 
     `controls` are the same test items without something, such as clips of one frame: the same predictor is run on them.
+    Where an item has several `crops`, they stand in a row in `test` and `controls`, and vote; no candidates are then
+    told, for those give classes alone.
     """
     assert not len(test.labels) and test.targets is None and test.files is None
     assert test.masks is None and test.flows is None
@@ -51,12 +53,17 @@ def predict(
         if isinstance(one.scorer, Scorer):
             one.scorer = one.scorer.judging(sealed=True)
         with torch.no_grad():
-            output = found.predict(test)
-            classes, tried = one.classes(output), list(found.candidates(test))
-            changed = {control: found.predict(items) for control, items in controls.items()}
+            output = voted(found.predict(test), crops)
+            classes, tried = one.classes(output), list(found.candidates(test)) if crops == 1 else []
+            changed = {control: voted(found.predict(items), crops) for control, items in controls.items()}
     told = found.measured, found.selected, found.true_names
     took = time.perf_counter() - started
     return Answer(name, one, one.outcomes(train), output, classes, changed, tried, *told, took)
+
+
+def voted(output: Tensor, crops: int) -> Tensor:
+    """Logits [N * crops, C] -> the softmax averaged over each item's crops [N, C]; of one crop the output itself."""
+    return output if crops == 1 else output.double().softmax(1).unflatten(0, (-1, crops)).mean(1)
 
 
 def waiting(answers: Iterator[Answer]) -> Iterator[Answer]:

@@ -92,7 +92,8 @@ def evaluate_all(
         if tell:
             tell(name)
         own = {c: _view(one, x) for c, x in controls.items() if one.controlled}
-        return answers.predict(name, one, _view(one, train), _view(one, val), _view(one, test), seed, closed, own)
+        crops, seen = dataset.item.views[1], _view(one, test)
+        return answers.predict(name, one, _view(one, train), _view(one, val), seen, seed, closed, own, crops)
 
     made = (answer(name, one) for name, one in wanted)
     # Correctness bits tell labels: a protocol from elsewhere could find them in what is recorded before it predicts.
@@ -100,7 +101,8 @@ def evaluate_all(
     for each in answers.waiting(made) if waits else made:
         truth = open_truth(data, each.protocol.scores)
         result = answers.score(each, truth[each.protocol.scores])
-        asked = len(sealed) if result["correct"] is None else len(result["correct"])  # episodes, where these are judged
+        items = len(sealed) // dataset.item.views[1]
+        asked = items if result["correct"] is None else len(result["correct"])  # episodes, where these are judged
         counts = {"num_test": asked, **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
         counts |= result.pop("per_image")
@@ -235,9 +237,11 @@ def _record(
     collapse: dict[str, Any], result: dict[str, Any],
 ) -> records.Record:  # fmt: skip
     base, _, variant = name.partition(":")
+    segments, crops = dataset.item.views
+    seen = {"segments": segments, "crops": crops, "vote": "softmax averaged"} if segments * crops > 1 else {}
     return records.make(
         method=encoder.method, recipe=encoder.recipe, overrides=[], identity=encoder.identity, config=encoder.config,
-        run=encoder.run, encoder=encoder.entry, protocol=base, variant=variant, protocol_version=one.version,
+        run=encoder.run, encoder=encoder.entry | seen, protocol=base, variant=variant, protocol_version=one.version,
         protocol_config=to_dict(one.config),
         data={
             "name": dataset.name, "fingerprint": dataset.fingerprint, "num_train": len(dataset.train),

@@ -184,9 +184,8 @@ class Protocol:
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
     scorer: scorers.Scorer = scorers.Classification()  # one of the harness's; another, or a `score`, is marked
-    scores: ClassVar[Literal["labels", "targets", "masks", "flows"]] = (
-        "labels"  # what the scorer gets of the test images
-    )
+    scores: ClassVar[Literal["labels", "targets", "masks", "flows"]] = "labels"  # of the test images, for the scorer
+    votes: bool = False  # takes films in segments as they are, and gives logits, by which crops of one film can vote
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     only: ClassVar[str] = ""  # the one kind of item it takes; "": any
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`

@@ -23,7 +23,15 @@ def nothing_to_tell_apart(dataset: Dataset) -> str:
 
 def lacking(dataset: Dataset, protocols: Iterable[tuple[str, Protocol]]) -> str:
     """Why one of the named protocols cannot be scored on these items, or ""."""
+    segments, crops = dataset.item.views
     for name, one in protocols:
+        if segments * crops > 1 and not one.votes and one.input == "images":
+            return f"{name} prepares clips itself and takes none in segments or crops, as '{dataset.name}' has them"
+        if crops > 1 and not one.votes:
+            return (
+                f"{name} gives no logits, by which the {crops} crops of a film in '{dataset.name}' could vote; "
+                f"linear and attentive do, and #views={segments}x1 has no crops"
+            )
         if one.input == "world" and dataset.item.name != "trajectory":
             return (
                 f"{name} needs trajectories of a world, and '{dataset.name}' has {dataset.item.noun}; two_room has them"
