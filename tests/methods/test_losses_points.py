@@ -233,6 +233,38 @@ def test_what_all_groups_of_a_cloud_share_is_not_in_targets_normalised_over_them
     ]  # fmt: skip
 
 
+def test_data2vec_on_points_is_point2vecs():
+    """Smooth-L1 (beta 2) to the average of layers normalised over channels, at hidden groups, from the visible ones.
+
+    The decoder knows where hidden groups lie and nothing of what is in them.
+    """
+    config = on_points("data2vec", "points")
+    trainer = Trainer(config, open_data(config.data), torch.device("cpu"))
+    method = trainer.method
+    images, _, rng = trainer.batch(0)
+    views = method.views(images, rng, 0.5)
+    assert views["mask"].shape == (12, 1, 8) and (views["mask"].sum(-1) == 5).all()  # int(0.65 * 8)
+    mask, (_, predicted) = views["mask"][:, 0], method.predict(views)  # type: ignore[operator]
+    outputs = method.teacher.layers(views["images"], range(-2, 0), norm=False)  # type: ignore[operator, union-attr]
+    layers = torch.stack([torch.nn.functional.layer_norm(y, (32,)) for y in outputs]).mean(0)
+    target = torch.nn.functional.layer_norm(layers, (32,))
+    expected = torch.nn.functional.smooth_l1_loss(predicted[:, 0][mask], target[mask], beta=2.0)
+    assert float(method(views, 0.5)["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    moved = {**views, "hidden": views["hidden"] + mask[..., None]}
+    assert not torch.allclose(method.predict(moved)[1], predicted)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("setting", "sentence"), [
+    ("block=3", "no blocks to keep: set block=3 and adjust=0 to 0"),
+    ("noise=0.1", r"objective\.noise=0\.1 has no effect on points"),
+    ("decoder_groups=5", r"decoder_groups=5 \(heads of the blocks\) must divide decoder_dim=64"),
+    ("cls_weight=1", "CLS unless cls_weight is 0"), ("mask_ratio=0.01", "hides 0 of 32 groups"),
+])  # fmt: skip
+def test_settings_of_grids_are_refused_on_points(setting: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        rehearse(configured("data2vec", "points", [f"objective.{setting}"]))
+
+
 def test_wrong_settings_are_one_sentence():
     config = tiny("pointjepa", "")
     config = replace(config, backbone=replace(config.backbone, class_token=True))
@@ -249,6 +281,7 @@ def test_wrong_settings_are_one_sentence():
 @pytest.mark.parametrize(("method", "recipe", "setting"), [
     ("mae", "points", "augment.crop_scale=0.5,1"), ("simclr", "points", "view_2.blur_p=0.5"),
     ("mae", "quick", "augment.cloud.jitter=0.1"), ("simclr", "sound", "view_1.cloud.mirror=true"),
+    ("lejepa", "points", "local_view.blur_p=0.5"), ("data2vec", "points", "augment.flip=0"),
 ])  # fmt: skip
 def test_settings_of_views_that_a_kind_does_not_read_are_refused(method: str, recipe: str, setting: str) -> None:
     name = setting.partition("=")[0]

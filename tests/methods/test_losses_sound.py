@@ -74,12 +74,24 @@ SOUNDS = [m for m in find.names("methods") if "sound" in find.defined(find.modul
 @pytest.mark.parametrize("method", SOUNDS)
 def test_every_method_of_sounds_has_a_recipe_on_the_embedded_digits_and_learns_from_it(method):
     config = resolve(
-        find.recipe(method, "sound")(), ["backbone=toy", "budget.flops=0", "budget.steps=2", "precision=fp32"]
+        find.recipe(method, "sound")(), ["backbone.embed_dim=32", "budget.flops=0", "budget.steps=2", "precision=fp32"]
     )
     assert config.data.name == "fsdd30" and config.budget.batch_size
     trainer = Trainer(config, open_data(config.data), CPU)
     losses = [float(trainer.train_step()["loss"]) for _ in range(2)]
     assert all(torch.isfinite(torch.tensor(losses))) and losses[0] != losses[1]
+
+
+def test_data2vec_on_spectrograms_is_eats():
+    """Facts of EAT's config: all blocks averaged, 80 % hidden, CLS loss of weight 1, no augmentation."""
+    config = find.recipe("data2vec", "sound")()
+    o = config.objective
+    assert (o.version, o.layers, o.mask_ratio, o.cls_weight) == ("2.0", config.backbone.depth, 0.8, 1.0)
+    trainer = Trainer(tiny("data2vec", "", kind="sound"), open_data(config.data), CPU)
+    images, _, rng = trainer.batch(0)
+    views = trainer.method.views(images, rng, 0.5)
+    plain = (images - trainer.method.mean) / trainer.method.std
+    assert torch.allclose(views["images"], plain, atol=1e-5) and views["keep"].shape == (12, 4, 3)
 
 
 def test_mirrors_and_colours_are_refused_on_sounds_and_gain_on_pictures():

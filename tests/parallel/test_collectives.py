@@ -1,4 +1,6 @@
-"""Two gloo processes train exactly like one: gradients, centres, queues and BatchNorm of every method in methods/.
+"""Two gloo processes train exactly like one: gradients, centres, queues and BatchNorm of every method in methods/,
+
+of every kind of item that it takes.
 
 Each case is computed by one process with the whole batch and by two with half of it each, their gradients averaged as
 DDP does; a new method is covered by being there. One spawn serves all cases: starting processes costs seconds.
@@ -15,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from conftest import kinds_of, tiny
 from torch import Tensor, nn
 from torch.testing import assert_close as close
 
@@ -36,10 +39,11 @@ pytestmark = pytest.mark.slow  # two processes import torch: 10 s on idle cores
 
 METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
-ITEMS = {  # of every kind
+ITEMS = {  # of every kind, for its `quick`
     "image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "sound": Sounds(SIZE, SIZE),
     "points": Points(SIZE), "trajectory": Trajectories(17, 5, 2, SIZE, SIZE),
 }  # fmt: skip
+OTHERS = {"clip": Clips(8, 24, 24), "sound": Sounds(24, 24), "points": Points(24)}  # of the other kinds, as `tiny` has
 State = dict[str, Tensor]
 
 
@@ -53,6 +57,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
 
 
 CASES = [(m, "") for m in METHODS] + [(m, v) for m in METHODS for v in variants(m)]
+CASES += [(m, kind) for m in METHODS for kind in kinds_of(m)[1:]]
 
 
 def rows() -> slice:
@@ -69,14 +74,19 @@ def averaged(x: Tensor) -> Tensor:
 
 
 def train(name: str, variant: str) -> State:
-    """Gradients of two plain SGD steps, and the state after them, of one method's `quick` on a two-block ViT."""
+    """Gradients of two plain SGD steps, and the state after them, of one method's `quick` on a two-block ViT.
+
+    Or of its recipe of another kind, which `variant` names.
+    """
     module = find.module("methods", name)
     config = resolve(module.quick(), ["backbone=toy", "precision=fp32"])
-    if variant:
+    if variant in OTHERS:
+        config = tiny(name, "", kind=variant, precision="fp32")
+    elif variant:
         config = replace(config, objective=replace(config.objective, **variants(name)[variant]))
     torch.manual_seed(0)
     made = find.defined(module, Method)
-    item = ITEMS[made.kinds[0]]
+    item = OTHERS.get(variant, ITEMS[made.kinds[0]])
     stats = [(value,) * item.channels for value in (0.5, 0.25)]
     method: Method = made(config, DataInfo(item, 10, *stats))
     generator, out = torch.Generator().manual_seed(1), {}
