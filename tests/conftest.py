@@ -74,10 +74,11 @@ def tiny(method: str, data: str, steps: int = 6, kind: str = "", **changes: obje
             objective = replace(objective, **{name: size})
     if getattr(objective, "layers", 0) > shape.depth:  # of a teacher that are averaged
         objective = replace(objective, layers=shape.depth)
+    same = {k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads", "patch_size")}
+    if recipe == "clips":  # its tubelets last all frames: these tests are of a grid with an axis of time
+        same["tubelet"] = shape.tubelet
     base = {
-        "backbone": replace(
-            config.backbone, **{k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads", "patch_size")}
-        ),
+        "backbone": replace(config.backbone, **same),
         "data": replace(config.data, name=data, image_size=24, val_fraction=0.2),
         "budget": BudgetConfig(batch_size=12, steps=steps),
         "objective": objective,
