@@ -2,11 +2,12 @@
 
     vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
     block        timm's block, and its bf16 pass on a CPU written out
-    tokenizer    items -> tokens
     tokenizer    items -> tokens; groups: points as groups of neighbours, a small PointNet
     flow         correlations of two maps of tokens, warping, a small estimator of motion
     positions    fixed position embeddings; rotary: those that turn queries and keys in every block
     pointdecoder the decoder of points, Chamfer distance
+    latent_decoder  tokens at hidden places from those at visible ones, of grids and of points
+    targets      what a teacher's blocks become: data2vec's average
     predictor    the JEPA predictor
     dynamics     from a frame's latent and an action to the next one's
     hierarchy    a second level over dynamics, that moves by macro-actions

@@ -87,7 +87,8 @@ def test_data2vec_on_spectrograms_is_eats():
     config = find.recipe("data2vec", "sound")()
     o = config.objective
     assert (o.version, o.layers, o.mask_ratio, o.cls_weight) == ("2.0", config.backbone.depth, 0.8, 1.0)
-    trainer = Trainer(tiny("data2vec", "", kind="sound"), open_data(config.data), CPU)
+    small = tiny("data2vec", "", kind="sound")
+    trainer = Trainer(small, open_data(small.data), CPU)
     images, _, rng = trainer.batch(0)
     views = trainer.method.views(images, rng, 0.5)
     plain = (images - trainer.method.mean) / trainer.method.std
