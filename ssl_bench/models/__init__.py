@@ -2,7 +2,6 @@
 
     vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
     block        timm's block, and its bf16 pass on a CPU written out
-    tokenizer    items -> tokens
     tokenizer    items -> tokens; groups: points as groups of neighbours, a small PointNet
     flow         correlations of two maps of tokens, warping, a small estimator of motion
     positions    fixed position embeddings; rotary: those that turn queries and keys in every block
@@ -10,6 +9,7 @@
     predictor    the JEPA predictor
     dynamics     from a frame's latent and an action to the next one's
     hierarchy    a second level over dynamics, that moves by macro-actions
+    slots        from the slots of some objects to those that are hidden
     policy       from a frame and a goal to a chunk of actions
     kept         what a finished run leaves beside its encoder: dynamics, or a predictor that is told actions
     projection   projection heads

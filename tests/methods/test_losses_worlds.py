@@ -22,7 +22,7 @@ from ssl_bench.training.method import configured
 from ssl_bench.training.monitor import Monitor, slope
 from ssl_bench.training.train import Trainer, rehearse
 
-WORLDS = ("lewm", "pldm", "vjepa2ac")
+WORLDS = ("lewm", "pldm", "vjepa2ac", "causaljepa")
 
 
 def directions() -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_no_state_reaches_a_method(method):
     items = t.batch(0)[0]
     assert items.dtype == torch.uint8 and items.shape[1:] == data.item.shape
     views = t.method.views(items, Rng(0, len(items)), 0.5)
-    assert set(views) <= {"frames", "actions", "directions"}
+    assert set(views) <= {"frames", "actions", "directions", "hidden"}
     assert views["actions"].shape[1:] == (views["frames"].shape[1] - 1, 10)
     whole, actions = data.item.frames(items).float() / 255, data.item.actions(items)
     seen = views["frames"] * t.method.std + t.method.mean
