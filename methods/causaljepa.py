@@ -2,13 +2,15 @@
 
 Nam et al., "Causal-JEPA", 2026, arXiv 2602.11389; galilai-group/cjepa at 1415830. (`cjepa` here is another paper of
 that short name.) Loss: squared error of the slots hidden in the history and of all slots in the future, with equal
-weight; targets get no gradient. Theirs are slots of a frozen VideoSAUR or SAVi. Here the world shows each object in a
+weight. Theirs are slots of a frozen VideoSAUR or SAVi, and get no gradient. Here the world shows each object in a
 channel of its own (`World.objects`), and a slot is the CLS token of the picture with that object alone: no state is
-used. The encoder is learned too, so targets come from its EMA, normalised. The released predictor hides the same slots
-for ever (its generator begins anew in each call); here each window draws its own. Left out: the robot's state as a
-node, Hungarian matching (slots are in order).
-Evaluated: the encoder, CLS, on whole frames, which it has not seen. `plan`, `rollout` and `surprise` fit dynamics on
-it, as on methods of images: the slot predictor wants a frame taken apart, which no protocol does.
+used. The encoder is learned with the predictor: the error goes back into both sides, PLDM's variance and covariance of
+each slot keep it from collapsing (with an EMA's slots as targets it began to collapse within 50 steps). `scene`: the
+whole frame is one more slot, since protocols show the encoder whole frames.
+The released predictor hides the same slots for ever (its generator begins anew in each call); here each window draws
+its own. Left out: the robot's state as a node, Hungarian matching (slots are in order).
+Evaluated: the encoder, CLS, on whole frames. `plan`, `rollout` and `surprise` fit dynamics on it, as on methods of
+images: the slot predictor wants a frame taken apart, which no protocol does.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from methods.pldm import hinge, off_diagonal
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, DataConfig, OptimConfig, refuse_outside
 from ssl_bench.data.world import parse
 from ssl_bench.errors import UserError
 from ssl_bench.models.slots import SlotPredictor
+from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
-from ssl_bench.training.method import DataInfo, Views, ema, frozen_copy, linear
+from ssl_bench.training.method import DataInfo, Views
 from ssl_bench.training.world_model import Windows
 
 
@@ -35,23 +39,28 @@ class CausalJEPAConfig:
     history: int = 3  # frames that are seen
     future: int = 1  # frames behind them, of which no slot is seen
     masked: int = 1  # slots that are hidden in the history, but for the first frame; 0: the future alone is predicted
+    scene: bool = True  # the whole frame is one more slot, hidden at all times but the first; false: objects alone
     depth: int = 2  # blocks of the predictor, as wide as a slot
     heads: int = 4  # of its attention
     hidden: int = 128  # width of its MLPs
     dropout: float = 0.0  # of its attention and MLPs; published: 0.1
-    momentum: float = 0.98  # EMA at the start, linear to 1 at the end
+    variance: float = 4.0  # weight of the hinge on the standard deviation of each object's slots (PLDM: 3.98)
+    covariance: float = 7.0  # weight of their mean squared off-diagonal covariances (PLDM: 6.92)
 
     def check(self) -> None:
         refuse_outside("objective.", self, {"history": 1, "future": 1, "depth": 1, "heads": 1, "hidden": 1})
-        refuse_outside("objective.", self, {"masked": 0, "dropout": 0, "momentum": 0}, {"dropout": 1, "momentum": 1})
+        refuse_outside("objective.", self, {"masked": 0, "dropout": 0, "variance": 0, "covariance": 0}, {"dropout": 1})
         if self.masked and self.history == 1:
             raise UserError("objective.masked hides slots from the second frame on: set objective.history=2 or more.")
 
 
-def hide(rng: Rng, history: int, future: int, slots: int, masked: int) -> Tensor:
-    """bool [B, T, S]: `masked` slots of each window at all times but the first, and every slot of the future."""
-    rank = rng.rand(slots).argsort(1).argsort(1)  # a random order of each window's slots
-    hidden = (rank < masked)[:, None].repeat(1, history + future, 1)
+def hide(rng: Rng, history: int, future: int, objects: int, masked: int, scene: bool = False) -> Tensor:
+    """bool [B, T, S]: `masked` objects of each window at all times but the first, and every slot of the future.
+
+    `scene`: the last slot is the whole frame, which would show what is hidden; it is seen in the first frame alone.
+    """
+    rank = rng.rand(objects).argsort(1).argsort(1)  # a random order of each window's objects
+    hidden = F.pad(rank < masked, (0, int(scene)), value=True)[:, None].repeat(1, history + future, 1)
     hidden[:, 0], hidden[:, history:] = False, True
     return hidden
 
@@ -66,12 +75,13 @@ def causaljepa_loss(predicted: Tensor, target: Tensor, hidden: Tensor, history: 
 
 
 class CausalJEPA(Windows):
-    """An encoder of single objects, its EMA, and a predictor over the slots of all frames."""
+    """An encoder of single objects, and a predictor over the slots of all frames."""
 
     paper, sees = "Causal-JEPA, Nam et al. 2026, arXiv 2602.11389", "objects apart in 3 frames, and the next frame's"
     pooling = "cls"
+    fewest = 2  # variance over windows
     objective: CausalJEPAConfig
-    alone: Tensor  # bool [S, C, 1, 1]: the channels of each object's picture
+    alone: Tensor  # bool [S, C, 1, 1]: the channels of each slot's picture
 
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
@@ -89,9 +99,10 @@ class CausalJEPA(Windows):
         if config.backbone.embed_dim % o.heads:
             raise UserError(f"objective.heads={o.heads} must divide backbone.embed_dim={config.backbone.embed_dim}.")
         alone = F.one_hot(torch.tensor(channels), info.item.channels).bool()
+        if o.scene:
+            alone = torch.cat([alone, torch.ones_like(alone[:1])])
         self.register_buffer("alone", alone[..., None, None], persistent=False)
         self.encoder = self.make_vit()
-        self.teacher = frozen_copy(self.encoder)
         self.predictor = SlotPredictor(
             self.window, config.backbone.embed_dim, o.depth, o.heads, o.hidden, o.dropout, self.item.block
         )
@@ -103,37 +114,30 @@ class CausalJEPA(Windows):
 
     def views(self, items: Tensor, rng: Rng, at: float) -> Views:
         """Frames and actions of each window, and which slots are hidden."""
-        o = self.objective
-        return {**super().views(items, rng, at), "hidden": hide(rng, o.history, o.future, len(self.alone), o.masked)}
+        o, objects = self.objective, len(self.alone) - self.objective.scene
+        return {**super().views(items, rng, at), "hidden": hide(rng, o.history, o.future, objects, o.masked, o.scene)}
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
-        """The encoder sees what is not hidden, its EMA the rest: each object of each frame is encoded once."""
-        o, hidden = self.objective, views["hidden"]
-        objects = torch.where(self.alone, views["frames"][:, :, None], -self.mean / self.std)  # [B, T, S, C, H, W]
-        seen = self.encoder(objects[~hidden])[:, 0].float()
-        with torch.no_grad():
-            unseen = self.teacher(objects[hidden])[:, 0].float()
-            target = seen.new_zeros(*hidden.shape, seen.shape[-1])
-            target[hidden] = F.layer_norm(unseen, unseen.shape[-1:])
-        with torch.autocast(seen.device.type, enabled=False):
-            slots = torch.zeros_like(target).masked_scatter(~hidden[..., None], seen)
-            out = causaljepa_loss(self.predictor(slots, hidden, views["actions"]), target, hidden, o.history)
-        return {**out, "target_std": target[:, o.history :].std(0).mean()}
-
-    def after_step(self, at: float) -> None:
-        ema(self.teacher, self.encoder, linear(at, self.objective.momentum, 1.0))
+        o, hidden, frames = self.objective, views["hidden"], views["frames"]
+        pictures = torch.where(self.alone, frames[:, :, None], -self.mean / self.std)  # [B, T, S, C, H, W]
+        slots = self.encoder(pictures.flatten(0, 2))[:, 0].float().unflatten(0, hidden.shape)
+        with torch.autocast(slots.device.type, enabled=False):
+            out = causaljepa_loss(self.predictor(slots, hidden, views["actions"]), slots, hidden, o.history)
+            each = [collectives.gather(z) for z in slots.permute(2, 0, 1, 3).flatten(1, 2)]  # S times [B T, D]
+            variance = torch.stack([hinge(z, 0) for z in each]).mean()
+            covariance = torch.stack([off_diagonal(z) for z in each]).mean()
+        loss = out["loss"] + o.variance * variance + o.covariance * covariance
+        return {**out, "loss": loss, "variance": variance, "covariance": covariance}
 
     def flops(self) -> float:
-        """Forward and backward of what is seen, forward of what is hidden, and the predictor."""
-        o, slots = self.objective, len(self.alone)
-        hidden = o.masked * (o.history - 1) + slots * o.future
-        encoded = 3 * (self.window * slots - hidden) + hidden
-        return encoded * self.encoder.flops() + 3 * self.predictor.flops(slots, self.item.block)
+        """Of every object of every frame, and the predictor, forward and backward."""
+        slots = len(self.alone)
+        return 3 * (self.window * slots * self.encoder.flops() + self.predictor.flops(slots, self.item.block))
 
 
 DEPARTS = {  # what leaves the paper, by recipe
-    "paper": "the encoder is learned, targets by its EMA (published: frozen slots); world's objects; no robot state",
-    "small, quick": "the encoder is learned, targets by its EMA; objects from the world at 32 px; ViT of 2 blocks",
+    "paper": "the encoder is learned (published: frozen slots), by PLDM's terms; the world's objects; no robot state",
+    "small, quick": "the encoder is learned, by PLDM's terms; the world's objects at 32 px; ViT of 2 blocks",
 }
 
 
@@ -142,7 +146,7 @@ def paper(backbone: str = "vit_tiny_patch16", **changes: Any) -> Config:
 
     ssl-bench pretrain --method causaljepa --recipe paper
     """
-    objective = CausalJEPAConfig(depth=6, heads=16, hidden=2048, dropout=0.1, momentum=0.996)
+    objective = CausalJEPAConfig(depth=6, heads=16, hidden=2048, dropout=0.1)
     data = {"data": DataConfig("two_room:block:10000", image_size=224)}
     return budgets.worlds("causaljepa", objective, OptimConfig(lr=5e-4), backbone, **(data | changes))
 

@@ -9,7 +9,7 @@ import torch
 from conftest import tiny
 from sines import sines
 
-from methods.causaljepa import CausalJEPA, CausalJEPAConfig, causaljepa_loss, hide
+from methods.causaljepa import CausalJEPAConfig, causaljepa_loss, hide
 from ssl_bench.data.dataset import open_data
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
@@ -47,24 +47,38 @@ def test_the_loss_is_of_what_is_hidden_in_the_past_and_of_the_future():
     assert float(causaljepa_loss(predicted, target, hidden, 3)["loss"]) == float(out["loss"])
 
 
-def test_an_object_is_encoded_alone():
-    """The pictures that reach the encoder and its EMA: each object of each frame once, and nothing else on it."""
-    t = trainer()
-    method = t.method
-    assert isinstance(method, CausalJEPA) and len(method.alone) == 3
+@pytest.mark.parametrize("scene", [True, False])
+def test_an_object_is_encoded_alone(scene):
+    """The pictures that reach the encoder: each object of each frame and nothing else on it, then the whole frame."""
+    t = trainer(scene=scene)
+    method, seen = t.method, []
     items, _, rng = t.batch(0)
-    views, seen = method.views(items, rng, 0.5), []
-    for vit in (method.encoder, method.teacher):
-        vit.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    views = method.views(items, rng, 0.5)
+    method.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     method(views, 0.5)
+    assert views["hidden"].shape == (12, 4, 3 + scene)
     frames = views["frames"] * method.std + method.mean
-    pictures = frames.new_zeros(*views["hidden"].shape, 3, 24, 24)
-    pictures[~views["hidden"]], pictures[views["hidden"]] = (p * method.std + method.mean for p in seen)
-    assert len(seen) == 2 and sum(map(len, seen)) == views["hidden"].numel()
-    for slot, channel in enumerate((0, 1, 2)):
-        assert torch.allclose(pictures[:, :, slot, channel], frames[:, :, channel], atol=1e-5)
-        assert (pictures[:, :, slot, [c for c in range(3) if c != channel]].abs() < 1e-5).all()
-    assert torch.allclose(pictures.sum(2), frames, atol=1e-4), "nothing of a frame is lost"
+    pictures = (torch.cat(seen) * method.std + method.mean).unflatten(0, views["hidden"].shape)
+    for slot in range(3):
+        assert torch.allclose(pictures[:, :, slot, slot], frames[:, :, slot], atol=1e-5)
+        assert (pictures[:, :, slot, [c for c in range(3) if c != slot]].abs() < 1e-5).all()
+    assert torch.allclose(pictures[:, :, :3].sum(2), frames, atol=1e-4), "nothing of a frame is lost"
+    if scene:
+        assert torch.allclose(pictures[:, :, 3], frames, atol=1e-5)
+        assert views["hidden"][:, 1:, 3].all() and not views["hidden"][:, 0].any(), "it would show what is hidden"
+
+
+def test_slots_that_do_not_differ_are_seen():
+    """An encoder that tells nothing apart costs the whole hinge."""
+    t = trainer("two_room:60", scene=False)
+    items, _, rng = t.batch(0)
+    views = t.method.views(items, rng, 0.5)
+    with torch.no_grad():
+        before = t.method(views, 0.5)
+        t.method.encoder.norm.weight.zero_()
+        after = t.method(views, 0.5)
+    assert float(after["variance"]) == pytest.approx(0.99, abs=1e-4)  # 1 - the root of its 1e-4
+    assert float(before["variance"]) < 0.98 and float(after["covariance"]) == 0
 
 
 def test_what_is_hidden_does_not_depend_on_what_is_seen():
@@ -89,7 +103,7 @@ def test_what_cannot_be_is_a_sentence(data, settings, says):
 
 
 def test_the_future_alone_can_be_asked_for():
-    t = trainer(masked=0, history=1)
+    t = trainer(masked=0, history=1, variance=0, covariance=0)
     items, _, rng = t.batch(0)
     with torch.no_grad():
         out = t.method(t.method.views(items, rng, 0.5), 0.5)
