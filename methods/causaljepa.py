@@ -3,14 +3,13 @@
 Nam et al., "Causal-JEPA", 2026, arXiv 2602.11389; galilai-group/cjepa at 1415830. (`cjepa` here is another paper of
 that short name.) Loss: squared error of the slots hidden in the history and of all slots in the future, with equal
 weight. Theirs are slots of a frozen VideoSAUR or SAVi, and get no gradient. Here the world shows each object in a
-channel of its own (`World.objects`), and a slot is the CLS token of the picture with that object alone: no state is
-used. The encoder is learned with the predictor: the error goes back into both sides, PLDM's variance and covariance of
-each slot keep it from collapsing (with an EMA's slots as targets it began to collapse within 50 steps). `scene`: the
-whole frame is one more slot, since protocols show the encoder whole frames.
+channel of its own (`World.objects`), and a slot is the mean patch token of the picture with that object alone: no
+state is used. The encoder is learned with the predictor: the error goes back into both sides, PLDM's variance and
+covariance of each slot keep it from collapsing (with an EMA's slots as targets it began to collapse in 50 steps).
 The released predictor hides the same slots for ever (its generator begins anew in each call); here each window draws
 its own. Left out: the robot's state as a node, Hungarian matching (slots are in order).
-Evaluated: the encoder, CLS, on whole frames. `plan`, `rollout` and `surprise` fit dynamics on it, as on methods of
-images: the slot predictor wants a frame taken apart, which no protocol does.
+Evaluated: the encoder, mean of the patches, on whole frames, which it has not seen. `plan`, `rollout` and `surprise`
+fit dynamics on it, as on methods of images: the slot predictor wants a frame taken apart, which no protocol does.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ class CausalJEPAConfig:
     history: int = 3  # frames that are seen
     future: int = 1  # frames behind them, of which no slot is seen
     masked: int = 1  # slots that are hidden in the history, but for the first frame; 0: the future alone is predicted
-    scene: bool = True  # the whole frame is one more slot, hidden at all times but the first; false: objects alone
     depth: int = 2  # blocks of the predictor, as wide as a slot
     heads: int = 4  # of its attention
     hidden: int = 128  # width of its MLPs
@@ -54,13 +52,10 @@ class CausalJEPAConfig:
             raise UserError("objective.masked hides slots from the second frame on: set objective.history=2 or more.")
 
 
-def hide(rng: Rng, history: int, future: int, objects: int, masked: int, scene: bool = False) -> Tensor:
-    """bool [B, T, S]: `masked` objects of each window at all times but the first, and every slot of the future.
-
-    `scene`: the last slot is the whole frame, which would show what is hidden; it is seen in the first frame alone.
-    """
-    rank = rng.rand(objects).argsort(1).argsort(1)  # a random order of each window's objects
-    hidden = F.pad(rank < masked, (0, int(scene)), value=True)[:, None].repeat(1, history + future, 1)
+def hide(rng: Rng, history: int, future: int, slots: int, masked: int) -> Tensor:
+    """bool [B, T, S]: `masked` slots of each window at all times but the first, and every slot of the future."""
+    rank = rng.rand(slots).argsort(1).argsort(1)  # a random order of each window's slots
+    hidden = (rank < masked)[:, None].repeat(1, history + future, 1)
     hidden[:, 0], hidden[:, history:] = False, True
     return hidden
 
@@ -78,10 +73,9 @@ class CausalJEPA(Windows):
     """An encoder of single objects, and a predictor over the slots of all frames."""
 
     paper, sees = "Causal-JEPA, Nam et al. 2026, arXiv 2602.11389", "objects apart in 3 frames, and the next frame's"
-    pooling = "cls"
     fewest = 2  # variance over windows
     objective: CausalJEPAConfig
-    alone: Tensor  # bool [S, C, 1, 1]: the channels of each slot's picture
+    alone: Tensor  # bool [S, C, 1, 1]: the channels of each object's picture
 
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
@@ -94,13 +88,9 @@ class CausalJEPA(Windows):
             )
         if o.masked >= len(channels):
             raise UserError(f"objective.masked={o.masked} of {len(channels)} objects hides them all: set it lower.")
-        if not config.backbone.class_token:
-            raise UserError("A slot is a CLS token: set backbone.class_token=true.")
         if config.backbone.embed_dim % o.heads:
             raise UserError(f"objective.heads={o.heads} must divide backbone.embed_dim={config.backbone.embed_dim}.")
         alone = F.one_hot(torch.tensor(channels), info.item.channels).bool()
-        if o.scene:
-            alone = torch.cat([alone, torch.ones_like(alone[:1])])
         self.register_buffer("alone", alone[..., None, None], persistent=False)
         self.encoder = self.make_vit()
         self.predictor = SlotPredictor(
@@ -114,13 +104,14 @@ class CausalJEPA(Windows):
 
     def views(self, items: Tensor, rng: Rng, at: float) -> Views:
         """Frames and actions of each window, and which slots are hidden."""
-        o, objects = self.objective, len(self.alone) - self.objective.scene
-        return {**super().views(items, rng, at), "hidden": hide(rng, o.history, o.future, objects, o.masked, o.scene)}
+        o = self.objective
+        return {**super().views(items, rng, at), "hidden": hide(rng, o.history, o.future, len(self.alone), o.masked)}
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         o, hidden, frames = self.objective, views["hidden"], views["frames"]
         pictures = torch.where(self.alone, frames[:, :, None], -self.mean / self.std)  # [B, T, S, C, H, W]
-        slots = self.encoder(pictures.flatten(0, 2))[:, 0].float().unflatten(0, hidden.shape)
+        tokens = self.encoder(pictures.flatten(0, 2))[:, self.encoder.num_prefix :]
+        slots = tokens.float().mean(1).unflatten(0, hidden.shape)
         with torch.autocast(slots.device.type, enabled=False):
             out = causaljepa_loss(self.predictor(slots, hidden, views["actions"]), slots, hidden, o.history)
             each = [collectives.gather(z) for z in slots.permute(2, 0, 1, 3).flatten(1, 2)]  # S times [B T, D]
