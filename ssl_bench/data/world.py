@@ -61,6 +61,11 @@ class World(ABC):
     def factors(self) -> tuple[Factor, ...]:
         """What the columns of a state are, of those that differ between states."""
 
+    @property
+    def objects(self) -> dict[str, int]:
+        """The channel of `render` that shows each object and nothing else, by its name; {}: they share channels."""
+        return {}
+
     @abstractmethod
     def reset(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """States [n, S] to begin with."""

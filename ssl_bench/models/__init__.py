@@ -11,6 +11,7 @@
     predictor    the JEPA predictor
     dynamics     from a frame's latent and an action to the next one's
     hierarchy    a second level over dynamics, that moves by macro-actions
+    slots        from the slots of some objects to those that are hidden
     policy       from a frame and a goal to a chunk of actions
     kept         what a finished run leaves beside its encoder: dynamics, or a predictor that is told actions
     projection   projection heads

@@ -91,6 +91,23 @@ def test_what_is_rendered():
     assert whole.render(state, 32)[:, 2].any((1, 2)).all()
 
 
+@pytest.mark.parametrize(("options", "objects"), [
+    ("", ["dot", "walls"]), (":block", ["dot", "walls", "block"]),
+    (":random,distractor", ["dot", "walls", "distractor"]),
+    (":block,distractor", []), (":colour", []),
+])  # fmt: skip
+def test_a_channel_shows_one_object_and_nothing_else(options, objects):
+    rooms = world.parse(f"two_room{options}").world
+    assert list(rooms.objects) == objects
+    at = {"dot": [0, 1], "walls": [2, 3], **{name: [c, c + 1] for name, c in rooms.columns.items()}}
+    state, other = rooms.reset(np.random.default_rng(0), 50), rooms.reset(np.random.default_rng(1), 50)
+    for name, channel in rooms.objects.items():
+        moved = state.copy()
+        moved[:, at[name]] = other[:, at[name]]
+        differ = (rooms.render(moved, 32) != rooms.render(state, 32)).any((0, 2, 3))
+        assert differ.tolist() == [c == channel and (name != "walls" or rooms.random) for c in range(3)]
+
+
 def test_the_block_is_pushed_and_stays_in_its_room():
     rooms = world.parse("two_room:block").world
     state = at(20, 40, rooms)

@@ -37,6 +37,13 @@ def test_the_cost_of_a_goal_has_the_known_values():
     assert [float(8 * cost[0, 0]), float(8 * cost[1, 4])] == pytest.approx([9.845786, 11.366531], abs=1e-5)
 
 
+def test_the_cost_of_dinowm_is_the_sum_of_two_at_the_last_frame():
+    """Its objective `last` with weight 1: that of the patch tokens, all numbers alike, and that of the state."""
+    visual = goal_cost(sines(1, 3, 4, 5, 8).flatten(2), sines(3, 3, 1, 5, 8).flatten(2), "last")
+    state = goal_cost(sines(2, 3, 4, 6), sines(4, 3, 1, 6), "last")
+    assert (visual + state).tolist() == pytest.approx([1.553759, 1.853353, 1.844427], abs=2e-6)
+
+
 def test_plans_are_cut_before_they_are_judged():
     longest = []
 

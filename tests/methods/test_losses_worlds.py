@@ -1,4 +1,4 @@
-"""LeWM, PLDM and V-JEPA 2-AC against values computed with the official code (commits in the methods' files)."""
+"""LeWM, PLDM, EB-JEPA, V-JEPA 2-AC against values computed with the official code (commits in the methods' files)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import tiny
 from sines import sines
 
 from methods.lejepa import sigreg
 from methods.lewm import lewm_loss
-from methods.pldm import PLDMConfig, hinge, off_diagonal, pldm_terms
+from methods.pldm import PLDMConfig, eb_jepa, hinge, off_diagonal, pldm_terms
+from methods.vicreg import vicreg_terms
 from ssl_bench import find
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data.dataset import open_data
@@ -22,7 +24,7 @@ from ssl_bench.training.method import configured
 from ssl_bench.training.monitor import Monitor, slope
 from ssl_bench.training.train import Trainer, rehearse
 
-WORLDS = ("lewm", "pldm", "vjepa2ac")
+WORLDS = ("lewm", "pldm", "vjepa2ac", "causaljepa")
 
 
 def directions() -> torch.Tensor:
@@ -69,6 +71,25 @@ def test_the_terms_of_eb_jepa_are_of_all_frames():
     assert float(off_diagonal(sines(1, 6, 8))) == pytest.approx(0.053607, abs=2e-6)
 
 
+def test_the_loss_of_eb_jepa_is_their_sum_by_the_weights_of_its_recipe():
+    """Its regulariser without the prediction, where inverse dynamics tells an action as the difference of latents."""
+    z, actions = sines(1, 6, 8, 4).transpose(1, 2), sines(2, 6, 2, 4).transpose(1, 2)
+    terms, o = pldm_terms(z, z[:, 1:], first_only=False), eb_jepa().objective
+    terms["inverse"] = ((z[:, 1:] - z[:, :-1])[..., :2] - actions[:, :-1]).square().mean()
+    assert float(terms["inverse"]) == pytest.approx(1.373296, abs=2e-6)
+    assert (o.first_only, o.time_variance) == (False, 0)
+    weighted = [getattr(o, name) * terms[name] for name in ("variance", "covariance", "similarity", "inverse")]
+    assert float(sum(weighted)) == pytest.approx(17.941259, abs=1e-4)
+
+
+def test_the_terms_of_eb_jepa_on_two_views_are_sums_of_both():
+    a, b = sines(1, 6, 8), sines(2, 6, 8)
+    told = [(a - b).square().mean(), hinge(a, 0) + hinge(b, 0), off_diagonal(a) + off_diagonal(b)]
+    assert [float(x) for x in told] == pytest.approx([1.091578, 0.568954, 0.098931], abs=2e-6)
+    invariance, variance, covariance = vicreg_terms(a, b)  # the mean over the views; squares over D and not D (D - 1)
+    assert float(invariance + 2 * variance + 80 * covariance / 7) == pytest.approx(9.574993, abs=2e-5)
+
+
 def test_the_terms_at_each_time_step_are_those_of_stable_worldmodel():
     z, told, actions = sines(1, 6, 4, 8), sines(2, 6, 3, 2), sines(3, 6, 3, 2)
     assert float((told - actions).square().mean()) == pytest.approx(1.204016, abs=2e-6)
@@ -88,6 +109,47 @@ def test_a_forecast_is_teacher_forced_and_rolled_out_by_itself():
     assert forecast_loss(dynamics, z, actions).item() == pytest.approx(total.item(), abs=1e-6)
 
 
+class Told(Dynamics):
+    """Foretells what it is given."""
+
+    def __init__(self, known: torch.Tensor) -> None:
+        super().__init__(DynamicsConfig(latent=0, width=8, heads=2), 24, 4)
+        self.known = known
+
+    def forward(self, z: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        return self.known[:, : z.shape[1]]
+
+
+def test_teacher_forcing_of_vjepa2ac_has_the_known_error():
+    """Of normed tokens, three in a frame."""
+    h, z = (
+        F.layer_norm(sines(*shape), (8,)).unflatten(1, (-1, 3)).flatten(2) for shape in ((1, 2, 12, 8), (2, 2, 9, 8))
+    )
+    loss = forecast_loss(Told(z), h, torch.zeros(2, 3, 4), rollout=1, exponent=1.0)
+    assert float(loss) == pytest.approx(1.005799, abs=2e-6)
+
+
+@pytest.mark.parametrize(("recipe", "told"), [("quick", (2, 1.0, "tokens")), ("dinowm_quick", (1, 2.0, "concat"))])
+def test_dinowm_is_vjepa2ac_by_settings(recipe, told):
+    o = find.recipe("vjepa2ac", recipe)().check().objective
+    assert (o.rollout, o.exponent, o.dynamics.conditioning, o.dynamics.latent) == (*told, 0)
+
+
+@pytest.mark.parametrize("conditioning", ["adaln", "tokens", "concat"])
+@pytest.mark.parametrize("method", ["lewm", "vjepa2ac"])
+def test_a_method_trains_with_actions_that_enter_in_any_way(method, conditioning):
+    """And every part of the predictor gets a gradient."""
+    config = tiny(method, "")
+    shape = replace(config.objective.dynamics, conditioning=conditioning)
+    config = replace(config, objective=replace(config.objective, dynamics=shape)).check()
+    t = Trainer(config, open_data(config.data), torch.device("cpu"))
+    t.train_step()  # opens gates that begin at zero
+    items, _, rng = t.batch(0)
+    t.method(t.method.views(items, rng, 0.5), 0.5)["loss"].backward()
+    for name, parameter in t.method.dynamics.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, f"{name} gets no gradient"
+
+
 @pytest.mark.parametrize("method", WORLDS)
 def test_no_state_reaches_a_method(method):
     """What it looks at is made of frames and actions alone: other states, labels and places change nothing."""
@@ -97,7 +159,7 @@ def test_no_state_reaches_a_method(method):
     items = t.batch(0)[0]
     assert items.dtype == torch.uint8 and items.shape[1:] == data.item.shape
     views = t.method.views(items, Rng(0, len(items)), 0.5)
-    assert set(views) <= {"frames", "actions", "directions"}
+    assert set(views) <= {"frames", "actions", "directions", "hidden"}
     assert views["actions"].shape[1:] == (views["frames"].shape[1] - 1, 10)
     whole, actions = data.item.frames(items).float() / 255, data.item.actions(items)
     seen = views["frames"] * t.method.std + t.method.mean

@@ -61,6 +61,12 @@ class TwoRoom(World):
         known += [Factor("block", 0, (at["block"], at["block"] + 1))] if self.block else []
         return (*known, *([Factor("colour", 0, (at["colour"],))] if self.colour else []))
 
+    @property
+    def objects(self) -> dict[str, int]:
+        """Colour mixes channels, and of distractor and block the third shows one at a time."""
+        third = [name for name in ("distractor", "block") if getattr(self, name)]
+        return {} if self.colour or len(third) > 1 else {"dot": 0, "walls": 1, **dict.fromkeys(third, 2)}
+
     def reset(self, rng: np.random.Generator, n: int) -> np.ndarray:
         at = self.columns
         state = np.zeros((n, at["end"]))
