@@ -159,7 +159,7 @@ def _masks(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -
     if os.path.isabs(named) or not parts or ".." in parts:
         raise UserError(f"#masks={named}: write the name of a folder with mask files that lies in {location}.")
     if not os.path.isdir(folder):
-        inside = {os.path.relpath(p, location).split(os.sep)[0] for p, _, _ in state if os.path.dirname(p) != location}
+        inside = {words[0] for p, _, _ in state if len(words := os.path.relpath(p, location).split(os.sep)) > 1}
         raise UserError(f"#masks={named}: {location} has no folder '{named}'. {nearest(named, inside)}")
     if not paths:
         others = sorted({os.path.splitext(p)[1] for p, _, _ in state if p.startswith(folder + os.sep)})

@@ -175,6 +175,7 @@ def test_rules_that_say_nothing_or_too_much_are_refused(settings, said):
 
 @pytest.mark.parametrize(("settings", "said"), [
     ("#masks=mask#classes=2", "has no folder 'mask'. Did you mean 'masks'?"),
+    ("#masks=file#classes=2", "has no folder 'file'. Valid: images, masks, notes"),
     ("#masks=notes#classes=2", "holds only .npy, and masks are images"),
     ("#masks=bare#classes=2", "holds no files, and masks are images"), ("#masks=../masks#classes=2", "lies in"),
     ("#masks=.#classes=2", "lies in"),    ("#classes=2", "no effect without #masks"),
@@ -184,6 +185,7 @@ def test_a_folder_of_masks_lies_in_the_set(tmp_path, settings, said):
     for name in ("notes", "bare"):
         (place / name).mkdir()
     np.save(place / "notes" / "x0.npy", picture(0)[1])
+    (place / "file").write_text("no folder")
     with pytest.raises(UserError, match=said):
         open_data(DataConfig(f"folder:{place}{settings}", image_size=SIDE))
 
