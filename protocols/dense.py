@@ -25,6 +25,8 @@ dense:match   without training or labels: of each test image a part (0.6 to 0.9 
               (keypoints' usual PCK; the pairs are this benchmark's own)
 
 At most `images` training images, drawn by the seed. The row of raw input gets patches of `raw_patch` pixels per side.
+No variant regresses depth: no set here has any, and a map of the object's size, which `factors` could give, is its mask
+times the one number per image that protocol `factors` regresses already.
 
 Changes: 1 first version.
 """

@@ -15,7 +15,7 @@ from ssl_bench.data.items import KINDS, Kind, of_kind
 from ssl_bench.data.labels import tidy
 from ssl_bench.data.source import Content, Source, cut, files
 from ssl_bench.data.splits import DECIDE, MASKS, NO_CHOICE, Choice, folder_roles, held_out, role_of
-from ssl_bench.errors import UserError
+from ssl_bench.errors import UserError, nearest
 
 Row = tuple[str, list[str]]  # an image's path, and the folders it lies in below the place looked at
 
@@ -44,6 +44,8 @@ def _content(location: Path, state: list[tuple[str, int, int]], by_hand: Choice)
     inside = [entry for entry in state if not (beside and entry[0].startswith(beside.folder + os.sep))]
     inside = [entry for entry in inside if not (lists and entry[0].endswith(split_lists.SUFFIX))]
     files_of, others = _items(inside, items)
+    if beside and not files_of:
+        raise UserError(f"All images lie in {beside.folder}, the folder of #masks=: give the masks one of their own.")
     rows: list[Row] = [(path, os.path.relpath(path, location).split(os.sep)[:-1]) for path in files_of]
     rows, through = _unwrapped(rows)
     notes = [f"Looked through the folder {os.sep.join(through)}."] if through else []
@@ -139,8 +141,10 @@ class Beside:
     def item(self, item: Item) -> Item:
         """The image with its mask, and with a class where it has none of its own."""
         below = os.path.splitext(os.path.relpath(item.place, self.location))[0]
-        found = self.files.get(below) or self.files.get(os.path.join(*below.split(os.sep)[1:] or [below]), "")
-        return mask_files.attached(item, Path(found) if found else None, Path(item.place), self.meaning)
+        short = os.path.join(*below.split(os.sep)[1:] or [below])
+        found, name = self.files.get(below) or self.files.get(short), os.path.basename(self.folder)
+        mask = Path(found) if found else Unreadable(f"it has no mask: {os.path.join(name, short)}.png is not there")
+        return mask_files.attached(item, mask, Path(item.place), self.meaning)
 
 
 def _masks(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -> Beside | None:
@@ -152,8 +156,15 @@ def _masks(location: Path, state: list[tuple[str, int, int]], by_hand: Choice) -
     parts = Path(named).parts
     folder = os.path.join(location, *parts)
     paths = [p for p, _, _ in state if p.startswith(folder + os.sep) and os.path.splitext(p)[1].lower() in SUFFIXES]
-    if os.path.isabs(named) or not parts or ".." in parts or not paths:
+    if os.path.isabs(named) or not parts or ".." in parts:
         raise UserError(f"#masks={named}: write the name of a folder with mask files that lies in {location}.")
+    if not os.path.isdir(folder):
+        inside = {words[0] for p, _, _ in state if len(words := os.path.relpath(p, location).split(os.sep)) > 1}
+        raise UserError(f"#masks={named}: {location} has no folder '{named}'. {nearest(named, inside)}")
+    if not paths:
+        others = sorted({os.path.splitext(p)[1] for p, _, _ in state if p.startswith(folder + os.sep)})
+        held = f"only {', '.join(others)}" if others else "no files"
+        raise UserError(f"#masks={named}: {folder} holds {held}, and masks are images, best PNG: put them there.")
     known: dict[str, str] = {}
     for path in paths:
         below = os.path.splitext(os.path.relpath(path, folder))[0]

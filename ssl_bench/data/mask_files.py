@@ -1,7 +1,8 @@
 """Masks in files beside the images: what their values mean, and which of them are refused.
 
 A file has one value for each pixel: grey levels of 8 or 16 bits, black and white (0 and 1), or the indices of a
-palette, whose colours say nothing. Colours and JPEG, which changes values, are refused. What a value means is said by
+palette, whose colours say nothing. Colours, and JPEG and GIF, which change values, are refused. What a value means is
+said by
 
     #classes=sky,road   the classes in order, or their number; needed unless there is a threshold
     #first=1            the value of the first class; 0 where nothing is said
@@ -86,14 +87,16 @@ def _number(name: str, text: str, least: int, most: int) -> int:
     return int(text)
 
 
-def read(mask: Path | bytes | None, image: Path | bytes, meaning: Rules) -> np.ndarray:
+def read(mask: Path | bytes | Unreadable | None, image: Path | bytes, meaning: Rules) -> np.ndarray:
     """Classes uint8 [h, w] for the image as it is shown; `Unreadable` says why there are none."""
-    if mask is None:
-        raise Unreadable("it has no mask")
+    if mask is None or isinstance(mask, Unreadable):
+        raise mask or Unreadable("it has no mask")
     try:
         opened: Any = Image.open(io.BytesIO(mask) if isinstance(mask, bytes) else mask)
-        if opened.format == "JPEG":
-            raise Unreadable("its mask is a JPEG, which changes values: PNG keeps them")
+        if opened.format in ("JPEG", "GIF"):  # writers of GIF number the colours of each picture anew
+            raise Unreadable(f"its mask is a {opened.format}, which changes values: PNG keeps them")
+        if getattr(opened, "n_frames", 1) > 1:
+            raise Unreadable(f"its mask has {opened.n_frames} pictures: one is needed")
         if opened.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
             raise Unreadable(f"its mask has mode {opened.mode}: one value per pixel is needed, grey or of a palette")
         step = _step(opened, mask if isinstance(mask, bytes) else mask.read_bytes())
@@ -113,7 +116,7 @@ def _step(opened: Any, data: bytes) -> int:
     return {2: 85, 4: 17}.get(bits, 1) if opened.mode == "L" else 1
 
 
-def attached(item: Item, mask: Path | bytes | None, image: Path | bytes, meaning: Rules) -> Item:
+def attached(item: Item, mask: Path | bytes | Unreadable | None, image: Path | bytes, meaning: Rules) -> Item:
     """The item with its mask, and with a class where it has none of its own; one that cannot be read says why."""
     try:
         found = read(mask, image, meaning)

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from ssl_bench.data.encoded_store import mapped
 from ssl_bench.data.images import Item, Unreadable
+from ssl_bench.errors import UserError
 from ssl_bench.files import atomic
 
 VOID = 255  # pixels that belong to no class and count nowhere
@@ -100,7 +101,24 @@ def seal(folder: Path, home: str, rows: np.ndarray, shape: tuple[int, ...], told
                 old.seek(row * height * width)
                 old.write(bytes([VOID]) * (height * width))
             os.fsync(old.fileno())
-    return {"masks": list(told.classes)}
+    tested = np.load(target, mmap_mode="r" if len(rows) else None)  # nothing cannot be mapped
+    each = counted(mapped(path(folder, "train")).reshape(-1, height, width)) + counted(tested)
+    occur = [name for name, pixels in zip(told.classes, each, strict=False) if pixels]
+    if len(occur) < 2:
+        raise UserError(
+            f"No pixel of the masks has a class other than '{', '.join(occur)}' ({each[VOID] / each.sum():.0%} of them "
+            "are void), so there is nothing to tell it from: #classes=, #void= and #threshold= say what values mean."
+        )
+    return {"masks": list(told.classes), "mask_pixels": [*each[: len(told.classes)].tolist(), int(each[VOID])]}
+
+
+def counted(found: np.ndarray) -> np.ndarray:
+    """How many pixels have each value, int64 [256], in masks [N, h, w]; those that are nothing but void left out."""
+    each = np.zeros(VOID + 1, np.int64)
+    for mask in found:
+        here = np.bincount(mask.ravel(), minlength=VOID + 1)
+        each += here if here[:VOID].any() else 0
+    return each
 
 
 def of(folder: Path, shape: tuple[int, ...]) -> Any:

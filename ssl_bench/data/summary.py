@@ -45,7 +45,14 @@ def _masks(meta: dict[str, Any]) -> list[str]:
     if not (names := meta.get("masks")):
         return []
     shown = [*names[:ALL], *(["..."] if len(names) > ALL else [])]
-    return [f"  a mask for every image, {len(names)} classes: {', '.join(shown)}"]
+    lines = [f"  a mask for every image, {len(names)} classes: {', '.join(shown)}"]
+    if not (pixels := meta.get("mask_pixels")):  # a store from before they were counted
+        return lines
+    known, never = sum(pixels[:-1]), [name for name, count in zip(names, pixels[:-1], strict=True) if not count]
+    shares = ", ".join(f"{name} {count / known:.1%}" for name, count in zip(names[:ALL], pixels, strict=False) if count)
+    void = f"{pixels[-1] / (known + pixels[-1]):.1%} of all pixels are void"
+    absent = [f"  no pixel of any mask is {', '.join(never[:ALL])}"] if never else []
+    return [*lines, f"  pixels of the masks: {shares}; {void}", *absent]
 
 
 def _classes(meta: dict[str, Any], noun: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ssl_bench.config.schema import DataConfig
+from ssl_bench.data import store, summary
 from ssl_bench.data.dataset import open_data, open_test, open_truth
 from ssl_bench.data.mask_files import ORIENTATION, Rules, classes, read, rules
 from ssl_bench.data.masks import VOID
@@ -127,6 +130,7 @@ def test_values_palettes_and_thresholds(tmp_path):
 
 def bad(kind: str, path: Path) -> None:
     image, mask = picture(5)
+    two = Image.fromarray(mask)
     broken = {
         "smaller": lambda: Image.fromarray(mask[:8]).save(path), "colours": lambda: Image.fromarray(image).save(path),
         "missing": path.unlink, "void": lambda: Image.fromarray(np.full_like(mask, VOID)).save(path),
@@ -134,6 +138,8 @@ def bad(kind: str, path: Path) -> None:
         "cut off": lambda: path.write_bytes(path.read_bytes()[:-30]), "empty": lambda: path.write_bytes(b""),
         "text": lambda: path.write_text("0 1 2"), "on its side": lambda: Image.fromarray(mask[:, :9]).save(path),
         "lossy": lambda: Image.fromarray(mask).save(path, "JPEG"),
+        "renumbered": lambda: Image.fromarray(mask).save(path, "GIF"),
+        "several": lambda: Image.fromarray(mask).save(path, "TIFF", save_all=True, append_images=[two]),
         "alpha": lambda: Image.fromarray(image).convert("LA").save(path),
         "floats": lambda: Image.fromarray(mask.astype(np.float32)).save(path, "TIFF"),
     }  # fmt: skip
@@ -143,9 +149,10 @@ def bad(kind: str, path: Path) -> None:
 @pytest.mark.parametrize(("kind", "said"), [
     ("smaller", "its mask is 16 x 8 pixels, it is 16 x 16"), ("on its side", "its mask is 9 x 16 pixels"),
     ("colours", "its mask has mode RGB"), ("alpha", "its mask has mode LA"), ("floats", "its mask has mode F"),
-    ("missing", "it has no mask"), ("void", "every pixel of its mask is void"),
+    ("missing", "it has no mask: masks/train/x4.png is not there"), ("void", "every pixel of its mask is void"),
     ("more classes", "value 8, which is neither a class (0 to 2) nor void"), ("cut off", "its mask cannot be read"),
     ("empty", "no image that Pillow knows"), ("text", "no image that Pillow knows"), ("lossy", "JPEG"),
+    ("renumbered", "its mask is a GIF, which changes values"), ("several", "its mask has 2 pictures"),
 ])  # fmt: skip
 def test_a_bad_mask_refuses_the_set_in_one_sentence_or_leaves_its_image_out(tmp_path, kind, said):
     place = folder(tmp_path / "set", count=12)
@@ -167,13 +174,56 @@ def test_rules_that_say_nothing_or_too_much_are_refused(settings, said):
 
 
 @pytest.mark.parametrize(("settings", "said"), [
-    ("#masks=mask#classes=2", "lies in"), ("#masks=../masks#classes=2", "lies in"), ("#masks=.#classes=2", "lies in"),
-    ("#classes=2", "no effect without #masks"),
+    ("#masks=mask#classes=2", "has no folder 'mask'. Did you mean 'masks'?"),
+    ("#masks=file#classes=2", "has no folder 'file'. Valid: images, masks, notes"),
+    ("#masks=notes#classes=2", "holds only .npy, and masks are images"),
+    ("#masks=bare#classes=2", "holds no files, and masks are images"), ("#masks=../masks#classes=2", "lies in"),
+    ("#masks=.#classes=2", "lies in"),    ("#classes=2", "no effect without #masks"),
 ])  # fmt: skip
 def test_a_folder_of_masks_lies_in_the_set(tmp_path, settings, said):
     place = folder(tmp_path / "set", count=6)
+    for name in ("notes", "bare"):
+        (place / name).mkdir()
+    np.save(place / "notes" / "x0.npy", picture(0)[1])
+    (place / "file").write_text("no folder")
     with pytest.raises(UserError, match=said):
         open_data(DataConfig(f"folder:{place}{settings}", image_size=SIDE))
+
+
+def test_masks_among_the_images_are_no_folder_of_masks(tmp_path):
+    place = folder(tmp_path / "set", count=6)
+    (place / "masks").rename(place / "images" / "masks")
+    with pytest.raises(UserError, match=r"All images lie in .*images, the folder of #masks="):
+        open_data(DataConfig(f"folder:{place}#masks=images#classes=2", image_size=SIDE))
+
+
+def rewritten(place: Path, change: Callable[[np.ndarray], np.ndarray]) -> DataConfig:
+    for path in (place / "masks").rglob("*.png"):
+        Image.fromarray(change(np.asarray(Image.open(path))).astype(np.uint8)).save(path)
+    return named(place, "#classes=ground,thing")
+
+
+def test_masks_of_a_single_class_are_refused(tmp_path):
+    place = folder(tmp_path / "binary", count=12)
+    binary = rewritten(place, lambda mask: np.where((mask == 1) | (mask == 2), 255, 0))  # 255: void, as nothing is said
+    for _ in range(2):  # what was sealed stays so
+        with pytest.raises(UserError, match=r"other than 'ground' \(16% of them are void\).*#void="):
+            open_data(binary)
+    with pytest.raises(UserError, match=r"other than 'background' \(0% of them"):
+        open_data(named(folder(tmp_path / "dark", count=12), "#threshold=256"))
+    rules = f"folder:{place}#masks=masks#threshold=255"
+    assert open_data(DataConfig(rules, image_size=SIDE)).train.mask_classes == ("background", "foreground")
+
+
+def test_what_masks_hold_is_shown(tmp_path):
+    config = named(folder(tmp_path / "set", count=12), "#classes=nothing,red,green,blue")
+    path = tmp_path / "set" / "masks" / "train" / "x4.png"
+    Image.fromarray(np.full((SIDE, SIDE), VOID, np.uint8)).save(
+        path
+    )  # its image is left out, and its pixels not counted
+    told = "\n".join(summary.lines(json.loads((store.ensure(config) / "meta.json").read_text())))
+    assert "pixels of the masks: nothing 83.1%, red 8.1%, green 8.8%; 2.7% of all pixels are void" in told
+    assert "no pixel of any mask is blue" in told
 
 
 def test_a_parquet_column_of_masks_gives_what_the_folder_does(tmp_path):
