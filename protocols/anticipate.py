@@ -10,7 +10,7 @@ Of V-JEPA 2's evaluation (Assran et al. 2025, arXiv 2506.09985; evals/action_ant
 leaves out what other encoders lack or these sets do not ask for: the predictor's tokens of the future, the attentive
 pooler with queries for verb, noun and action, the focal loss, and recall at 5.
 
-Changes: 1 first version.
+Changes: 1 first version. 2 the probe is that of `linear` version 3.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def of_beginnings(x: Features, config: AnticipateConfig) -> Features:
 
 
 class Anticipate(Protocol):
-    version = 1
+    version = 2
     input = "images"
     only = "clip"
     votes = True

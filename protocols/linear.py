@@ -2,25 +2,24 @@
 
 Definition (default, ssl-bench's own): L2 logistic regression on features without augmentation, standardised per
 dimension over the training split: the last layer in the encoder's own pooling, and the widest feature (last 4 layers,
-each through the final norm, CLS and mean). Features of more than 2,048 dimensions on more images than that (raw
-pixels) are reduced to their 1,024 leading principal axes. C lies on 10^linspace(-6, 5, 45) (DINOv2's
-log_regression.py). It is fitted on the training part at every fourth C, weakest first, each from the last one's
-weights, until the cross-entropy on the validation part has grown twice in a row: stronger ones cannot win any more;
-then at the values between around the best. The lowest cross-entropy wins: with a few hundred images accuracy there is
-known to 3 points only, too coarse to choose by. The winner alone is fitted again, on both parts, to the end. The other
-candidates are run on the test images as fitted without the validation part, only to show what choosing there would
-have printed.
+each through the final norm, CLS and mean). Features of more than 2,048 dimensions on more images than that (raw pixels)
+are reduced to their 1,024 leading principal axes. C lies on 10^linspace(-6, 5, 45) (DINOv2's log_regression.py). It is
+fitted on the training part at every fourth C, weakest first, each from the last one's weights, until the cross-entropy
+on the validation part is above the best by half of log(classes): stronger ones cannot win any more; then at the values
+between around the best. The lowest cross-entropy wins: with a few hundred images accuracy there is known to 3 points
+only, too coarse to choose by. The winner alone is fitted again, on both parts, to the end. The other candidates are run
+on the test images as fitted without the validation part, only to show what choosing there would have printed.
 
 Variants train on random crops and flips through the frozen encoder, as published (see each recipe), with these
 differences: a head is chosen on the validation part, not on the test set, and it is the head of the last epoch; crops
 are bicubic (MAE's; DINO's are bilinear). Where there is one candidate, it is fitted once, on both parts. A batch is the
 whole training split where the published one is larger; learning rates follow the batch by the published rule.
-`linear:svm`, of clouds of points: a linear SVM on the tokens' maximum and mean, not scaled, fitted once on both parts.
+`linear:svm`, of points: a linear SVM on the tokens' maximum and mean, not scaled, fitted once on both parts.
 
-Changes: 1 first version. 2 no heads by SGD in the default (2 of its 149 reference numbers were theirs, both of
-`supervised`); C from coarse to fine; moments and axes of the whole training split; wide features on their leading axes;
-L-BFGS ends by what is left to gain, where it had stopped early above C = 1. `dinov2` reads CLS of four layers and the
-mean of the last, as published (it had read the means of all four); the other variants are as before.
+Changes: 1 first version. 2 no heads by SGD in the default; C from coarse to fine; moments and axes of the whole
+training split; wide features on their leading axes; L-BFGS ends by what is left to gain, where it had stopped early
+above C = 1. `dinov2` reads CLS of four layers and the mean of the last, as published (it had read the means of all
+four). 3 the search over C had ended where the loss grew twice, and may fall again (regression.py); variants as before.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ def svm() -> LinearConfig:
 
 
 class Linear(Protocol):
-    version = 2
+    version = 3
     config: LinearConfig
     last: ClassVar[tuple[Any, list[Any], Predictor] | None] = None
 

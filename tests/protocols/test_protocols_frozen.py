@@ -18,6 +18,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation import linear_heads
 from ssl_bench.evaluation import logistic as solver
 from ssl_bench.evaluation.logistic import rotate, solve
+from ssl_bench.evaluation.protocol import Features
 from ssl_bench.evaluation.scorers import classification
 from ssl_bench.training.neighbours import knn_votes, nearest
 
@@ -222,3 +223,21 @@ def test_metrics_by_hand():
     scores = torch.eye(6)[torch.tensor([0, 0, 1, 5])] + torch.arange(6) * 0.01
     metrics = classification(scores, torch.tensor([0, 1, 1, 0]), 6)
     assert metrics == pytest.approx({"top1": 50.0, "top5": 50.0, "balanced": 50.0})
+
+
+def test_what_weak_axes_tell_is_found_behind_a_hill_of_the_loss():
+    """Classes that only directions of a hundredth of the spread tell: the leading axes overfit before they are read."""
+
+    def weakly(n: int, seed: int) -> Features:
+        x, g = part(n, d=40, cls=False), torch.Generator().manual_seed(0)
+        leading, told = torch.randn(24, 40, generator=g), torch.randn(4, 40, generator=g)
+        g = torch.Generator().manual_seed(seed)
+        loud, quiet = torch.randn(n, 24, generator=g) @ leading, torch.randn(n, 40, generator=g)
+        rows = loud + 0.01 * (2 * told[x.labels] + 0.3 * quiet)
+        return replace(x, pooled={"mean": rows[:, None]})
+
+    predictor = Linear(LinearConfig()).fit(weakly(400, 1), weakly(200, 2), 0)
+    losses = [predictor.losses[("last", "mean"), place][0] for place in range(0, 45, 4)]  # type: ignore[attr-defined]
+    assert losses[0] < losses[4] < losses[6] > losses[11]  # up by more than noise, and down again
+    test = weakly(200, 3)
+    assert float((predictor.predict(test).argmax(1) == test.labels).float().mean()) > 0.95
