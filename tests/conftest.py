@@ -18,6 +18,7 @@ from ssl_bench.training.method import Method, as_now
 
 OWN = {  # small sets of the kinds that are no images
     "clip": "movingphotos:0:120", "sound": "fsdd30", "points": "ldraw16", "trajectory": "two_room:60",
+    "text": "expressions:120",
 }  # fmt: skip
 
 torch.set_num_threads(1)
@@ -61,13 +62,13 @@ def tiny(method: str, data: str, steps: int = 6, **changes: object) -> Config:
     data = data if "image" in kinds else OWN[kinds[0]]
     config = find.recipes(find.module("methods", method))["quick"]()
     shape = ViTConfig(embed_dim=32, depth=2, num_heads=2, patch_size=6, class_token=config.backbone.class_token)
-    objective = config.objective
+    objective, side = config.objective, 1 if kinds == ("text",) else shape.patch_size  # a token is one token
     for name, size in (("global_size", 24), ("local_size", 12), ("crop_size", 24)):
         if hasattr(objective, name) and (name != "local_size" or getattr(objective, "local_crops", 1)):
             objective = replace(objective, **{name: size})
     base = {
         "backbone": replace(
-            config.backbone, **{k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads", "patch_size")}
+            config.backbone, patch_size=side, **{k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads")}
         ),
         "data": replace(config.data, name=data, image_size=24, val_fraction=0.2),
         "budget": BudgetConfig(batch_size=12, steps=steps),

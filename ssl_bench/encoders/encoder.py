@@ -22,6 +22,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.kept import ActionPredictor, Kept
 from ssl_bench.models.policy import Policy
+from ssl_bench.models.texts import counts
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
@@ -35,6 +36,7 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {  # of the raw rows in items.
     "difference": lambda clips: (clips[:, 1:] - clips[:, :-1]).abs().mean(1),  # of neighbouring frames
     "logmel": lambda spectrograms: spectrograms.mean(-1, keepdim=True),  # over time
     "moments": moments,  # of a cloud's coordinates
+    "counts": counts,  # of a text's tokens
 }
 PICTURES = ("image", "clip")  # kinds that an encoder knows by its frames; of others it has the item itself
 LAYERS = 4  # the last blocks every encoder returns
@@ -160,7 +162,11 @@ class Encoder:
         count = min(layers, self.depth)
         maps = self.model.layers(x, range(self.depth - count, self.depth))
         patches = [m[:, self.model.num_prefix :] for m in maps]
-        out = {"mean": torch.stack([p.mean(1) for p in patches], 1)}
+        if (share := self.item.counted(x) if self.item else None) is not None:  # padding is left out
+            patches = [p * share[..., None] for p in patches]
+            out = {"mean": torch.stack([p.sum(1) / share.sum(1, keepdim=True) for p in patches], 1)}
+        else:
+            out = {"mean": torch.stack([p.mean(1) for p in patches], 1)}
         if self.has_cls:
             out["cls"] = torch.stack([m[:, 0] for m in maps], 1)
         return {**out, "tokens": patches[-1]} if want_tokens else out
@@ -172,7 +178,7 @@ def told(what: Tensor | Kind | int) -> str:
         if what.ndim == 2:
             return f"sounds of {what.shape[1]:,} samples"
         if what.ndim == 3:
-            return "clouds of points"
+            return "clouds of points" if what.is_floating_point() else "pairs of texts"
         what = what.shape[1] if what.ndim == 5 else 0
     if isinstance(what, int):
         return f"clips of {what} frames" if what else "images"
