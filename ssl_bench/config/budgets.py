@@ -18,7 +18,7 @@ QUICK_CLIP_FLOPS = 3e12  # three to five minutes on one slow core
 DIGITS = MelConfig(rate=8000, window_ms=32, fill="repeat", peak=True)  # of fsdd30, whose speakers differ in level
 QUICK_SOUND_FLOPS = 0.5e12  # half a minute on one slow core
 QUICK_POINTS_FLOPS = 1e12  # half a minute on one slow core, as sound
-QUICK_TEXT_FLOPS = 1e12  # half a minute on one slow core
+QUICK_TEXT_FLOPS = 2e12  # a minute or so on one slow core
 
 
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:

@@ -24,6 +24,7 @@ from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
 from ssl_bench.data.points import Points
 from ssl_bench.data.sounds import Sounds
+from ssl_bench.data.texts import Texts
 from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
@@ -38,7 +39,7 @@ METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
 ITEMS = {  # of every kind
     "image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "sound": Sounds(SIZE, SIZE),
-    "points": Points(SIZE), "trajectory": Trajectories(17, 5, 2, SIZE, SIZE),
+    "points": Points(SIZE), "trajectory": Trajectories(17, 5, 2, SIZE, SIZE), "text": Texts(14),
 }  # fmt: skip
 State = dict[str, Tensor]
 
@@ -47,6 +48,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     """Settings beside `quick` whose communication differs."""
     return {
         "dino": {"batchnorm": {"head_norm": True}},
+        "llmjepa": {"stp": {"span": 0.1}},
         "dinov2": {"sinkhorn": {"assignment": "sinkhorn", "shared_head": False}},
         "swav": {"queue": {"queue_length": 12, "queue_start": 0.0}},
     }.get(name, {})
@@ -83,6 +85,8 @@ def train(name: str, variant: str) -> State:
     for step in range(STEPS):
         at = (step + 0.5) / STEPS  # the second step sees a moved teacher, centre and queue
         items = torch.randint(0, 256, (BATCH, *item.shape), dtype=torch.uint8, generator=generator)
+        if isinstance(item, Texts):  # texts of unequal length
+            items *= torch.rand(BATCH, 2, 1, generator=generator) * item.length > torch.arange(item.length)
         if isinstance(item, Trajectories):  # random bytes are no actions
             actions = torch.randn(BATCH, (item.length - 1) * item.every, item.action_dim, generator=generator)
             pairs = zip(item.frames(items).numpy(), actions.numpy(), strict=True)
