@@ -55,6 +55,7 @@ class Kind(ABC):
     plain: ClassVar[str] = "of one single colour"  # what is said of an item that is the same everywhere
     compared: ClassVar[str] = "--recipe quick"  # how a first comparison on these is asked for
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
+    varied: ClassVar[bool] = True  # whether random views are made of an item
     worded: ClassVar[bool] = False  # whether such a column holds text, and not bytes or numbers
     controls: ClassVar[
         tuple[str, ...]

@@ -47,6 +47,7 @@ class Texts(Kind):
     compared: ClassVar[str] = "--methods llmjepa,llmjepa:plain,llmjepa:stp --recipe quick --protocols generate,retrieve"
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt"})
     columns: ClassVar[tuple[str, ...]] = ("pair", "text")
+    varied: ClassVar[bool] = False
     worded: ClassVar[bool] = True
     unit: ClassVar[float] = 1.0
     mirrors: ClassVar[bool] = False

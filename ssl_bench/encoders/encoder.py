@@ -126,6 +126,11 @@ class Encoder:
         return found
 
     @property
+    def varied(self) -> bool:
+        """Whether `view` has random views of its items."""
+        return self.item is None or self.item.varied
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.model.parameters())).device if self.model is not None else torch.device("cpu")
 
@@ -144,6 +149,8 @@ class Encoder:
 
     def view(self, images: Tensor, rng: Rng, look: AugmentConfig) -> Tensor:
         """One random view of stored items, normalised; never mirrored where that would make others of them."""
+        if not self.varied:
+            raise UserError(f"No random views are made of {told(self.item or 0)}: leave out what trains on them.")
         look = look if self.item is None or self.item.mirrors else replace(look, flip=0.0)
         return augment(self.seen(images), rng, self.image_size, look, self.mean, self.std)
 

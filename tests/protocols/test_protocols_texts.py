@@ -114,6 +114,17 @@ def test_raw_input_and_an_untrained_network_have_rows_too(root: Path):
         assert 0 <= made["retrieve"].metrics["r@1"] < 50
 
 
+def test_what_needs_random_views_is_left_out_or_refused(root: Path):
+    """A view made as for clouds of points would be a number that means nothing."""
+    run = next(p for p in root.iterdir() if (p / "encoder.json").exists())
+    data = DataConfig("expressions:120", image_size=14, val_fraction=0.2)
+    (found,) = evaluate_all(str(run), ["labelfree"], data, root)
+    assert "lidar" not in found.metrics and found.metrics["rankme"] > 1
+    for name, why in (("finetune", "of texts there are none"), ("robust", "leave 'robust' out")):
+        with pytest.raises(UserError, match=why):
+            list(evaluate_all(str(run), [name], data, root))
+
+
 def test_the_validation_part_is_judged_the_same_way(root: Path):
     from ssl_bench.training.run_folder import find_run
 
