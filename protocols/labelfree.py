@@ -15,7 +15,7 @@ cosine, correlation, dead: mean cosine of pairs; mean |correlation| off the diag
             variance below 1e-4
 
 Views for lidar are random resized crops (scale 0.3-1), flips and colour jitter; texts have none, and no lidar. Above
-2048 dimensions lidar is left out and N is 1,000. uniformity and twonn, which compare pairs, take at most 5,000 of the N.
+2048 dimensions lidar is left out and N is 1,000. uniformity and twonn, which compare pairs, take at most 5,000 of N.
 
 Changes: 1 first version.
 """

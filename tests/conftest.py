@@ -18,7 +18,7 @@ from ssl_bench.training.method import Method, as_now
 
 OWN = {  # small sets of the kinds that are no images
     "clip": "movingphotos:0:120", "sound": "fsdd30", "points": "ldraw16", "trajectory": "two_room:60",
-    "text": "expressions:120",
+    "text": "expressions:120", "captioned": "captions:120",
 }  # fmt: skip
 
 torch.set_num_threads(1)

@@ -31,6 +31,7 @@ KINDS = {  # name -> where its class is, imported when it is asked for
     "sound": "ssl_bench.data.sounds:Sounds",
     "points": "ssl_bench.data.points:Points",
     "text": "ssl_bench.data.texts:Texts",
+    "captioned": "ssl_bench.data.captioned:Captioned",
 }
 OWN = {"frames": "clip", "frame_step": "clip", "mel": "sound"}  # settings of the data that only one kind reads
 RAW = {

@@ -31,6 +31,7 @@ GENERATED = {  # name -> the module that makes it: `source(rest)`, its KIND of i
     "factors": "ssl_bench.data.factors",
     "movingphotos": "ssl_bench.data.movingphotos",
     "expressions": "ssl_bench.data.expressions",
+    "captions": "ssl_bench.data.captions",
 }
 KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"}
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ssl_bench.config.schema import Size
 from ssl_bench.data.items import RAW, Kind
 from ssl_bench.errors import UserError
+from ssl_bench.models.answers import Answerer
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.kept import ActionPredictor, Kept
 from ssl_bench.models.policy import Policy
@@ -90,6 +91,11 @@ class Encoder:
     def predictor(self) -> ActionPredictor | None:
         """Of tokens, told what was done to the image."""
         return self.kept if isinstance(self.kept, ActionPredictor) else None
+
+    @property
+    def answerer(self) -> Answerer | None:
+        """What answers questions about an image."""
+        return self.kept if isinstance(self.kept, Answerer) else None
 
     @property
     def policy(self) -> Policy | None:

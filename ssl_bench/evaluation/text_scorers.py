@@ -1,4 +1,4 @@
-"""Scorers of the protocols on texts: Code that was written, and Code that was found, held against the true one.
+"""Scorers of the protocols on texts: Code that was written or found, and answers, held against the true ones.
 
 Shapes: N pairs, L tokens of the true Code (0 is padding), M different Codes of the test split in sorted order.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_bench.data import captions
 from ssl_bench.data.texts import LANGUAGES
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.scorers import Scorer, ranks
@@ -90,4 +91,24 @@ class Found(Scorer):
         return {**metrics, "mrr": float(100 * (1 / found).mean()), "chance": 100 / output.shape[1]}
 
 
-TEXTS = (Written, Found)
+@dataclass(frozen=True)
+class Answered(Scorer):
+    """Of answers [N, Q] to the questions of the set `captions`, -1 where none is given: the share that is right.
+
+    `mean` is over shape, colour and texture; `_held` is on the combinations that no training image has.
+    """
+
+    def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
+        known, names = truth.numpy(), list(captions.ANSWERS)
+        right = torch.from_numpy(np.concatenate([known[:, :3], captions.combination(known)[:, None]], 1)) == output
+        unseen = torch.from_numpy(captions.held(known))
+        found = {name: right[:, i] for i, name in enumerate(names)}
+        found |= {"mean": right[:, :3], "mean_held": right[unseen, :3], "caption_held": right[unseen, 3]}
+        told = {name: float(100 * value.double().mean()) for name, value in found.items() if value.numel()}
+        if (output[:, 3] < 0).all():  # nobody was asked
+            told = {name: value for name, value in told.items() if "caption" not in name}
+        guess = [1 / len(captions.ANSWERS[name]) for name in names[:3]]
+        return {**told, "chance": 100 * sum(guess) / len(guess)}
+
+
+TEXTS = (Written, Found, Answered)

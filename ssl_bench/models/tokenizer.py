@@ -216,6 +216,7 @@ TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {  # by kind of
     "image": _image, "clip": _clip, "points": _points, "text": _text,
     "sound": _image,  # patches of its spectrogram
     "trajectory": _image,  # frame by frame
+    "captioned": _image,
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from torch.testing import assert_close as close
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
+from ssl_bench.data.captioned import Captioned
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
 from ssl_bench.data.points import Points
@@ -40,6 +41,7 @@ BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
 ITEMS = {  # of every kind
     "image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "sound": Sounds(SIZE, SIZE),
     "points": Points(SIZE), "trajectory": Trajectories(17, 5, 2, SIZE, SIZE), "text": Texts(14),
+    "captioned": Captioned(SIZE, SIZE),
 }  # fmt: skip
 State = dict[str, Tensor]
 
