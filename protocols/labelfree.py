@@ -14,8 +14,8 @@ twonn       intrinsic dimension N / sum ln(r2 / r1) (Facco et al. 2017); the lar
 cosine, correlation, dead: mean cosine of pairs; mean |correlation| off the diagonal; share of dimensions with
             variance below 1e-4
 
-Views for lidar are random resized crops (scale 0.3-1), flips and colour jitter. Above 2048 dimensions lidar is left
-out and N is 1,000. uniformity and twonn, which compare pairs, take at most 5,000 of the N.
+Views for lidar are random resized crops (scale 0.3-1), flips and colour jitter; texts have none, and no lidar. Above
+2048 dimensions lidar is left out and N is 1,000. uniformity and twonn, which compare pairs, take at most 5,000 of N.
 
 Changes: 1 first version.
 """
@@ -130,7 +130,7 @@ class LabelFree(Protocol):
             "alpha": alpha_req(z, min(c.fit_from, stop - 3), stop), "std": feature_std(z), "cosine": mean_cosine(z),
             "uniformity": uniformity(z), "twonn": two_nn(z), "correlation": off_diagonal, "dead": dead,
         }  # fmt: skip
-        if c.lidar_images and not wide:
+        if c.lidar_images and not wide and train.encoder.varied:
             found.measured["lidar"] = lidar(self.views(both, order[: c.lidar_images].numpy(), seed), c.lidar_delta)
         found.measured = {k: v for k, v in found.measured.items() if math.isfinite(v)}
         return found

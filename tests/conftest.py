@@ -18,6 +18,7 @@ from ssl_bench.training.method import Method, as_now, recipes_by_kind
 
 OWN = {  # small sets of the kinds that are no images
     "clip": "movingphotos:0:120", "sound": "fsdd30", "points": "ldraw16", "trajectory": "two_room:60",
+    "text": "expressions:120", "captioned": "captions:120",
 }  # fmt: skip
 
 torch.set_num_threads(1)
@@ -68,13 +69,13 @@ def tiny(method: str, data: str, steps: int = 6, kind: str = "", **changes: obje
     data = data if kind == "image" else OWN[kind]
     config = find.recipe(method, recipe)()
     shape = ViTConfig(embed_dim=32, depth=2, num_heads=2, patch_size=6, class_token=config.backbone.class_token)
-    objective = config.objective
+    objective, side = config.objective, 1 if kind == "text" else shape.patch_size  # a token is one token
     for name, size in (("global_size", 24), ("local_size", 12), ("crop_size", 24)):
         if hasattr(objective, name) and (name != "local_size" or getattr(objective, "local_crops", 1)):
             objective = replace(objective, **{name: size})
     if getattr(objective, "layers", 0) > shape.depth:  # of a teacher that are averaged
         objective = replace(objective, layers=shape.depth)
-    same = {k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads", "patch_size")}
+    same = {k: getattr(shape, k) for k in ("embed_dim", "depth", "num_heads")} | {"patch_size": side}
     if recipe == "clips":  # its tubelets last all frames: these tests are of a grid with an axis of time
         same["tubelet"] = shape.tubelet
     base = {

@@ -122,6 +122,8 @@ def datasets() -> Table:
     own = {
         "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
         "movingphotos": "clips made from the embedded photographs, of ten motions; movingphotos:LEVEL:N, level 0 to 2",
+        "captions": "the images of factors with questions and answers, 24 of 144 combinations held out; captions:N",
+        "expressions": "texts: sums, differences and products in words and as code; expressions:N, a quarter to test",
         **{
             name: f"a world, {world.kind_of(name).default:,} trajectories: "
             f"{_first_line(find.load(f'ssl_bench.data.worlds.{name}'))} {_asked(name)}"
@@ -134,6 +136,7 @@ def datasets() -> Table:
         "hf:NAME": "a set of the Hugging Face hub, got before with 'ssl-bench data get hf:NAME' (extra `hf`)",
     }
     own["...#kind=sound"] = "after a path's name: its items are sounds (WAV; with the extra `audio` FLAC, OGG, MP3)"
+    own["...#kind=text"] = "after folder:PATH or parquet:PATH: pairs of texts, .txt files or a column pair"
     for name, what in own.items():
         table.add_row(name, what)
     table.caption = (

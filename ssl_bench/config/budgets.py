@@ -18,6 +18,8 @@ QUICK_CLIP_FLOPS = 3e12  # three to five minutes on one slow core
 DIGITS = MelConfig(rate=8000, window_ms=32, fill="repeat", peak=True)  # of fsdd30, whose speakers differ in level
 QUICK_SOUND_FLOPS = 0.5e12  # half a minute on one slow core
 QUICK_POINTS_FLOPS = 1e12  # half a minute on one slow core, as sound
+QUICK_CAPTION_FLOPS = 2e12  # a minute or so on one slow core
+QUICK_TEXT_FLOPS = 2e12  # a minute or so on one slow core
 
 
 def quick(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
@@ -176,4 +178,59 @@ def shapes(
         "budget": BudgetConfig(batch_size=batch_size, epochs=epochs),
         "monitor_points": 100,
     }
+    return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))
+
+
+def quick_texts(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """A first look at text: expressions in words and as code, the same causal network and FLOPs for every objective."""
+    base: dict[str, Any] = {
+        "backbone": vit("micro_patch1", class_token=False, causal=True), "precision": "fp32",
+        "data": DataConfig("expressions", image_size=14), "budget": BudgetConfig(batch_size=64, flops=QUICK_TEXT_FLOPS),
+    }  # fmt: skip
+    return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
+
+
+def small_texts(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """The same in half a ViT-Tiny, 50 epochs."""
+    base: dict[str, Any] = {
+        "backbone": vit("mini_patch1", class_token=False, causal=True),
+        "budget": BudgetConfig(batch_size=64, epochs=50),
+    }
+    return replace(quick_texts(method, objective, optim, **(base | changes)), recipe="small")
+
+
+def texts(method: str, objective: Any, optim: OptimConfig, backbone: str, **changes: Any) -> Config:
+    """Pairs of up to 128 bytes, one's own, for a GPU."""
+    base: dict[str, Any] = {
+        "backbone": vit(backbone, class_token=False, causal=True),
+        "data": DataConfig("folder:synth#kind=text", image_size=128),
+        "budget": BudgetConfig(batch_size=128, epochs=4),
+        "monitor_points": 100,
+    }
+    return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))
+
+
+def quick_captioned(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """A first look at images with questions: 32 px, the same small ViT and FLOPs for every objective."""
+    base: dict[str, Any] = {
+        "backbone": vit("toy_patch4", class_token=False), "precision": "fp32",
+        "data": DataConfig("captions", image_size=32),
+        "budget": BudgetConfig(batch_size=64, flops=QUICK_CAPTION_FLOPS),
+    }  # fmt: skip
+    return Config(method=method, objective=objective, recipe="quick", optim=optim, **(base | changes))
+
+
+def small_captioned(method: str, objective: Any, optim: OptimConfig, **changes: Any) -> Config:
+    """The same in half a ViT-Tiny, 50 epochs."""
+    backbone, budget = vit("mini_patch4", class_token=False), BudgetConfig(batch_size=64, epochs=50)
+    base: dict[str, Any] = {"backbone": backbone, "budget": budget}
+    return replace(quick_captioned(method, objective, optim, **(base | changes)), recipe="small")
+
+
+def captioned(method: str, objective: Any, optim: OptimConfig, backbone: str, **changes: Any) -> Config:
+    """256 px, 100,000 images, for a GPU."""
+    base: dict[str, Any] = {
+        "backbone": vit(backbone, class_token=False), "data": DataConfig("captions:100000", image_size=256),
+        "budget": BudgetConfig(batch_size=1024, steps=20_000), "monitor_points": 100,
+    }  # fmt: skip
     return Config(method=method, objective=objective, recipe="paper", optim=optim, **(base | changes))

@@ -58,7 +58,7 @@ class ViTConfig:
     depth: int = 12  # number of transformer blocks
     num_heads: int = 3  # attention heads per block; must divide embed_dim
     mlp_ratio: float = 4.0  # hidden width of a block's MLP / embed_dim
-    patch_size: int = 16  # pixels per patch side, which must divide data.image_size, or points of a group
+    patch_size: int = 16  # pixels per patch side, which must divide data.image_size, or points of a group; texts: 1
     class_token: bool = True  # prepend a learned CLS token
     reg_tokens: int = 0  # learned register tokens after CLS (Darcet et al. 2024)
     pos_embed: Positions = "sincos"  # fixed sin-cos, learned, or rotary: rope (V-JEPA 2.1's), rope_tiled (V-JEPA 2's)
@@ -66,6 +66,7 @@ class ViTConfig:
     layer_scale: float = 0.0  # initial LayerScale; 0 means none
     drop_path_uniform: bool = later(False)  # the same stochastic depth in every block (DINOv2, CAPI)
     tubelet: int = later(2)  # frames per token of a clip
+    causal: bool = later(False)  # of texts: no token sees a later one
     rope_grid: int = later(0)  # rotary positions are spread as on so many patches a side (V-JEPA 2.1: 16); 0: as is
 
     def check(self) -> None:
@@ -105,7 +106,7 @@ class DataConfig:
     """The images."""
 
     name: str = "clothing48"  # a name of `ssl-bench list datasets`, folder:, parquet: or webdataset:PATH, hf:NAME
-    image_size: Size = 48  # pixels: a square's side, or HEIGHTxWIDTH; sounds: mel bands x frames; clouds: points
+    image_size: Size = 48  # pixels: side or HEIGHTxWIDTH; sounds: mel bands x frames; clouds: points; texts: tokens
     val_fraction: float = 0.1  # share of the training split held out for monitoring and for choosing hyperparameters
     channels: int = later(3)  # 1: grey, 3: colour, 4: colour with alpha, or four bands as they are
     background: tuple[int, int, int] = later((255, 255, 255))  # red, green, blue behind transparent pixels

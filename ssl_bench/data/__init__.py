@@ -13,6 +13,8 @@
                  clips: the kind `clip`, films: a film's frames -> pictures; trajectories: the kind `trajectory`;
                  pixels: the rules for modes and ranges beyond 8 bits
     sounds       the kind `sound`; mel: its log-mel spectrograms
+    texts        the kind `text`: pairs of texts; expressions: a set of them made here, in words and as code
+    captioned    the kind `captioned`: images with questions; captions: a set of them made here
     points       the kind `points`; shapes: files of points and of surfaces
     digest       bytes of a set's files, so that one rewritten with its old size and time is noticed
     groups       images that belong together, which no cut of a split may part

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -29,9 +30,16 @@ KINDS = {  # name -> where its class is, imported when it is asked for
     "trajectory": "ssl_bench.data.trajectories:Trajectories",
     "sound": "ssl_bench.data.sounds:Sounds",
     "points": "ssl_bench.data.points:Points",
+    "text": "ssl_bench.data.texts:Texts",
+    "captioned": "ssl_bench.data.captioned:Captioned",
 }
 OWN = {"frames": "clip", "frame_step": "clip", "mel": "sound"}  # settings of the data that only one kind reads
-RAW = {"difference": "clip", "logmel": "sound", "moments": "points"}  # raw rows beside `pixels`: the kind each is of
+RAW = {
+    "difference": "clip",
+    "logmel": "sound",
+    "moments": "points",
+    "counts": "text",
+}  # raw rows beside `pixels`: the kind each is of
 
 
 Form = tuple[str, tuple[int, int]]  # of an item as its file has it: mode (RGB), and width and height
@@ -49,6 +57,8 @@ class Kind(ABC):
     compared: ClassVar[str] = "--recipe quick"  # how a first comparison on these is asked for
     recipe: ClassVar[str] = "small"  # that a method has for these, where none is named
     columns: ClassVar[tuple[str, ...]] = ()  # names a parquet column of items may have
+    varied: ClassVar[bool] = True  # whether random views are made of an item
+    worded: ClassVar[bool] = False  # whether such a column holds text, and not bytes or numbers
     controls: ClassVar[
         tuple[str, ...]
     ] = ()  # what `changed` can take from an item; evaluations score test items so too
@@ -138,6 +148,14 @@ class Kind(ABC):
     def decode(self, data: bytes) -> np.ndarray:
         """The stored array of encoded bytes that `read` has kept."""
 
+    def described(self, item: Any, stored: np.ndarray) -> Any:
+        """A source's item with what its stored array (of an unreadable one: an empty one) tells of it besides."""
+        return item
+
+    def sealed(self, pages: Iterator[bytes]) -> Iterator[bytes]:
+        """Stored bytes of the test items as they may be seen before anything is scored."""
+        return pages
+
     def changed(self, stored: np.ndarray, control: str, rows: np.ndarray) -> np.ndarray:
         """Stored items [B, *shape], in `rows` of their store, without what the control takes from them."""
         raise NotImplementedError
@@ -159,6 +177,10 @@ class Kind(ABC):
     @abstractmethod
     def floats(self, stored: Tensor) -> Tensor:
         """Stored items [B, *shape] -> the numbers whose mean and std a data set has."""
+
+    def counted(self, x: Tensor) -> Tensor | None:
+        """How much each token [B, T] of prepared items counts in their mean; None where all count alike."""
+        return None
 
     def as_kind(self, names: tuple[str, ...]) -> Kind:
         """What a method sees of these items that takes kinds of these `names`: as a rule the items themselves."""

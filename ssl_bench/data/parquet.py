@@ -47,7 +47,7 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     parts, notes = (dict.fromkeys(paths, "train"), []) if fold else parts_of(paths, location, by_hand)
     paths = [path for path in paths if parts[path]]
     opened = {path: _open(path) for path in paths}
-    named = {path: _columns(path, file.schema_arrow, of_kind(by_hand.kind).columns) for path, file in opened.items()}
+    named = {path: _columns(path, file.schema_arrow, of_kind(by_hand.kind)) for path, file in opened.items()}
     blank = {
         p for p in {parts[q] for q in paths} if all(_no_labels(opened[q], named[q][1]) for q in paths if parts[q] == p)
     }
@@ -117,13 +117,14 @@ def _open(path: str) -> Any:
         raise UserError(f"{path} is not a readable parquet file: {str(error)[:120]}") from error
 
 
-def _columns(path: str, schema: Any, items: Sequence[str]) -> tuple[str, str]:
+def _columns(path: str, schema: Any, kind: type[Kind]) -> tuple[str, str]:
     """The column of items and that of labels."""
+    items = kind.columns
     found = [next((n for n in names if n in schema.names), "") for names in (items, labels.LABEL)]
     missing = [names[0] for names, name in zip((items, labels.LABEL), found, strict=True) if not name]
     if missing:
         raise UserError(f"{path} has no column {missing}; it has {schema.names}. {items[0]} and label are needed.")
-    if re.match(r"(list<\w+: |large_list<\w+: )?(large_)?string", str(schema.field(found[0]).type)):
+    if not kind.worded and re.match(r"(list<\w+: |large_list<\w+: )?(large_)?string", str(schema.field(found[0]).type)):
         raise UserError(f"Column '{found[0]}' of {path} holds text: images' bytes are needed, paths are not read.")
     if str(schema.field(found[1]).type).startswith(("list", "large_list", "fixed_size_list", "struct", "map")):
         raise UserError(

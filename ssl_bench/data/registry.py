@@ -1,9 +1,9 @@
 """A data set's name -> its source.
 
-`data.name` is a name of the catalogue, `factors`, `movingphotos`, a world (`two_room`), `folder:PATH`, `parquet:PATH`,
-`webdataset:PATH` or `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which split (see splits),
-`#kind=clip` that its items are no images, `#views=2x3` how films are seen by evaluations. No torch here; a kind of
-source is imported when it is asked for.
+`data.name` is a name of the catalogue, `factors`, `movingphotos`, `expressions`, a world (`two_room`), `folder:PATH`,
+`parquet:PATH`, `webdataset:PATH` or `hf:NAME`; `#train=NAME#test=NAME` after it says which file or folder is which
+split (see splits), `#kind=clip` that its items are no images, `#views=2x3` how films are seen by evaluations. No torch
+here; a kind of source is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 GENERATED = {  # name -> the module that makes it: `source(rest)`, its KIND of item, FACTORS, DIRECTED
     "factors": "ssl_bench.data.factors",
     "movingphotos": "ssl_bench.data.movingphotos",
+    "expressions": "ssl_bench.data.expressions",
+    "captions": "ssl_bench.data.captions",
 }
 KINDS = {"folder": "PATH", "parquet": "PATH", "webdataset": "PATH", "hf": "NAME"}
 

@@ -139,7 +139,7 @@ class Build:
                     size, mask = (0, 0), None
                 if odd:
                     unusual[odd] = unusual.get(odd, 0) + 1
-                raw = pixels.tobytes()
+                raw, item = pixels.tobytes(), self.items.described(item, pixels)
                 out.write(data if packed else raw or bytes(self.items.nbytes))
                 _add(rows, item, self.items.by_channel(pixels), raw, keep(mask), len(data), size)
             out.flush()
@@ -266,8 +266,8 @@ def _seal(build: Build, arrays: dict[str, np.ndarray], home: str) -> None:
     if not target.exists():
         pages = {file: mapped(path) for file, path in files.items()} if len(rows) else {}
         with atomic(target) as out:
-            for file, offset, length in where.tolist():
-                out.write(pages[file][offset : offset + length].tobytes())
+            found = (pages[file][offset : offset + length].tobytes() for file, offset, length in where.tolist())
+            out.writelines(build.items.sealed(found))
     for file, path in files.items():
         if home == "test":
             path.unlink(missing_ok=True)

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from ssl_bench.config.schema import Size
 from ssl_bench.data.items import RAW, Kind
 from ssl_bench.errors import UserError
+from ssl_bench.models.answers import Answerer
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.kept import ActionPredictor, Kept
 from ssl_bench.models.policy import Policy
+from ssl_bench.models.texts import counts
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
@@ -35,6 +37,7 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {  # of the raw rows in items.
     "difference": lambda clips: (clips[:, 1:] - clips[:, :-1]).abs().mean(1),  # of neighbouring frames
     "logmel": lambda spectrograms: spectrograms.mean(-1, keepdim=True),  # over time
     "moments": moments,  # of a cloud's coordinates
+    "counts": counts,  # of a text's tokens
 }
 PICTURES = ("image", "clip")  # kinds that an encoder knows by its frames; of others it has the item itself
 LAYERS = 4  # the last blocks every encoder returns
@@ -90,6 +93,11 @@ class Encoder:
         return self.kept if isinstance(self.kept, ActionPredictor) else None
 
     @property
+    def answerer(self) -> Answerer | None:
+        """What answers questions about an image."""
+        return self.kept if isinstance(self.kept, Answerer) else None
+
+    @property
     def policy(self) -> Policy | None:
         return self.kept if isinstance(self.kept, Policy) else None
 
@@ -124,6 +132,11 @@ class Encoder:
         return found
 
     @property
+    def varied(self) -> bool:
+        """Whether `view` has random views of its items."""
+        return self.item is None or self.item.varied
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.model.parameters())).device if self.model is not None else torch.device("cpu")
 
@@ -142,6 +155,8 @@ class Encoder:
 
     def view(self, images: Tensor, rng: Rng, look: AugmentConfig) -> Tensor:
         """One random view of stored items, normalised; never mirrored where that would make others of them."""
+        if not self.varied:
+            raise UserError(f"No random views are made of {told(self.item or 0)}: leave out what trains on them.")
         look = look if self.item is None or self.item.mirrors else replace(look, flip=0.0)
         return augment(self.seen(images), rng, self.image_size, look, self.mean, self.std)
 
@@ -167,7 +182,11 @@ class Encoder:
         count = min(layers, self.depth)
         maps = self.model.layers(x, range(self.depth - count, self.depth))
         patches = [m[:, self.model.num_prefix :] for m in maps]
-        out = {"mean": torch.stack([p.mean(1) for p in patches], 1)}
+        if (share := self.item.counted(x) if self.item else None) is not None:  # padding is left out
+            patches = [p * share[..., None] for p in patches]
+            out = {"mean": torch.stack([p.sum(1) / share.sum(1, keepdim=True) for p in patches], 1)}
+        else:
+            out = {"mean": torch.stack([p.mean(1) for p in patches], 1)}
         if self.has_cls:
             out["cls"] = torch.stack([m[:, 0] for m in maps], 1)
         return {**out, "tokens": patches[-1]} if want_tokens else out
@@ -179,7 +198,7 @@ def told(what: Tensor | Kind | int) -> str:
         if what.ndim == 2:
             return f"sounds of {what.shape[1]:,} samples"
         if what.ndim == 3:
-            return "clouds of points"
+            return "clouds of points" if what.is_floating_point() else "pairs of texts"
         if what.ndim == 6:
             return f"films in {what.shape[1]} segments"
         what = what.shape[1] if what.ndim == 5 else 0

@@ -14,6 +14,7 @@ from ssl_bench.config.schema import ViTConfig, identity, to_dict
 from ssl_bench.data.items import written
 from ssl_bench.encoders.encoder import PICTURES, Encoder, fitted
 from ssl_bench.errors import UserError
+from ssl_bench.models.answers import AnswerConfig, Answerer
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
 from ssl_bench.models.hierarchy import Hierarchy, UpperConfig
 from ssl_bench.models.kept import ActionPredictor, Kept
@@ -56,7 +57,7 @@ def _kept(run: run_folder.Run, vit: ViT) -> Kept | None:
     """What a run has left beside its encoder; None where it has left nothing."""
     makers: dict[str, Callable[[dict[str, Any]], Kept]] = {
         Dynamics.file: _dynamics, ActionPredictor.file: lambda facts: ActionPredictor.of(vit, facts),
-        Policy.file: _policy,
+        Policy.file: _policy, Answerer.file: _answerer,
     }  # fmt: skip
     for file, make in makers.items():
         if (run.folder / f"{file}.json").exists():
@@ -71,6 +72,10 @@ def _kept(run: run_folder.Run, vit: ViT) -> Kept | None:
 def _dynamics(facts: dict[str, Any]) -> Dynamics:
     shape = from_dict(DynamicsConfig, facts["config"]), int(facts["features"]), int(facts["actions"])
     return Hierarchy(*shape, from_dict(UpperConfig, facts["upper"])) if "upper" in facts else Dynamics(*shape)
+
+
+def _answerer(facts: dict[str, Any]) -> Answerer:
+    return Answerer(from_dict(AnswerConfig, facts["config"]), int(facts["dim"]), int(facts["length"]))
 
 
 def _policy(facts: dict[str, Any]) -> Policy:

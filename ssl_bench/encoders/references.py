@@ -19,6 +19,7 @@ RAW_ROWS = {  # what each row is, and what it needs
     "difference": ("mean absolute difference of frames", "between the frames of clips, and images have one"),
     "logmel": ("mean log-mel", "of the spectrograms of sounds"),
     "moments": ("moments of coordinates", "of the coordinates of clouds of points"),
+    "counts": ("counts of tokens", "of the tokens of texts"),
 }
 
 
@@ -63,7 +64,7 @@ def pixels(data: Dataset | None, method: str = "pixels") -> Encoder:
 
     `difference`: the mean over time of the absolute difference of neighbouring frames, of clips alone. `logmel`: the
     mean over time of the log-mel spectrogram, of sounds alone. `moments`: those of the coordinates, up to the third
-    order, of clouds of points alone.
+    order, of clouds of points alone. `counts`: how often each token occurs, of texts alone.
     """
     frames = data.item.facts.get("frames", 0) if data else 0
     told, needs = RAW_ROWS[method]

@@ -7,7 +7,7 @@
     answers           what a protocol predicts before the labels are read, and its score after
     seal              what is shut meanwhile; a process of its own for a scorer that is not the harness's
     scorers           the harness's scorers; map_scorers: those of label maps; world_scorers: those that do again what
-                      was done in a world
+                      was done in a world; text_scorers: those that hold texts against the true ones
     latents           frames -> latents and what actions make of them: learned by the run, or fitted on frozen features
     planner           the cross-entropy method, and acting by it in a world
     actors            who acts by an encoder: a search by its dynamics, on one level or two, or its own policy

@@ -22,7 +22,7 @@ from ssl_bench.data.factors import Factor
 from ssl_bench.data.places import cache_folder
 from ssl_bench.data.world import World
 from ssl_bench.errors import UserError, nearest
-from ssl_bench.evaluation import map_scorers, scorers, seal, world_scorers
+from ssl_bench.evaluation import map_scorers, scorers, seal, text_scorers, world_scorers
 from ssl_bench.rng import mix
 
 Key = tuple[str, str]  # (layers, pooling): ("last" | "last4", "cls" | "mean" | "both")
@@ -222,7 +222,7 @@ class Protocol:
     @property
     def own_scorer(self) -> bool:
         """Whether the numbers come from the protocol's own code: the record and the table say so."""
-        known = (*scorers.HARNESS, *map_scorers.MAPS, *world_scorers.WORLDS)
+        known = (*scorers.HARNESS, *map_scorers.MAPS, *world_scorers.WORLDS, *text_scorers.TEXTS)
         return type(self).score is not Protocol.score or type(self.scorer) not in known
 
 

@@ -38,7 +38,7 @@ def lacking(dataset: Dataset, protocols: Iterable[tuple[str, Protocol]]) -> str:
             )
         if one.only and one.only != dataset.item.name:
             return f"{name} needs {of_kind(one.only).noun}, and '{dataset.name}' has {dataset.item.noun}"
-        if one.scores == "targets" and dataset.train.targets is None:
+        if one.scores == "targets" and not (one.only or dataset.train.factors):
             return f"{name} probes known factors, which '{dataset.name}' lacks; the set factors has them"
         if one.scores == "flows" and dataset.train.flows is None:
             return f"{name} needs clips whose motion is known, and '{dataset.name}' has none; movingphotos has it"

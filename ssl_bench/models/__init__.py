@@ -3,6 +3,8 @@
     vit          the one backbone of every method; timm_parts: its pieces from timm, cheap to import
     block        timm's block, and its bf16 pass on a CPU written out
     tokenizer    items -> tokens; groups: points as groups of neighbours, a small PointNet
+    answers      from an image and a question to an answer's embedding
+    texts        rows of tokens of texts, views in them, what comes next
     flow         correlations of two maps of tokens, warping, a small estimator of motion
     positions    fixed position embeddings; rotary: those that turn queries and keys in every block
     pointdecoder the decoder of points, Chamfer distance

@@ -51,8 +51,11 @@ def flat_table(dim: int, count: int) -> Tensor:
 
 
 def sincos(dim: int, grid: tuple[int, ...], kind: str = "sincos") -> Tensor:
-    """Fixed positions [N, D] of a grid of two axes, or of three with the time first. `kind` as `backbone.pos_embed`."""
-    if kind == "sincos_1d":
+    """Fixed positions [N, D] of a grid of two axes, or of three with the time first, or of a sequence, which is one.
+
+    `kind` as `backbone.pos_embed`.
+    """
+    if kind == "sincos_1d" or (len(grid) == 1 and kind == "sincos"):
         return flat_table(dim, math.prod(grid))
     if len(grid) == 3:
         return sincos_3d(dim, (grid[0], grid[1], grid[2]), kind != "sincos_half")

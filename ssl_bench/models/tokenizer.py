@@ -1,4 +1,4 @@
-"""From items to tokens, one tokenizer for each kind: patches of images, tubelets of clips, groups of points.
+"""From items to tokens, a tokenizer for each kind: patches of images, tubelets of clips, groups of points, words.
 
 Shapes: B items, T frames, C channels, N patches, n kept patches, D width.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from ssl_bench.config.schema import ViTConfig
 from ssl_bench.data.items import Kind
 from ssl_bench.data.points import EACH
 from ssl_bench.errors import UserError
+from ssl_bench.models import texts
 from ssl_bench.models.groups import PointNet, neighbours
 
 
@@ -67,6 +69,10 @@ class PatchEmbed(nn.Module):
     def grid(self, images: Tensor) -> tuple[int, ...]:
         """Patches down and across images [B, C, H, W] of any size."""
         return (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
+
+    def attention(self, images: Tensor) -> Tensor | None:
+        """What is added to attention scores, [B, 1, N, N], where not every token sees every other."""
+        return None
 
     def patches(self, images: Tensor) -> Tensor:
         """What each token sees: [B, N, C*p*p]."""
@@ -139,6 +145,48 @@ class GroupEmbed(PatchEmbed):
         return self.net(neighbours(clouds, centres, self.patch))
 
 
+class TextEmbed(PatchEmbed):
+    """A vector for each token of a dictionary: its row of `table` times sqrt(D). Padding is seen by none.
+
+    The table tells what comes next, too (texts.logits): its rows have length 1 at first, on average.
+    """
+
+    def __init__(self, dim: int, causal: bool) -> None:
+        nn.Module.__init__(self)
+        self.patch, self.causal = 1, causal
+        self.table = nn.Parameter(torch.randn(texts.ROWS, dim) * dim**-0.5)
+
+    @property
+    def token_flops(self) -> float:
+        return 0.0
+
+    @property
+    def numbers(self) -> int:
+        return 1
+
+    def grid(self, pairs: Tensor) -> tuple[int, ...]:
+        """Tokens of Text, of pairs [B, 2, L]."""
+        return (pairs.shape[-1],)
+
+    def tokens(self, size: int, grid: tuple[int, ...]) -> int:
+        return size
+
+    def attention(self, pairs: Tensor) -> Tensor:
+        there = pairs[:, 0] != texts.PAD
+        return texts.attention(there.long() - 1, self.causal)
+
+    def patches(self, pairs: Tensor) -> Tensor:
+        return pairs[:, 0, :, None]
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Tokens [..., N] -> [..., N, D]."""
+        return self.table[ids] * self.table.shape[1] ** 0.5
+
+    def forward(self, pairs: Tensor, keep: Tensor | None = None) -> Tensor:
+        ids = pairs[:, 0].long()
+        return self.look_up(ids if keep is None else ids.gather(1, keep))
+
+
 def gather(tokens: Tensor, index: Tensor) -> Tensor:
     """Rows `index` [B, n] of tokens [B, N, D] -> [B, n, D]."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -158,10 +206,17 @@ def _points(item: Kind, config: ViTConfig) -> PatchEmbed:
     return GroupEmbed(config.embed_dim, config.patch_size)
 
 
+def _text(item: Kind, config: ViTConfig) -> PatchEmbed:
+    if config.class_token or config.reg_tokens:
+        raise UserError("Texts are read without CLS and registers: set backbone.class_token=false and reg_tokens=0.")
+    return TextEmbed(config.embed_dim, config.causal)
+
+
 TOKENIZERS: dict[str, Callable[[Kind, ViTConfig], PatchEmbed]] = {  # by kind of item
-    "image": _image, "clip": _clip, "points": _points,
+    "image": _image, "clip": _clip, "points": _points, "text": _text,
     "sound": _image,  # patches of its spectrogram
     "trajectory": _image,  # frame by frame
+    "captioned": _image,
 }  # fmt: skip
 
 
@@ -172,4 +227,6 @@ def tokenizer(item: Kind, config: ViTConfig) -> PatchEmbed:
             f"backbone.pos_embed={config.pos_embed} is not for {item.noun}: centres is for clouds of points, the "
             "others are for grids of patches."
         )
+    if config.causal and item.name != "text":
+        raise UserError(f"backbone.causal is for texts and has no effect on {item.noun}: leave it out.")
     return TOKENIZERS[item.name](item, config)

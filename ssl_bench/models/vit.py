@@ -140,6 +140,8 @@ class ViT(nn.Module):
         """Position embeddings [1, P + N, D] for a grid, interpolated where it is not the training grid."""
         if grid == self.grid:
             return self.pos_embed
+        if len(grid) == 1 and not self.places:  # of a text, which begins at the first
+            return self.pos_embed[:, : self.num_prefix + grid[0]]
         if self.places:  # they are added in the blocks
             return self.pos_embed[:, :1].expand(-1, self.num_prefix + math.prod(grid), -1)
         return resample(self.pos_embed, self.grid, grid, self.num_prefix)
@@ -181,7 +183,8 @@ class ViT(nn.Module):
         self, images: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> Tensor:
         """Tokens [B, P + n, D] after the final norm: CLS, registers, patches in the order of `keep`."""
-        return self.encode(self.embed(images, keep, mask, mask_token), angles=self.located(images, keep))
+        x, seen = self.embed(images, keep, mask, mask_token), self.patch_embed.attention(images)
+        return self.encode(x, seen, self.located(images, keep))
 
     def parts(self, images: Tensor, keep: Tensor) -> Tensor:
         """Tokens [B * M, P + n, D] of M parts keep [B, M, n] of each item.
@@ -204,8 +207,9 @@ class ViT(nn.Module):
         """Outputs [B, P + N, D] of the blocks `indices` (negative from the end), each through the final norm."""
         wanted = [i % len(self.blocks) for i in indices]
         x, found, angles = self.embed(images), {}, self.located(images)
+        seen = self.patch_embed.attention(images)
         for i, block in enumerate(self.blocks):
-            x = run([block], x, None, angles)
+            x = run([block], x, seen, angles)
             if i in wanted:
                 found[i] = self.norm(x) if norm else x
         return [found[i] for i in wanted]
@@ -240,7 +244,7 @@ def timm_args(vit: ViT, pooling: str = "") -> dict[str, Any]:
     """
     c = vit.config
     if len(vit.grid) != 2 or vit.rotary:
-        what = "rotary positions" if vit.rotary else "clouds of points" if vit.places else "clips"
+        what = "rotary positions" if vit.rotary else "clips" if len(vit.grid) == 3 else "clouds of points and no texts"
         raise UserError(f"timm's ViT has no {what}: this encoder can be evaluated here, and not written for timm.")
     return {
         "img_size": [s * c.patch_size for s in vit.grid], "patch_size": c.patch_size, "num_classes": 0,

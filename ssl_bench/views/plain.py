@@ -19,8 +19,11 @@ def plain(
 ) -> Tensor:
     """Resized (antialiased) so that `resize` fits in (0: `size` itself), the centre cut to `size`, normalised.
 
-    Of clouds [B, P, 3] the first `size` points: they are in farthest-point order, and normalised as they are.
+    Of clouds [B, P, 3] the first `size` points: they are in farthest-point order, and normalised as they are. Of
+    pairs of texts [B, 2, L] the first: the tokens' numbers [B, 1, L].
     """
+    if images.ndim == 3 and not images.is_floating_point():
+        return images[:, :1].float()  # of a pair of texts the first alone
     if images.ndim == 3:
         return images[:, : sides(size)[0]]
     x = images.float() / 255 if images.dtype == torch.uint8 else images

@@ -23,10 +23,12 @@ from torch.testing import assert_close as close
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
+from ssl_bench.data.captioned import Captioned
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.images import square
 from ssl_bench.data.points import Points
 from ssl_bench.data.sounds import Sounds
+from ssl_bench.data.texts import Texts
 from ssl_bench.data.trajectories import Trajectories
 from ssl_bench.errors import UserError
 from ssl_bench.models.assignment import Center, sinkhorn
@@ -41,7 +43,8 @@ METHODS = find.names("methods")
 BATCH, SIZE, STEPS, WORLD = 8, 48, 2, 2
 ITEMS = {  # of every kind, for its `quick`
     "image": square(SIZE), "clip": Clips(4, SIZE, SIZE), "sound": Sounds(SIZE, SIZE),
-    "points": Points(SIZE), "trajectory": Trajectories(17, 5, 2, SIZE, SIZE),
+    "points": Points(SIZE), "trajectory": Trajectories(17, 5, 2, SIZE, SIZE), "text": Texts(14),
+    "captioned": Captioned(SIZE, SIZE),
 }  # fmt: skip
 OTHERS = {"clip": Clips(8, 24, 24), "sound": Sounds(24, 24), "points": Points(24)}  # of the other kinds, as `tiny` has
 State = dict[str, Tensor]
@@ -51,6 +54,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     """Settings beside `quick` whose communication differs."""
     return {
         "dino": {"batchnorm": {"head_norm": True}},
+        "llmjepa": {"stp": {"span": 0.1}},
         "dinov2": {"sinkhorn": {"assignment": "sinkhorn", "shared_head": False}},
         "swav": {"queue": {"queue_length": 12, "queue_start": 0.0}},
     }.get(name, {})
@@ -93,6 +97,8 @@ def train(name: str, variant: str) -> State:
     for step in range(STEPS):
         at = (step + 0.5) / STEPS  # the second step sees a moved teacher, centre and queue
         items = torch.randint(0, 256, (BATCH, *item.shape), dtype=torch.uint8, generator=generator)
+        if isinstance(item, Texts):  # texts of unequal length
+            items *= torch.rand(BATCH, 2, 1, generator=generator) * item.length > torch.arange(item.length)
         if isinstance(item, Trajectories):  # random bytes are no actions
             actions = torch.randn(BATCH, (item.length - 1) * item.every, item.action_dim, generator=generator)
             pairs = zip(item.frames(items).numpy(), actions.numpy(), strict=True)
