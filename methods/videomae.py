@@ -139,7 +139,8 @@ class VideoMAE(Method):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation, random resized crops in place of multi-scale corner crops",
-    "small, quick, clips": "decoder of one block",
+    "small, quick": "decoder of one block",
+    "clips": "decoder of one block, CLS, tubelets of all frames",
 }
 
 

@@ -153,7 +153,8 @@ class VJEPA(Method):
 
 
 DEPARTS = {"paper": "initialisation, no flips on sets that name directions",  # what leaves the paper, by recipe
-           "small, quick, clips": "2-block predictor; unless set, tubelets of 2 x 4 x 4, EMA from 0.98"}  # fmt: skip
+           "small, quick": "2-block predictor; unless set, tubelets of 2 x 4 x 4, EMA from 0.98",
+           "clips": "2-block predictor, CLS, tubelets of all frames, crops of 70 % or more, lr 5e-4"}  # fmt: skip
 
 
 def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:

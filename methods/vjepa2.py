@@ -40,8 +40,8 @@ class VJEPA2(VJEPA):
 
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "initialisation, repaired rotary positions, no second phase",
-    "small, quick, clips": "repaired rotary positions, predictor of 2 blocks; unless set, tubelets of 2 x 4 x 4 and "
-    "EMA from 0.98",
+    "small, quick": "repaired rotary positions, predictor of 2 blocks; unless set, tubelets of 2 x 4 x 4, EMA 0.99",
+    "clips": "repaired rotary positions, predictor of 2 blocks, tubelets of all frames, EMA from 0.99",
 }
 
 

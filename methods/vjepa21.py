@@ -168,7 +168,7 @@ _OPTIM = OptimConfig(lr=1e-3, lr_end=1e-6, warmup=0.1, weight_decay=0.05)
 DEPARTS = {  # what leaves the paper, by recipe
     "paper": "images alone, absolute positions, one mask of an exact size",
     "small, quick": "images alone, absolute positions, 2 levels (official: 4), 60 % hidden",
-    "clips": "clips alone, 2 levels (official: 4), predictor of 2 blocks; unless set, tubelets of 2 x 4 x 4",
+    "clips": "clips alone, 2 levels (official: 4), predictor of 2 blocks, tubelets of all frames",
 }
 
 

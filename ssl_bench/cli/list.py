@@ -77,7 +77,7 @@ def methods(data: str = "") -> Table:
 
 
 def by_kind() -> Table:
-    """Which method runs on which kind of item: the recipe to begin with, or nothing."""
+    """Which method runs on which kind of item: its recipe where none is named, or nothing."""
     from ssl_bench.training.method import Method, recipes_by_kind
 
     kinds = sorted(KINDS, key=lambda kind: kind == "trajectory")
@@ -86,8 +86,8 @@ def by_kind() -> Table:
         takes, known = find.defined(find.module("methods", name), Method).kinds, recipes_by_kind(name)
         table.add_row(name, *((known[kind][0] if kind in known else "yes") if kind in takes else "" for kind in kinds))
     table.caption = (
-        "What runs on which kind of item, by the recipe to begin with: ssl-bench pretrain --method mae --recipe clips. "
-        "Of trajectories, methods of images take single frames."
+        "What runs on which kind of item, and its recipe where none is named: ssl-bench pretrain --method mae --data X."
+        " Of trajectories, methods of images take single frames."
     )
     table.caption_justify = "left"
     return table

@@ -282,15 +282,18 @@ def test_methods_that_take_a_sets_items(data: str, there: list[str], missing: li
 
 
 def test_one_view_shows_which_method_runs_on_which_kind() -> None:
-    """A line for each method, under each kind the recipe to begin with, empty where it is refused."""
+    """A line for each method, under each kind its usual recipe, empty where it is refused."""
     lines = call("list", "methods").output.split("\nmethod ")[-1].splitlines()
     head = lines[0].split()
-    assert head == ["image", "clip", "sound", "points", "trajectory"]
+    assert head == ["image", "clip", "sound", "points", "text", "captioned", "trajectory"]
     starts = [lines[0].index(kind) + len("method ") for kind in head]
     rows = {line.split()[0]: [line[s:].partition(" ")[0] for s in starts] for line in lines[1:] if line.strip()}
-    assert rows["data2vec"] == ["quick", "clips", "sound", "points", ""]
-    assert rows["capi"] == ["quick", "", "", "", ""] and rows["pointjepa"] == ["", "", "", "points", ""]
-    assert rows["lewm"] == ["", "", "", "", "quick"] and rows["ibot"] == ["quick", "clips", "sound", "", ""]
+    runs = {
+        name: {kind: recipe for kind, recipe in zip(head, row, strict=True) if recipe} for name, row in rows.items()
+    }
+    assert runs["data2vec"] == {"image": "small", "clip": "clips", "sound": "sound", "points": "points"}
+    assert runs["capi"] == {"image": "small"} and runs["pointjepa"] == {"points": "points"}
+    assert runs["lewm"] == {"trajectory": "small"} and runs["llmjepa"] == {"text": "small"}
 
 
 def test_a_set_that_nobody_knows_is_told_where_methods_are_listed() -> None:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from methods.audiojepa import AudioJEPA
 from methods.ijepa import IJEPA
 from methods.vjepa import VJEPA
+from methods.vjepa21 import PARTS, VJEPA21
 from ssl_bench import find
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.schema import BudgetConfig, identity, to_dict
@@ -127,6 +128,8 @@ def test_flops_agree_with_torch(method: str, kind: str, photos: Path) -> None:
     if isinstance(t.method, VJEPA):
         parts = Masks.__dataclass_fields__
         t.method.masks = lambda rng: [Masks(*(views[f"{part}_{i}"] for part in parts)) for i in (0, 1)]  # type: ignore[method-assign]
+    if isinstance(t.method, VJEPA21) and kind == "clip":
+        t.method.masks = lambda rng: [(views[PARTS[i]], views[PARTS[i + 1]]) for i in (0, 2)]  # type: ignore[method-assign]
     with FlopCounterMode(display=False) as counter:
         t.method(views, 0.5)["loss"].backward()
     counted = counter.get_total_flops() / len(images)
