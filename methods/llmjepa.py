@@ -116,7 +116,8 @@ class LLMJEPA(Method):
             found = texts.states(net, second).float()
             text, code = (texts.at(found, second.last(view)) for view in (0, 1))
             loss = llmjepa_loss(token, text, code, o.token, o.jepa)
-            out |= {"jepa": jepa_loss(text, code), "code_std": F.normalize(code, dim=1).std(0).mean()}
+            others = jepa_loss(text.detach(), code.detach().roll(1, 0))  # of pairs that are none: the term says
+            out |= {"jepa": jepa_loss(text, code), "others": others}  # something where these are farther apart
         if o.span:
             out["span"] = self.span(hidden.float(), ids, views["drawn"])
             loss = loss + o.span * out["span"]

@@ -117,6 +117,8 @@ def test_the_loss_is_its_parts_on_rows_of_their_own():
         for given in (texts.rows(*texts.asking(text, 2)), texts.rows((code, 0))):
             embedded.append(texts.at(texts.states(net, given), given.last(0)))
     assert float(out["jepa"]) == pytest.approx(float(jepa_loss(*embedded)), abs=1e-6)
+    others = jepa_loss(embedded[0], embedded[1].roll(1, 0))  # what shows a term that says nothing
+    assert float(out["others"]) == pytest.approx(float(others), abs=1e-6)
     whole = float(out["token"] + 2 * out["jepa"] + 0.02 * out["span"])
     assert float(out["loss"]) == pytest.approx(whole, abs=1e-6)
 
