@@ -24,8 +24,8 @@ from ssl_bench.training.train import rehearse
 
 METHODS = find.names("methods")
 ALONE = {  # one image will do
-    "actjepa", "ajepa", "audiojepa", "data2vec", "dino", "ibot", "ijepa", "iwm", "mae", "nepa", "simmim", "supervised",
-    "videomae", "vjepa", "vjepa2", "vjepa21", "vjepa2ac",
+    "actjepa", "ajepa", "audiojepa", "data2vec", "dino", "ibot", "ijepa", "iwm", "llmjepa", "mae", "nepa", "simmim",
+    "supervised", "videomae", "vjepa", "vjepa2", "vjepa21", "vjepa2ac",
 }  # fmt: skip
 
 
@@ -75,6 +75,9 @@ def test_grids_too_small_for_masks_are_one_sentence(method: str, patch: int, tmp
         with pytest.raises(UserError, match=f"'{method}' cannot be trained on (4 x )?{side} x {side} patches"):
             pretrain(grid(method, patch), tmp_path)
         assert not any(tmp_path.iterdir())
+    elif find.defined(find.module("methods", method), Method).kinds == ("text",):
+        with pytest.raises(UserError, match="a token of a text is itself alone: set it to 1"):
+            pretrain(grid(method, patch), tmp_path)
     else:
         rehearse(grid(method, patch))
 
