@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from conftest import tiny
+from made_films import write_films
 
 from ssl_bench.cli import main
 from ssl_bench.training import rate
@@ -55,7 +56,9 @@ def test_command_of_the_documentation(
             (HOME / "docs" / f"add-your-{about}.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
         )
         (tmp_path / "my_lab" / file).write_text(example)
-    run = pretrain(tiny("mae", f"folder:{photos}"), tmp_path / "runs")
+    if films := "#kind=clip" in line:
+        write_films(photos := tmp_path / "films")
+    run = pretrain(tiny("videomae" if films else "mae", f"folder:{photos}"), tmp_path / "runs")
     if not re.search(r"\b(pretrain|eval|compare)\b", line):  # what reads records needs one
         assert CliRunner().invoke(main.cli, ["eval", "--protocol", "knn"]).exit_code == 0
     for word, value in (("PATH", str(photos)), ("RUN", run.name), ("DIR", str(tmp_path / "out"))):

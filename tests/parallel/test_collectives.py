@@ -192,7 +192,8 @@ def test_two_processes_train_like_one(pairs, name, variant):
     assert min(largest.values()) > 0
     for key, value in alone.items():
         # gradients that should be zero hold rounding only; a maximum over points may change its place by a last bit
-        allowed = 1e-5 + (1e-3 if variant == "points" else 1e-4) * largest.get(key[:10], 0.0)
+        slack = 10 if variant == "points" else 1
+        allowed = slack * (1e-5 + 1e-4 * largest.get(key[:10], 0.0))
         close(together[key], value, rtol=2e-3, atol=allowed, msg=lambda text, key=key: f"{key}: {text}")
 
 
