@@ -25,6 +25,7 @@ from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
 from ssl_bench.data.captioned import LENGTH, QUESTIONS, Captioned
 from ssl_bench.models.answers import AnswerConfig, Answerer
+from ssl_bench.models.texts import as_bytes
 from ssl_bench.models.vit import ViT
 from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
@@ -105,8 +106,7 @@ class VLJEPA(Method):
         """The embedding predicted for the whole caption: a collapse without negatives is one of answers."""
         if self.objective.answer.writes:
             return super().judged(encoder, x)
-        question = torch.zeros(len(x), LENGTH, dtype=torch.int64, device=x.device)
-        question[:, : len(b"caption")] = torch.tensor(list(b"caption"), device=x.device)
+        question = as_bytes(["caption"], LENGTH).to(x.device).expand(len(x), -1)
         return self.answers.answer(encoder(x), question)
 
     def kept(self) -> Answerer:

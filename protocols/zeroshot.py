@@ -23,6 +23,7 @@ from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.evaluation.text_scorers import Answered
 from ssl_bench.models.answers import Answerer
+from ssl_bench.models.texts import as_bytes
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,11 @@ class ZeroshotConfig:
         refuse_outside("", self, {"batch_size": 1})
 
 
-def ids(texts: tuple[str, ...], length: int) -> Tensor:
-    """Bytes int64 [N, L], zeros behind."""
-    found = torch.zeros(len(texts), length, dtype=torch.int64)
-    for row, text in zip(found, texts, strict=True):
-        row[: len(text)] = torch.tensor(list(text.encode()))
-    return found
-
-
 @torch.no_grad()
 def scores(answerer: Answerer, tokens: Tensor, question: str, answers: tuple[str, ...]) -> Tensor:
     """[B, A] of the answers, for images with tokens [B, N, D]."""
-    asked = ids((question,), answerer.length).to(tokens.device).expand(len(tokens), -1)
-    known = ids(answers, answerer.length).to(tokens.device)
+    asked = as_bytes([question], answerer.length).to(tokens.device).expand(len(tokens), -1)
+    known = as_bytes(answers, answerer.length).to(tokens.device)
     if answerer.config.writes:
         each = [answerer.likelihood(tokens, asked, one.expand(len(tokens), -1)) for one in known]
         return torch.stack(each, 1)

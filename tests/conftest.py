@@ -14,7 +14,9 @@ from PIL import Image
 
 from ssl_bench import find
 from ssl_bench.config.schema import BudgetConfig, Config, ViTConfig
-from ssl_bench.training.method import Method, as_now, recipes_by_kind
+from ssl_bench.data import registry
+from ssl_bench.data.items import of_kind
+from ssl_bench.training.method import Method, as_now
 
 OWN = {  # small sets of the kinds that are no images
     "clip": "movingphotos:0:120", "sound": "fsdd30", "points": "ldraw16", "trajectory": "two_room:60",
@@ -56,6 +58,16 @@ def make_photos(root: Path) -> Path:
 def kinds_of(method: str) -> tuple[str, ...]:
     """The kinds of items that a method takes, the one of its `quick` first."""
     return find.defined(find.module("methods", method), Method).kinds
+
+
+def recipes_by_kind(method: str) -> dict[str, list[str]]:
+    """A method's recipes by the kind of item that each is for; the usual one stands first."""
+    found: dict[str, list[str]] = {}
+    for recipe, function in find.recipes(find.module("methods", method)).items():
+        found.setdefault(registry.item(function().data).name, []).append(recipe)
+    for kind, names in found.items():
+        names.sort(key=lambda name: (name != of_kind(kind).recipe, name != "quick"))
+    return found
 
 
 def tiny(method: str, data: str, steps: int = 6, kind: str = "", **changes: object) -> Config:

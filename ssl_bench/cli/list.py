@@ -78,13 +78,13 @@ def methods(data: str = "") -> Table:
 
 def by_kind() -> Table:
     """Which method runs on which kind of item: its recipe where none is named, or nothing."""
-    from ssl_bench.training.method import Method, recipes_by_kind
+    from ssl_bench.training.method import Method, usual
 
     kinds = sorted(KINDS, key=lambda kind: kind == "trajectory")
     table = screen.sheet("method", *kinds)
     for name in find.names("methods"):
-        takes, known = find.defined(find.module("methods", name), Method).kinds, recipes_by_kind(name)
-        table.add_row(name, *((known[kind][0] if kind in known else "yes") if kind in takes else "" for kind in kinds))
+        takes = find.defined(find.module("methods", name), Method).kinds
+        table.add_row(name, *(usual(name, kind) if kind in takes else "" for kind in kinds))
     table.caption = (
         "What runs on which kind of item, and its recipe where none is named: ssl-bench pretrain --method mae --data X."
         " Of trajectories, methods of images take single frames."

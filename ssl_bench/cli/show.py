@@ -88,8 +88,8 @@ def _next(run: Run, root: Path, evaluated: bool) -> list[str]:
     config, where = run.config(), at_root(root)
     if run.status().get("state") != "finished":
         settings = "".join(f" {shlex.quote(text)}" for text in changed(config))
-        given = [f"data.name={config.data.name}"]
-        recipe = f" --recipe {config.recipe}" if config.recipe != usual(config.method, given) else ""
+        own = usual(config.method, registry.kind(config.data.name))
+        recipe = f" --recipe {config.recipe}" if config.recipe != own else ""
         return [f"ssl-bench pretrain --method {config.method}{recipe} --seed {config.seed}{settings}{where}   goes on"]
     lines = [f"ssl-bench eval {run.name} --protocol {'attentive' if evaluated else 'knn,linear'}{where}"]
     lines += [f"ssl-bench report{where}"] if evaluated else []

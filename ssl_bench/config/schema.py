@@ -85,9 +85,14 @@ class ViTConfig:
 Size = int | tuple[int, int]  # pixels: a square's side, or height and width
 
 
-def sides(size: Size) -> tuple[int, int]:
-    """Height and width in pixels."""
-    return size if isinstance(size, tuple) else (size, size)
+def sides(size: Size | list[int]) -> tuple[int, int]:
+    """Height and width in pixels; a list is what JSON has of a pair."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def as_size(height: int, width: int) -> Size:
+    """The inverse of `sides`, as `data.image_size` is typed."""
+    return height if height == width else (height, width)
 
 
 def vit(name: str, **changes: Any) -> ViTConfig:

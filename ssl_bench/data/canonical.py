@@ -46,21 +46,13 @@ def canonical(
     order = order[ok[order]]
     if not len(order):
         raise UserError(f"No image of '{name}' can be read: {_shown(tables)}.")
-    home = {"train": "train", "test": "test"}
     if content.labelled:
-        if nameless := int((labels[order] < 0).sum()):
-            raise UserError(f"{nameless:,} images of '{name}' are of a class whose name is blank: name it.")
-        chosen, own = _with_test(split[order], labels[order], group[order], notes)
-        if not own and items.views != (1, 1):
-            raise UserError(
-                f"'{name}' has no test split of its own, and one drawn by content would be another than that of the "
-                "same films without #views=, where encoders are trained: put test films apart (#train=NAME#test=NAME)."
-            )
-        home["test"] = "test" if own else "train"
+        chosen, own = _labelled(split[order], labels[order], group[order], name, items, notes)
         notes += _apart(classes, labels[order], chosen, name)
     else:
-        chosen, home["test"] = np.full(len(order), "train"), "train"
+        chosen, own = np.full(len(order), "train"), False
         notes.append("The set has no labels: it is for pretraining; evaluate on another with --data.")
+    home = {"train": "train", "test": "test" if own else "train"}
     grouped, more = groups.facts(group[order], chosen)
     notes += more
     text = _all_of(content, chosen, digest[order], group[order] if grouped else None)
@@ -84,6 +76,21 @@ def canonical(
         "bad": [pair for t in tables for pair in t["bad"]],
     }  # fmt: skip
     return arrays, meta
+
+
+def _labelled(
+    split: np.ndarray, labels: np.ndarray, group: np.ndarray, name: str, items: Kind, notes: list[str]
+) -> tuple[np.ndarray, bool]:
+    """As `_with_test`, of a set with labels that may be split so."""
+    if nameless := int((labels < 0).sum()):
+        raise UserError(f"{nameless:,} images of '{name}' are of a class whose name is blank: name it.")
+    chosen, own = _with_test(split, labels, group, notes)
+    if not own and items.views != (1, 1):
+        raise UserError(
+            f"'{name}' has no test split of its own, and one drawn by content would be another than that of the "
+            "same films without #views=, where encoders are trained: put test films apart (#train=NAME#test=NAME)."
+        )
+    return chosen, own
 
 
 def _arrays(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ssl_bench.config.schema import DataConfig, Size, sides
+from ssl_bench.config.schema import DataConfig, Size, as_size, sides
 from ssl_bench.data.images import Images, Item, decode
 from ssl_bench.data.items import Form, Kind
 from ssl_bench.data.pixels import Unreadable
@@ -52,8 +52,7 @@ class Captioned(Kind):
 
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Captioned:
-        size = facts["image_size"]
-        return cls(*sides(tuple(size) if isinstance(size, list) else size), facts["channels"])
+        return cls(*sides(facts["image_size"]), facts["channels"])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -62,7 +61,7 @@ class Captioned(Kind):
     @property
     def size(self) -> Size:
         """As `data.image_size` is typed."""
-        return self.height if self.height == self.width else (self.height, self.width)
+        return as_size(self.height, self.width)
 
     @property
     def nbytes_of_text(self) -> int:

@@ -8,7 +8,7 @@ images, `captions:N` N of them, and a quarter as many for the test split. No tor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,7 @@ import numpy as np
 from ssl_bench.data import factors
 from ssl_bench.data.factors import HUES, SHAPES
 from ssl_bench.data.images import Item
-from ssl_bench.data.source import Content, Source, cut, files
-from ssl_bench.errors import UserError
+from ssl_bench.data.source import Content, Source, drawn, files, number_of, sizes
 from ssl_bench.rng import mix
 
 KIND, DIRECTED, FACTORS = "captioned", False, factors.FACTORS
@@ -58,20 +57,16 @@ def numbers(split: str, count: int) -> tuple[int, ...]:
 
 def source(rest: str) -> Source:
     """The set as `data.name=captions` or `captions:N` names it."""
-    if rest and not (rest.isdecimal() and int(rest) >= 20):
-        raise UserError(f"'captions:{rest}': write a number of training images, 20 or more, as in captions:2000.")
-    number = int(rest or factors.DEFAULT)
+    number = number_of("captions", rest, "images", factors.DEFAULT, 20)
 
-    def make(split: str, total: int, i: int) -> Item:
-        image, shape, values = factors.item(split, numbers(split, total)[i])
+    def make(split: str, i: int) -> Item:
+        image, shape, values = factors.item(split, numbers(split, sizes(number)[split])[i])
         told = [*(ANSWERS[q][int(values[j])] for j, q in enumerate(QUESTIONS[:3])), CAPTIONS[int(combination(values))]]
         pairs = list(zip(QUESTIONS, told, strict=True))
         return Item(lambda kind: (image, pairs), shape, f"captions {split} image {i}", values)
 
     def content() -> Content:
-        sizes = {"train": number, "test": number // 4}
-        chunks = [chunk for split, n in sizes.items() for chunk in cut(split, range(n), partial(make, split, n))]
-        return Content(chunks, number * 3 * factors.SIDE**2)
+        return Content(drawn(number, make), number * 3 * factors.SIDE**2)
 
     here = Path(__file__)
     return Source([f for path in (here, here.with_name("factors.py")) for f in files(path)], content, KIND)

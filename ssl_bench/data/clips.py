@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ssl_bench.config.schema import DataConfig, Size, sides
+from ssl_bench.config.schema import DataConfig, Size, as_size, sides
 from ssl_bench.data import films
 from ssl_bench.data.images import Images, Item
 from ssl_bench.data.items import Form, Kind
@@ -56,8 +56,7 @@ class Clips(Kind):
 
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Clips:
-        size = facts["image_size"]
-        height, width = sides(tuple(size) if isinstance(size, list) else size)
+        height, width = sides(facts["image_size"])
         more = {name: facts[name] for name in ("frame_step", "segments", "crops") if name in facts}
         return cls(facts["frames"], height, width, facts["channels"], **more)
 
@@ -74,7 +73,7 @@ class Clips(Kind):
     @property
     def size(self) -> Size:
         """As `data.image_size` is typed."""
-        return self.height if self.height == self.width else (self.height, self.width)
+        return as_size(self.height, self.width)
 
     @property
     def shape(self) -> tuple[int, ...]:

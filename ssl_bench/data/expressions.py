@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_bench.data.images import Item
-from ssl_bench.data.source import Content, Source, cut, files
-from ssl_bench.errors import UserError
+from ssl_bench.data.source import Content, Source, drawn, files, number_of, sizes
 from ssl_bench.rng import mix
 
 KIND, DIRECTED, FACTORS = "text", False, ()
@@ -125,26 +124,15 @@ def pairs(split: str, count: int) -> list[tuple[str, str, str]]:
     return out
 
 
-def count(rest: str) -> int:
-    """Training pairs from what follows `expressions:`."""
-    if rest and not (rest.isdecimal() and FEWEST <= int(rest) <= MOST):
-        raise UserError(
-            f"'expressions:{rest}': write a number of training pairs, {FEWEST} to {MOST:,}, as in expressions:2000."
-        )
-    return int(rest or DEFAULT)
-
-
 def source(rest: str) -> Source:
     """The set as `data.name=expressions` or `expressions:N` names it."""
-    number = count(rest)
+    number = number_of("expressions", rest, "pairs", DEFAULT, FEWEST, MOST)
+
+    def make(split: str, i: int) -> Item:
+        words, written, label = pairs(split, sizes(number)[split])[i]
+        return Item(f"{words}\n{written}".encode(), label, f"expressions {split} {i}")
 
     def content() -> Content:
-        def make(split: str, total: int, i: int) -> Item:
-            words, written, label = pairs(split, total)[i]
-            return Item(f"{words}\n{written}".encode(), label, f"expressions {split} {i}")
-
-        sizes = {"train": number, "test": number // 4}
-        chunks = [chunk for split, n in sizes.items() for chunk in cut(split, range(n), partial(make, split, n))]
-        return Content(chunks, 64 * number)
+        return Content(drawn(number, make), 64 * number)
 
     return Source(files(Path(__file__)), content, KIND)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ssl_bench.data.images import Item
 from ssl_bench.data.masks import Masks
-from ssl_bench.data.source import Content, Source, cut, files
-from ssl_bench.errors import UserError
+from ssl_bench.data.source import Content, Source, drawn, files, number_of, sizes
 from ssl_bench.rng import mix
 
 DEFAULT, SIDE = 5000, 64  # training images; pixels per side before the store resizes them
@@ -124,13 +122,6 @@ def example(split: str, i: int) -> tuple[np.ndarray, np.ndarray]:
     return draw(values, rng), values
 
 
-def count(rest: str) -> int:
-    """Training images from what follows `factors:`."""
-    if rest and not (rest.isdigit() and int(rest) >= 20):
-        raise UserError(f"'factors:{rest}': write a number of training images, 20 or more, as in factors:2000.")
-    return int(rest or DEFAULT)
-
-
 def item(split: str, i: int) -> tuple[bytes, str, np.ndarray]:
     """(encoded image, shape, targets) of number i, as the store takes them."""
     image, values = example(split, i)
@@ -139,7 +130,7 @@ def item(split: str, i: int) -> tuple[bytes, str, np.ndarray]:
 
 def items(num_train: int) -> Iterator[tuple[bytes, str, str, np.ndarray]]:
     """(encoded image, shape, split, targets) of all images."""
-    for split, number in (("train", num_train), ("test", num_train // 4)):
+    for split, number in sizes(num_train).items():
         for i in range(number):
             image, shape, values = item(split, i)
             yield image, shape, split, values
@@ -147,15 +138,13 @@ def items(num_train: int) -> Iterator[tuple[bytes, str, str, np.ndarray]]:
 
 def source(rest: str) -> Source:
     """The set as `data.name=factors` or `factors:N` names it."""
-    number = count(rest)
+    number = number_of("factors", rest, "images", DEFAULT, 20)
 
     def make(split: str, i: int) -> Item:
         image, shape, values = item(split, i)
         return Item(image, shape, f"factors {split} image {i}", values, mask=mask(values))
 
     def content() -> Content:
-        train, test = range(number), range(number // 4)
-        chunks = cut("train", train, partial(make, "train")) + cut("test", test, partial(make, "test"))
-        return Content(chunks, number * 3 * SIDE**2, masks=Masks(MASK_CLASSES, drawn=True))
+        return Content(drawn(number, make), number * 3 * SIDE**2, masks=Masks(MASK_CLASSES, drawn=True))
 
     return Source(files(Path(__file__)), content)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssl_bench.config.schema import DataConfig, Size, sides
+from ssl_bench.config.schema import DataConfig, Size, as_size, sides
 from ssl_bench.data import pixels as rules
 from ssl_bench.data.items import Form, Kind
 from ssl_bench.data.pixels import Unreadable as Unreadable
@@ -87,8 +87,7 @@ class Images(Kind):
 
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Images:
-        size = facts["image_size"]
-        return cls(*sides(tuple(size) if isinstance(size, list) else size), facts.get("channels", 3))
+        return cls(*sides(facts["image_size"]), facts.get("channels", 3))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -97,7 +96,7 @@ class Images(Kind):
     @property
     def size(self) -> Size:
         """As `data.image_size` is typed."""
-        return self.height if self.height == self.width else (self.height, self.width)
+        return as_size(self.height, self.width)
 
     @property
     def shape(self) -> tuple[int, ...]:

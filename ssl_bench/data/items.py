@@ -34,12 +34,8 @@ KINDS = {  # name -> where its class is, imported when it is asked for
     "captioned": "ssl_bench.data.captioned:Captioned",
 }
 OWN = {"frames": "clip", "frame_step": "clip", "mel": "sound"}  # settings of the data that only one kind reads
-RAW = {
-    "difference": "clip",
-    "logmel": "sound",
-    "moments": "points",
-    "counts": "text",
-}  # raw rows beside `pixels`: the kind each is of
+# raw rows beside `pixels`: the kind each is of
+RAW = {"difference": "clip", "logmel": "sound", "moments": "points", "counts": "text"}
 
 
 Form = tuple[str, tuple[int, int]]  # of an item as its file has it: mode (RGB), and width and height

@@ -1,8 +1,7 @@
 """Masks in files beside the images: what their values mean, and which of them are refused.
 
 A file has one value for each pixel: grey levels of 8 or 16 bits, black and white (0 and 1), or the indices of a
-palette, whose colours say nothing. Colours, and JPEG and GIF, which change values, are refused. What a value means is
-said by
+palette, whose colours say nothing. Colours, and JPEG and GIF, which change values, are refused. A value's meaning:
 
     #classes=sky,road   the classes in order, or their number; needed unless there is a threshold
     #first=1            the value of the first class; 0 where nothing is said

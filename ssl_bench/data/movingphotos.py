@@ -14,7 +14,6 @@ on its split, i and `VERSION` alone; all lengths grow with the side asked for. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from ssl_bench.data import parquet
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.factors import Factor
 from ssl_bench.data.images import Item, decode, square
-from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
+from ssl_bench.data.source import Content, Source, drawn, files
 from ssl_bench.errors import UserError
 from ssl_bench.rng import mix
 
@@ -209,17 +208,11 @@ def source(rest: str) -> Source:
     """The set as `data.name=movingphotos`, `movingphotos:LEVEL` or `movingphotos:LEVEL:N` names it."""
     level, number = parse(rest)
 
-    def rows(split: str, which: range) -> Iterator[Item]:
-        for i in which:
-            values = targets(split, i)
-            place = f"movingphotos {split} clip {i}"
-            yield Item(partial(clip, split, level, i), MOTIONS[int(values[0])], place, values)
+    def make(split: str, i: int) -> Item:
+        values = targets(split, i)
+        return Item(partial(clip, split, level, i), MOTIONS[int(values[0])], f"movingphotos {split} clip {i}", values)
 
     def content() -> Content:
-        chunks = []
-        for split, count in (("train", number), ("test", number // 4)):
-            ranges = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-            chunks += [Chunk(split, len(r), partial(rows, split, r)) for r in ranges]
-        return Content(chunks, number * 3 * 8 * 32**2)
+        return Content(drawn(number, make), number * 3 * 8 * 32**2)
 
     return Source([*files(Path(__file__)), *files(PHOTOS, ".parquet")], content, KIND)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ssl_bench.config.schema import DataConfig, Size, sides, to_dict
+from ssl_bench.config.schema import DataConfig, Size, as_size, sides, to_dict
 from ssl_bench.config.sound import MelConfig
 from ssl_bench.data.images import Item, encoded
 from ssl_bench.data.items import Form, Kind
@@ -62,8 +62,7 @@ class Sounds(Kind):
 
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Sounds:
-        size = facts["image_size"]
-        return cls(*sides(tuple(size) if isinstance(size, list) else size), MelConfig(**facts["mel"]))
+        return cls(*sides(facts["image_size"]), MelConfig(**facts["mel"]))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class Sounds(Kind):
     @property
     def size(self) -> Size:
         """As `data.image_size` is typed."""
-        return self.bands if self.bands == self.frames else (self.bands, self.frames)
+        return as_size(self.bands, self.frames)
 
     @property
     def told(self) -> str:

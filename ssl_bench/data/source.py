@@ -120,6 +120,24 @@ def _walk(location: Path | str, above: tuple[tuple[int, int], ...]) -> Iterator[
             yield entry.path, about
 
 
+def number_of(name: str, rest: str, what: str, default: int, least: int, most: int = 0) -> int:
+    """Training items of a set that is made here, from what follows `name:`; `most` 0: no bound."""
+    if rest and not (rest.isdecimal() and least <= int(rest) <= (most or int(rest))):
+        bounds = f"{least} to {most:,}" if most else f"{least} or more"
+        raise UserError(f"'{name}:{rest}': write a number of training {what}, {bounds}, as in {name}:2000.")
+    return int(rest or default)
+
+
+def sizes(number: int) -> dict[str, int]:
+    """Items in each split of a set that is made here: a quarter as many to test as to train."""
+    return {"train": number, "test": number // 4}
+
+
+def drawn(number: int, make: Callable[[str, int], Item]) -> list[Chunk]:
+    """Chunks of a set that is made here, from what makes item i of a split."""
+    return [chunk for split, n in sizes(number).items() for chunk in cut(split, range(n), partial(make, split))]
+
+
 def cut(split: str, items: Sequence[Any], make: Callable[[Any], Item]) -> list[Chunk]:
     """Chunks over a list from which `make` makes items."""
 

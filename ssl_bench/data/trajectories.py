@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ssl_bench.config.schema import DataConfig, Size, sides
+from ssl_bench.config.schema import DataConfig, Size, as_size, sides
 from ssl_bench.data.images import Images, Item
 from ssl_bench.data.items import Form, Kind
 from ssl_bench.data.pixels import Unreadable
@@ -59,8 +59,7 @@ class Trajectories(Kind):
 
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Trajectories:
-        size = facts["image_size"]
-        height, width = sides(tuple(size) if isinstance(size, list) else size)
+        height, width = sides(facts["image_size"])
         return cls(facts["length"], facts["every"], facts["action_dim"], height, width, facts["channels"])
 
     @property
@@ -71,7 +70,7 @@ class Trajectories(Kind):
     @property
     def size(self) -> Size:
         """As `data.image_size` is typed."""
-        return self.height if self.height == self.width else (self.height, self.width)
+        return as_size(self.height, self.width)
 
     @property
     def block(self) -> int:

@@ -23,7 +23,7 @@ from ssl_bench.models.answers import Answerer
 from ssl_bench.models.dynamics import Dynamics
 from ssl_bench.models.kept import ActionPredictor, Kept
 from ssl_bench.models.policy import Policy
-from ssl_bench.models.texts import counts
+from ssl_bench.models.texts import counts, pooled
 from ssl_bench.models.timm_parts import without_compiler
 from ssl_bench.rng import Rng
 from ssl_bench.views.augment import AugmentConfig, augment
@@ -184,7 +184,7 @@ class Encoder:
         patches = [m[:, self.model.num_prefix :] for m in maps]
         if (share := self.item.counted(x) if self.item else None) is not None:  # padding is left out
             patches = [p * share[..., None] for p in patches]
-            out = {"mean": torch.stack([p.sum(1) / share.sum(1, keepdim=True) for p in patches], 1)}
+            out = {"mean": torch.stack([pooled(p, share) for p in patches], 1)}
         else:
             out = {"mean": torch.stack([p.mean(1) for p in patches], 1)}
         if self.has_cls:

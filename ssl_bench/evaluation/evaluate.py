@@ -86,14 +86,15 @@ def evaluate_all(
     for part, name in ((train, "train"), (val, "val"), (test, "test")):
         _refuse_features(encoder, part, name)
     collapse = _collapse(encoder, train)
-    closed, twin = [root, *homes(data)], _twins(encoder, data)
+    closed, twin, crops = [root, *homes(data)], _twins(encoder, data), dataset.item.views[1]
 
     def answer(name: str, one: Protocol) -> Answer:
         if tell:
             tell(name)
         own = {c: _view(one, x) for c, x in controls.items() if one.controlled}
-        crops, seen = dataset.item.views[1], _view(one, test)
-        return answers.predict(name, one, _view(one, train), _view(one, val), seen, seed, closed, own, crops)
+        return answers.predict(
+            name, one, _view(one, train), _view(one, val), _view(one, test), seed, closed, own, crops
+        )
 
     made = (answer(name, one) for name, one in wanted)
     # Correctness bits tell labels: a protocol from elsewhere could find them in what is recorded before it predicts.
@@ -101,20 +102,26 @@ def evaluate_all(
     for each in answers.waiting(made) if waits else made:
         truth = open_truth(data, each.protocol.scores)
         result = answers.score(each, truth[each.protocol.scores])
-        items = len(sealed) // dataset.item.views[1]
-        asked = items if result["correct"] is None else len(result["correct"])  # episodes, where these are judged
+        asked = (
+            len(sealed) // crops if result["correct"] is None else len(result["correct"])
+        )  # episodes, where these are judged
         counts = {"num_test": asked, **_balance(train.labels, val.labels, truth["labels"]), "twins": twin}
         del truth
         counts |= result.pop("per_image")
-        spent = {
-            "seconds": result.pop("seconds"), "feature_seconds": round(feature_seconds, 3),
-            "device": devices.device_label(place), "peak_memory_bytes": devices.peak_memory(place),
-            "sealed": "order", "scorer": "own" if each.protocol.own_scorer else "harness",
-        }  # fmt: skip
+        spent = _spent(result.pop("seconds"), feature_seconds, place, each.protocol)
         result["compute"] = {"pretrain": encoder.compute, "eval": spent}
         record = _record(encoder, dataset, each.protocol, each.name, seed, counts, collapse, result)
         records.write(record, root / "records")
         yield record
+
+
+def _spent(seconds: float, feature_seconds: float, place: torch.device, one: Protocol) -> dict[str, Any]:
+    """What an evaluation cost, and how it was scored."""
+    return {
+        "seconds": seconds, "feature_seconds": round(feature_seconds, 3),
+        "device": devices.device_label(place), "peak_memory_bytes": devices.peak_memory(place),
+        "sealed": "order", "scorer": "own" if one.own_scorer else "harness",
+    }  # fmt: skip
 
 
 def _encoded(

@@ -2,7 +2,7 @@
 
 The loss may have two valleys: where little is told by the leading axes and more by weak ones, which need large weights,
 it first grows, as the leading axes overfit, and then falls below what it was (seen: 2.300, 2.316, 2.285 of MAE on
-clips). So the way up ends only where the loss is far above the best.  Shapes: N images, R axes, K classes.
+clips). So the way up ends only where the loss is far above the best. Shapes: N images, R axes, K classes.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ssl_bench.config.schema import refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.models.kept import Kept
-from ssl_bench.models.texts import END, PAD, ROWS, START, TOLD, attention
+from ssl_bench.models.texts import END, PAD, ROWS, START, TOLD, attention, pooled
 from ssl_bench.models.vit import block_flops, blocks, init_weights, run
 
 
@@ -109,9 +109,3 @@ class Answerer(Kept):
             return block_flops(n, self.dim, c.depth) + 2.0 * (self.length + 1) * self.dim * TOLD
         read = block_flops(self.length, self.dim, c.text_depth)
         return block_flops(n, self.dim, c.depth) + read + 4.0 * self.dim * c.out
-
-
-def pooled(x: Tensor, there: Tensor) -> Tensor:
-    """Mean [B, D] over the tokens [B, T, D] that are there."""
-    share = there.to(x.dtype)
-    return (x * share[..., None]).sum(1) / share.sum(1, keepdim=True).clamp(min=1)

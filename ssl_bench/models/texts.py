@@ -7,6 +7,7 @@ Shapes: B rows, T places, L tokens of a text, D width, V tokens that can come ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,17 @@ def rows(*parts: tuple[Tensor, int]) -> Rows:
 def one(token: int, like: Tensor) -> Tensor:
     """The same token for each row of `like`: [B, 1]."""
     return torch.full_like(like[:, :1], token)
+
+
+def as_bytes(texts: Sequence[str], length: int) -> Tensor:
+    """Bytes of texts, int64 [N, L], PAD behind each."""
+    return torch.tensor([list(text.encode().ljust(length, bytes([PAD]))) for text in texts])
+
+
+def pooled(x: Tensor, there: Tensor) -> Tensor:
+    """Mean [B, D] over the tokens [B, T, D] that are there [B, T]."""
+    share = there.to(x.dtype)
+    return (x * share[..., None]).sum(1) / share.sum(1, keepdim=True).clamp(min=1)
 
 
 def asking(text: Tensor, preds: int) -> list[tuple[Tensor, int]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssl_bench import find
 from ssl_bench.config.overrides import resolve
-from ssl_bench.config.schema import Config, Size, sides
+from ssl_bench.config.schema import Config, DataConfig, Size, sides
 from ssl_bench.data import registry
 from ssl_bench.data.items import Kind, of_kind
 from ssl_bench.errors import UserError
@@ -137,24 +137,14 @@ def as_now(config: Config) -> Config:
 
 def configured(method: str, recipe: str, settings: Sequence[str]) -> Config:
     """What a user asks for: a recipe with settings, checked, of the method as its code is now."""
-    return as_now(resolve(find.recipe(method, recipe or usual(method, settings))(), settings))
+    name = next((text.partition("=")[2] for text in settings if text.startswith("data.name=")), DataConfig.name)
+    return as_now(resolve(find.recipe(method, recipe or usual(method, registry.kind(name)))(), settings))
 
 
-def usual(method: str, settings: Sequence[str]) -> str:
-    """The recipe where none is named: the method's for the kind of items that `settings` name, if it has one."""
-    name = next((text.partition("=")[2] for text in settings if text.startswith("data.name=")), "")
-    own = of_kind(registry.kind(name)).recipe if name else Kind.recipe
+def usual(method: str, kind: str) -> str:
+    """The recipe of a method where none is named: its own for that kind of items, if it has one."""
+    own = of_kind(kind).recipe
     return own if own in find.recipes(find.module("methods", method)) else Kind.recipe
-
-
-def recipes_by_kind(method: str) -> dict[str, list[str]]:
-    """A method's recipes by the kind of item that each is for; the usual one stands first."""
-    found: dict[str, list[str]] = {}
-    for recipe, function in find.recipes(find.module("methods", method)).items():
-        found.setdefault(registry.item(function().data).name, []).append(recipe)
-    for kind, names in found.items():
-        names.sort(key=lambda name: (name != of_kind(kind).recipe, name != "quick"))
-    return found
 
 
 def _refuse_views(config: Config, item: Kind) -> None:

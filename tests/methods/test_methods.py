@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import kinds_of, tiny
+from conftest import kinds_of, recipes_by_kind, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods.audiojepa import AudioJEPA
@@ -22,7 +22,7 @@ from ssl_bench.config.schema import BudgetConfig, identity, to_dict
 from ssl_bench.data.dataset import open_data
 from ssl_bench.parallel.devices import processor
 from ssl_bench.training import checkpoint
-from ssl_bench.training.method import Method, recipes_by_kind
+from ssl_bench.training.method import Method
 from ssl_bench.training.run_folder import objective_type
 from ssl_bench.training.train import Trainer
 from ssl_bench.views.masks3d import Masks

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from protocols.zeroshot import ids, scores
+from protocols.zeroshot import scores
 from ssl_bench.config.schema import DataConfig, RunConfig
 from ssl_bench.data import captions, items, registry
 from ssl_bench.data.captioned import Captioned
@@ -19,6 +19,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation.evaluate import evaluate_all
 from ssl_bench.evaluation.text_scorers import Answered
 from ssl_bench.models.answers import AnswerConfig, Answerer
+from ssl_bench.models.texts import as_bytes
 from ssl_bench.training.pretrain import pretrain
 
 SET = DataConfig("captions:120", image_size=24, val_fraction=0.2)
@@ -83,7 +84,7 @@ def test_the_answer_is_the_nearest_or_the_likeliest():
     for writes in (False, True):
         net = Answerer(AnswerConfig(writes=writes), 16, 26).eval()
         found = scores(net, tokens, "colour", captions.HUES)
-        asked, known = ids(("colour",), 26), ids(captions.HUES, 26)
+        asked, known = as_bytes(("colour",), 26), as_bytes(captions.HUES, 26)
         for i in range(3):
             for j in range(6):
                 with torch.no_grad():
