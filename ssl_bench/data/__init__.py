@@ -3,7 +3,7 @@
     registry     a data set's name -> its source
     catalogue    sets known by name (catalogue.toml); embedded/: those in the package
     folder, parquet, webdataset, huggingface   the kinds of source; source: what they have in common
-    factors, movingphotos   sets made here, whose every factor is known: images, clips
+    factors, movingphotos, cues   sets made here, whose every factor is known: images, clips, clips with a long past
     world        what a world with actions and goals is; worlds/: one file each
     rollouts     sets of trajectories made in a world, and the sealed starts and goals of planning
     splits       which file or folder is which split; split_lists: text files that list them (UCF101, HMDB51)

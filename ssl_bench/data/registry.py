@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 GENERATED = {  # name -> the module that makes it: `source(rest)`, its KIND of item, FACTORS, DIRECTED
     "factors": "ssl_bench.data.factors",
     "movingphotos": "ssl_bench.data.movingphotos",
+    "cues": "ssl_bench.data.cues",
     "expressions": "ssl_bench.data.expressions",
     "captions": "ssl_bench.data.captions",
 }

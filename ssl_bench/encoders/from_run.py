@@ -19,6 +19,7 @@ from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
 from ssl_bench.models.hierarchy import Hierarchy, UpperConfig
 from ssl_bench.models.kept import ActionPredictor, Kept
 from ssl_bench.models.policy import Policy, PolicyConfig
+from ssl_bench.models.thinker import Thinker, ThinkerConfig
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
 
@@ -58,6 +59,7 @@ def _kept(run: run_folder.Run, vit: ViT) -> Kept | None:
     makers: dict[str, Callable[[dict[str, Any]], Kept]] = {
         Dynamics.file: _dynamics, ActionPredictor.file: lambda facts: ActionPredictor.of(vit, facts),
         Policy.file: _policy, Answerer.file: _answerer,
+        Thinker.file: lambda facts: Thinker(vit, from_dict(ThinkerConfig, facts["config"])),
     }  # fmt: skip
     for file, make in makers.items():
         if (run.folder / f"{file}.json").exists():

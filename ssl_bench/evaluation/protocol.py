@@ -188,6 +188,7 @@ class Protocol:
     votes: bool = False  # takes films in segments as they are, and gives logits, by which crops of one film can vote
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
     only: ClassVar[str] = ""  # the one kind of item it takes; "": any
+    factor: ClassVar[str] = ""  # what must be known of each item; "": see `scores`
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
     needs_predictor: bool = False  # of an encoder with a predictor beside it, as few have: no part of `all`
 

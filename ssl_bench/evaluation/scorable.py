@@ -40,6 +40,9 @@ def lacking(dataset: Dataset, protocols: Iterable[tuple[str, Protocol]]) -> str:
             return f"{name} needs {of_kind(one.only).noun}, and '{dataset.name}' has {dataset.item.noun}"
         if one.scores == "targets" and not (one.only or dataset.train.factors):
             return f"{name} probes known factors, which '{dataset.name}' lacks; the set factors has them"
+        if one.factor and one.factor not in {f.name for f in dataset.train.factors}:
+            what = f"{dataset.item.noun} whose {one.factor} is known"
+            return f"{name} needs {what}, which '{dataset.name}' lacks; cues has it"
         if one.scores == "flows" and dataset.train.flows is None:
             return f"{name} needs clips whose motion is known, and '{dataset.name}' has none; movingphotos has it"
         if one.scores == "masks" and dataset.train.masks is None:

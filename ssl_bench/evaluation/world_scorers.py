@@ -114,6 +114,23 @@ class Horizons(Scorer):
 
 
 @dataclass(frozen=True)
+class Ahead(Horizons):
+    """The same of clips whose disc is followed: `columns` of the targets are x and y in every frame of a film."""
+
+    columns: tuple[int, ...] = ()
+    frames: int = 0  # of a clip
+    last: int = 0  # cell of time that was seen last; horizons count from it
+
+    def places(self, truth: Tensor) -> Tensor:
+        """Where it is in each cell of time [N, T, 2]: the mean of the frames of a cell."""
+        film = truth[:, list(self.columns)].reshape(len(truth), -1, 2)
+        return film[:, :: film.shape[1] // self.frames].unflatten(1, (-1, self.every)).mean(2)
+
+    def __call__(self, output: Tensor, truth: Tensor, num_classes: int) -> dict[str, float]:
+        return super().__call__(output, self.places(truth)[:, self.last :].flatten(1), num_classes)
+
+
+@dataclass(frozen=True)
 class Surprise(Scorer):
     """Of errors [2 K, n], for each kind of event those of true frames, then of impossible ones: 100 AUROC of each."""
 
@@ -127,4 +144,4 @@ class Surprise(Scorer):
         return {"mean": sum(metrics.values()) / len(metrics), **metrics}
 
 
-WORLDS = (Replay, States, Horizons, Surprise)
+WORLDS = (Replay, States, Horizons, Ahead, Surprise)

@@ -15,6 +15,7 @@
     hierarchy    a second level over dynamics, that moves by macro-actions
     slots        from the slots of some objects to those that are hidden
     policy       from a frame and a goal to a chunk of actions
+    thinker      a predictor of frames to come, guided by a slow look at the whole past
     kept         what a finished run leaves beside its encoder: dynamics, or a predictor that is told actions
     projection   projection heads
     assignment   teacher logits -> targets: centring, Sinkhorn-Knopp

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -34,19 +36,20 @@ class Predictor(nn.Module):
 
     def forward(
         self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None, which: int = 0,
-        attn_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None, guides: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:  # fmt: skip
         """context [B, n, D] at positions keep [B, n] -> [B, T, m, D] at positions targets [B, T, m].
 
         Blocks are laid along the batch: no block attends to another. `which` of the mask tokens is asked; `attn_mask`
-        [B * T, 1, 1, n + m] is added to the scores.
+        [B * T, 1, 1, n + m] is added to the scores; `guides`, a scale and a shift [B, dim] before each block: x times
+        1 + scale, plus shift.
         """
-        tokens = self.tokens(context, keep, targets, condition, which, attn_mask)
+        tokens = self.tokens(context, keep, targets, condition, which, attn_mask, guides)
         return self.head(self.norm(tokens[:, :, -targets.shape[2] :]))
 
     def tokens(
         self, context: Tensor, keep: Tensor, targets: Tensor, condition: Tensor | None = None, which: int = 0,
-        attn_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None, guides: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:  # fmt: skip
         """Context, then target tokens [B, T, n + m, dim] after the blocks; `condition` [B, dim] joins the queries."""
         b, t, m = targets.shape
@@ -58,7 +61,12 @@ class Predictor(nn.Module):
         queries = token + gather(pos, targets.flatten(1)).reshape(b * t, m, -1)
         x = torch.cat([x, queries.to(x.dtype)], 1)
         places = torch.cat([keep.repeat_interleave(t, 0), targets.flatten(0, 1)], 1)
-        x = run(self.blocks, x, attn_mask, angles(self.config, self.grid, self.channels, places, 0, x.device))
+        turned = angles(self.config, self.grid, self.channels, places, 0, x.device)
+        if guides is None:
+            return run(self.blocks, x, attn_mask, turned).unflatten(0, (b, t))
+        for block, (scale, shift) in zip(self.blocks, guides, strict=True):
+            scale, shift = (part[:, None].repeat_interleave(t, 0) for part in (scale, shift))
+            x = run([block], x * (1 + scale) + shift, attn_mask, turned)
         return x.unflatten(0, (b, t))
 
     def flops(self, context: float, targets: int, size: float) -> float:
