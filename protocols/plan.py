@@ -9,6 +9,8 @@ those; every other encoder gets the same predictor, trained on its frozen featur
 Beside the encoder, on the same episodes: `random` actions, a `straight` line, the `oracle`, and `true`: the same CEM in
 the world itself, by the distance as the crow flies, which is no path through a door; as far as the world has them.
 A run with two levels plans on both, with as many calls of a predictor as on one; `flat` plans by its first level alone.
+`pixels`: as `brief`, by raw pixels in place of the run's encoder: a predictor of pixels is fitted and searched, so that
+`seconds_far` of one run tells what a decision costs by its latents and by pixels.
 
 Changes: 1 first version. 2 dynamics are fitted by squared errors: by absolute ones they foretold worse than
 standing still (evaluation/latents.py).
@@ -17,15 +19,17 @@ standing still (evaluation/latents.py).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.schema import later, refuse_outside
 from ssl_bench.data import rollouts
 from ssl_bench.data.world import World, sealed_seed
+from ssl_bench.encoders.references import raw
 from ssl_bench.evaluation import actors
 from ssl_bench.evaluation.actors import Actor
 from ssl_bench.evaluation.latents import FitConfig
@@ -40,6 +44,7 @@ class PlanConfig:
     cem: CEMConfig = CEMConfig()
     fit: FitConfig = FitConfig()  # of encoders without dynamics
     levels: int = 0  # of a hierarchy that are used; 0: all that the run has learned
+    reads: Literal["encoder", "pixels"] = later("encoder")  # by what it plans; pixels: the encoder is not asked
 
     def check(self) -> None:
         refuse_outside("", self, {"episodes": 2, "levels": 0}, {"levels": 3})
@@ -50,6 +55,11 @@ class PlanConfig:
 def brief() -> PlanConfig:
     """For slow machines, at about a third of the cost: 50 samples, 3 rounds, and a predictor fitted in 500 steps."""
     return PlanConfig(cem=CEMConfig(samples=50, elites=8, iterations=3), fit=FitConfig(steps=500))
+
+
+def pixels() -> PlanConfig:
+    """The same by raw pixels, whatever the encoder."""
+    return replace(brief(), reads="pixels")
 
 
 def policies(world: World) -> tuple[str, ...]:
@@ -105,6 +115,8 @@ class Plan(Protocol):
         assert train.world is not None
         self.scorer = Replay(train.world.title, policies(train.world))
         c = self.config
+        if c.reads == "pixels":
+            train = replace(train, encoder=raw(train.encoder))
         return Acted(c, actors.of(train, c.cem, c.fit, c.levels, seed))
 
     def classes(self, output: Tensor) -> None:

@@ -153,6 +153,12 @@ def _made(cls: Any, values: dict[str, Any], where: str) -> Any:
     return cls(**{**values, **lists})
 
 
+def _numbers(record: Record) -> dict[str, float]:
+    """What can be measured of a record: its metrics, and the numbers kept beside them (`seconds_far` of plan)."""
+    more = {k: v for k, v in record.selected.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return {**more, **record.metrics}
+
+
 def sample(records: Iterable[Record], measure: str) -> Sample | None:
     """One value per pretraining seed, with correctness bits where the measure is one protocol's headline, and with each
     image's value where it is the mean of what records keep of every image.
@@ -165,13 +171,13 @@ def sample(records: Iterable[Record], measure: str) -> Sample | None:
             return None
         if metric in samples.BY_IMAGE and len(terms(measure)) == 1:
             return samples.by_image(mine, metric)
-        if absent := next((r for r in mine if metric and metric not in r.metrics), None):
-            known = [*absent.metrics, *(name for name in samples.BY_IMAGE if name in absent.data)]
+        if absent := next((r for r in mine if metric and metric not in _numbers(r)), None):
+            known = [*_numbers(absent), *(name for name in samples.BY_IMAGE if name in absent.data)]
             raise UserError(f"Protocol '{protocol}' has no metric '{metric}'. {nearest(metric, known)}")
         parts.append((mine, metric))
     if len(parts) == 1 and parts[0][1] in ("", parts[0][0][0].headline):
         return samples.sample(parts[0][0])[0]
-    by_seed = [{r.seeds["pretrain"]: r.metrics[metric or r.headline] for r in mine} for mine, metric in parts]
+    by_seed = [{r.seeds["pretrain"]: _numbers(r)[metric or r.headline] for r in mine} for mine, metric in parts]
     seeds = sorted(set.intersection(*(set(values) for values in by_seed)))
     signs = (1, -1)
     return Sample(np.array([sum(k * v[seed] for k, v in zip(signs, by_seed, strict=False)) for seed in seeds]))

@@ -59,6 +59,14 @@ def untrained(backbone: ViTConfig, image_size: Size, seed: int, data: Dataset | 
     )  # fmt: skip
 
 
+def raw(encoder: Encoder) -> Encoder:
+    """What raw pixels are in place of an encoder, on the same items."""
+    return replace(
+        encoder, method="pixels", source="pixels", model=None, kept=None, weights_sha256="none", pooling="mean",
+        has_cls=False, depth=1,
+    )  # fmt: skip
+
+
 def pixels(data: Dataset | None, method: str = "pixels") -> Encoder:
     """The row `pixels`: the normalised item itself as the feature. Nothing here is random but the probe.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,15 @@ def test_a_difference_of_protocols_is_paired_by_seed():
     assert verdicts.sample(mine, "attentive - linear") is None
     with pytest.raises(UserError, match="no metric 'colour'"):
         verdicts.sample(mine, "linear.colour")
+
+
+def test_numbers_beside_the_metrics_can_be_measured_too():
+    """What a plan took in seconds is no metric: it is another number in every run."""
+    mine = [replace(r, selected={"seconds_far": s, "dynamics": "fitted"}) for r, s in
+            zip(arm("a", (50.0, 60.0)), (12.5, 14.0), strict=True)]  # fmt: skip
+    assert verdicts.sample(mine, "linear.seconds_far").values == pytest.approx([12.5, 14.0])
+    with pytest.raises(UserError, match="no metric 'dynamics'"):
+        verdicts.sample(mine, "linear.dynamics")
 
 
 def test_collapse_counts_runs(tmp_path):

@@ -78,6 +78,15 @@ def test_two_levels_cost_as_many_calls_as_one(tmp_path: Path):
     assert {"px5", "distance"} <= told.metrics.keys()
 
 
+def test_planning_by_pixels_is_that_of_the_row_of_pixels(run: Run):
+    few = ["episodes=4", "cem.samples=8", "cem.elites=2", "cem.iterations=1", "fit.steps=4"]
+    own = evaluate(run.name, "plan:pixels", DATA, run.folder.parent, overrides=few)
+    row = evaluate("pixels", "plan:brief", DATA, run.folder.parent, overrides=few)
+    assert own.metrics == row.metrics and own.correct == row.correct
+    assert own.selected["calls_per_decision"] == row.selected["calls_per_decision"]
+    assert own.selected["dynamics"] == "fitted" and own.selected["seconds_far"] > 0
+
+
 def test_a_policy_acts_without_a_search(tmp_path: Path):
     learned = pretrain(tiny("actjepa", "", steps=3), tmp_path)
     few = ["episodes=4", "cem.samples=8", "cem.elites=2", "cem.iterations=1"]
