@@ -24,14 +24,12 @@ from torch import Tensor
 
 from methods.vjepa2ac import UNTRAINED, frozen_weights
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfig, vit
+from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfig
 from ssl_bench.encoders.encoder import check_weights
 from ssl_bench.models.thinker import Thinker, ThinkerConfig, tokens
 from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
-
-QUICK_FLOPS = 4e12  # a minute or so on one slow core
 
 
 @dataclass(frozen=True)
@@ -135,10 +133,5 @@ def deeper(**changes: Any) -> Config:
 
 
 def _quick(recipe: str, objective: ThinkJEPAConfig, **changes: Any) -> Config:
-    base: dict[str, Any] = {
-        "backbone": vit("toy_patch8", class_token=False, tubelet=1),
-        "data": DataConfig("cues", image_size=24, frames=40),
-        "budget": BudgetConfig(batch_size=16, flops=QUICK_FLOPS),
-    }
     optim = OptimConfig(lr=2e-3, warmup=0.05, weight_decay=1e-4, clip=1.0)
-    return replace(budgets.quick_clips("thinkjepa", objective, optim, **(base | changes)), recipe=recipe)
+    return replace(budgets.quick_cues("thinkjepa", objective, optim, **changes), recipe=recipe)
