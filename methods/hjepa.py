@@ -7,6 +7,8 @@ gradient of it. A planner searches for macro-actions, and then for actions to th
 The first level is that of any finished run (`level1=FOLDER`), left as it is; or learned beside the second, by LeWM's
 loss with temporal similarity (HWM: PLDM's). Evaluated: the encoder of the first level; both levels are kept for
 planning, and `plan:flat` plans by the first alone at equal calls.
+
+Changes: 1 first version. 2 a first level of another run sees frames normalised as in its own training.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from methods.lewm import LeWM, LeWMConfig, small_optim
 from methods.lewm import paper as lewm_paper
-from methods.vjepa2ac import frozen_weights
+from methods.vjepa2ac import adopt
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config
 from ssl_bench.encoders.from_run import from_run
@@ -55,6 +57,7 @@ class HJEPAConfig(LeWMConfig):
 class HJEPA(LeWM):
     """A world model and a second level over it."""
 
+    version = 2
     paper = "HWM, 2026, arXiv 2604.03208"
     sees = "4 frames, 3 more at 5, 10 and 15 frames, and the actions between them"
     objective: HJEPAConfig
@@ -83,7 +86,7 @@ class HJEPA(LeWM):
 
     def _first_level(self, folder: str) -> dict[str, Tensor]:
         """The dynamics of a finished run, once its encoder is this one's."""
-        self.encoder.load_state_dict(frozen_weights(folder, self.config.backbone))
+        adopt(self, folder)
         found = from_run(Run(Path(folder))).dynamics
         if found is None:
             raise UserError(f"objective.level1={folder} has learned no dynamics: give a run of lewm, pldm or vjepa2ac.")

@@ -22,10 +22,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.vjepa2ac import UNTRAINED, frozen_weights
+from methods.vjepa2ac import UNTRAINED, adopt
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import BudgetConfig, Config, DataConfig, OptimConfig
-from ssl_bench.encoders.encoder import check_weights
 from ssl_bench.models.thinker import Thinker, ThinkerConfig, tokens
 from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
@@ -57,9 +56,7 @@ class ThinkJEPA(Method):
         self.objective = o = config.objective
         self.encoder = self.make_vit()
         if o.encoder != UNTRAINED:
-            weights = frozen_weights(o.encoder, config.backbone)
-            check_weights(self.encoder, weights, o.encoder)
-            self.encoder.load_state_dict(weights)
+            adopt(self, o.encoder)
         self.encoder.requires_grad_(False)
         self.thinker = Thinker(self.encoder, o)
 

@@ -7,6 +7,8 @@ their own before each frame's. The encoder is that of any finished run of the sh
 squared error, actions laid beside the features.
 Here a frame's features are cells of its patch tokens, laid end to end and standardised; published: all patch tokens,
 each layer-normed. Evaluated: the frozen encoder, mean of the patches; the predictor is kept for planning.
+
+Changes: 1 first version. 2 a run's encoder sees items normalised as in its own training, not as this set is.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from torch import Tensor
 
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
+from ssl_bench.encoders.encoder import check_weights
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import DynamicsConfig, forecast_loss
-from ssl_bench.training.method import DataInfo, Views
+from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.training.run_folder import Run
 from ssl_bench.training.world_model import WorldModel, watched
 
@@ -45,17 +48,21 @@ class VJEPA2ACConfig:
             raise UserError(f"vjepa2ac predicts features of a frozen encoder: {told}")
 
 
-def frozen_weights(folder: str, backbone: Any) -> dict[str, Tensor]:
-    """The encoder of a finished run, if it is the backbone of this one."""
+def adopt(method: Method, folder: str) -> None:
+    """Take the encoder of a finished run, of this run's backbone, and the mean and std that it knows its items by."""
     if not (Path(folder) / "encoder.json").exists():
         raise UserError(f"objective.encoder={folder} is no folder of a finished run: give one, as runs/NAME.")
-    found = from_run(Run(Path(folder)))
+    found, backbone = from_run(Run(Path(folder))), method.config.backbone
     if found.model.config != backbone:
         theirs, ours = vars(found.model.config), vars(backbone)
         differ = ", ".join(f"backbone.{k}={v}" for k, v in theirs.items() if ours[k] != v)
         raise UserError(f"The encoder in {folder} has another backbone: set {differ}.")
-    weights: dict[str, Tensor] = found.model.state_dict()
-    return weights
+    weights = found.model.state_dict()
+    check_weights(method.encoder, weights, folder)
+    method.encoder.load_state_dict(weights)
+    method.info = replace(method.info, mean=found.mean, std=found.std)
+    for mine, theirs in ((method.mean, found.mean), (method.std, found.std)):
+        mine.copy_(torch.tensor(theirs).view(mine.shape))
 
 
 class VJEPA2AC(WorldModel):
@@ -63,13 +70,14 @@ class VJEPA2AC(WorldModel):
 
     paper, sees = "V-JEPA 2, Assran et al. 2025, arXiv 2506.09985", "4 frames and the actions between them"
     evaluated, frozen = "frozen encoder", True
+    version = 2
     objective: VJEPA2ACConfig
 
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         self.objective = o = config.objective
         if o.encoder != UNTRAINED:
-            self.encoder.load_state_dict(frozen_weights(o.encoder, config.backbone))
+            adopt(self, o.encoder)
         self.encoder.requires_grad_(False)
 
     @property

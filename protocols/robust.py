@@ -74,6 +74,8 @@ class Corrupted(Predictor):
         """The classes of the images `seen` (bool [N]) under one corruption."""
         found = [torch.empty(0, dtype=torch.int64)]
         for start, rows in enumerate(seen.nonzero()[:, 0].split(self.config.batch_size)):
+            if not len(rows):  # of few images none may be seen under this one
+                continue
             draw = mix("corrupt", name, severity, start * self.config.batch_size, self.seed)
             pooled = changed(x, rows.numpy(), partial(corrupt, name=name, severity=severity, seed=draw))
             found.append(self.head.predict(replace(x, pooled=pooled)).argmax(1))

@@ -122,7 +122,7 @@ def datasets() -> Table:
     own = {
         "factors": "drawn images whose every factor is known; 5,000 (factors:N: N) to train on, a quarter to test",
         "movingphotos": "clips made from the embedded photographs, of ten motions; movingphotos:LEVEL:N, level 0 to 2",
-        "cues": "clips in which a disc turns as was told at their beginning; cues:N; data.frames=40, 20, 10 or 8",
+        "cues": "clips in which a disc turns as was told at their beginning; cues:N; data.frames=40, 20, 10 or 5",
         "captions": "the images of factors with questions and answers, 24 of 144 combinations held out; captions:N",
         "expressions": "texts: sums, differences and products in words and as code; expressions:N, a quarter to test",
         **{

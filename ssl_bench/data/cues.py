@@ -2,8 +2,8 @@
 
 In the first fifth a square in a corner says by its colour which way it will go: yellow down, red left, blue right,
 green up. It is gone long before the turn, so that the frames just before say nothing of it, and only the long past
-tells the future. The disc is thrown back by the edges. What is shown is a film of 40 frames; `data.frames` is 40, or a
-divisor of it: every second, fourth or fifth frame then. The label is the turn; targets are the turn and the place in
+tells the future. The disc is thrown back by the edges. What is shown is a film of 40 frames; `data.frames` is 40, 20,
+10 or 5: every frame of it, every second, fourth or eighth. The label is the turn; targets are the turn and the place in
 every frame of the film. `cues` has 2,000 training clips, `cues:N` N of them, and a quarter as many for the test split.
 Clip i depends on its split, i and `VERSION` alone; all lengths grow with the side asked for. A mirrored clip turns the
 other way.
@@ -30,6 +30,7 @@ KIND, DIRECTED = "clip", True
 VERSION = 1  # raised whenever a clip would show something else
 DEFAULT = 2000  # training clips
 FILM, TURN, TOLD = 40, 32, 8  # frames of the film, the first after the turn, those that show the square
+FRAMES = (40, 20, 10, 5)  # that a clip may have: some frame of it is the first after the turn
 SIDE = 32  # pixels in which lengths are given
 TURNS = {"down": (0, 1), "left": (-1, 0), "right": (1, 0), "up": (0, -1)}  # sorted; x and y, y downwards
 COLOURS = ((210, 190, 30), (220, 40, 40), (40, 60, 220), (40, 190, 60))  # of the square, by turn
@@ -68,10 +69,10 @@ def track(d: dict[str, Any]) -> np.ndarray:
 def clip(split: str, i: int, kind: Clips) -> np.ndarray:
     """Clip i, uint8 [T, C, H, W], for the frames and the side that are asked for."""
     side = kind.height
-    if side != kind.width or side < 16 or kind.bands != 3 or FILM % kind.frames:
+    if side != kind.width or side < 16 or kind.bands != 3 or kind.frames not in FRAMES:
         raise UserError(
-            f"cues is made square, of 16 pixels or more, in colour and of {FILM} frames or a divisor of it: set "
-            f"data.image_size to one number, data.frames={FILM}, 20, 10 or 8, and leave data.channels."
+            "cues is made square, of 16 pixels or more, in colour and of 40, 20, 10 or 5 frames: set data.image_size "
+            "to one number, data.frames to one of these, and leave data.channels. (eval: pixels:RUN, random:RUN.)"
         )
     d, scale, shown = draws(split, i), side / SIDE, np.arange(0, FILM, FILM // kind.frames)
     light = np.linspace(d["ground"][0], d["ground"][1], side)

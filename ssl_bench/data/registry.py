@@ -62,10 +62,21 @@ def find(name: str) -> Source:
         return _of_path(kind, rest)
     if kind in catalogue.names():
         return catalogue.source(name)
+    raise _unknown(name)
+
+
+def named(name: str) -> bool:
+    """Whether a name is one of `find`'s, by its beginning; nothing is opened."""
+    kind, _, rest = name.partition(":")
+    mine = (*GENERATED, *world.names(), *catalogue.names())
+    return name.partition("#")[0] in EMBEDDED or kind in mine or bool(kind in KINDS and rest)
+
+
+def _unknown(name: str) -> UserError:
     if name and Path(name).expanduser().exists():
         kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(name).suffix, "folder")
-        raise UserError(f"'{name}' is a path: write {kind}:{name}.")
-    raise UserError(f"Unknown data '{name}'. {nearest(name, known())} See 'ssl-bench list datasets'.")
+        return UserError(f"'{name}' is a path: write {kind}:{name}.")
+    return UserError(f"Unknown data '{name}'. {nearest(name, known())} See 'ssl-bench list datasets'.")
 
 
 def location(rest: str) -> Path:
@@ -89,6 +100,8 @@ def known() -> list[str]:
 
 def item(config: DataConfig) -> Kind:
     """The items of a set under these settings, by its name alone: nothing is opened."""
+    if not named(config.name):
+        raise _unknown(config.name)
     return asked(config, kind(config.name))
 
 

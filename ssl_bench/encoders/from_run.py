@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -46,7 +47,7 @@ def from_run(run: run_folder.Run) -> Encoder:
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
         frames=item.facts.get("frames", 0), item=None if known else item,
-        kept=_kept(run, model),
+        kept=_kept(run, model, meta.get("kept", "")),
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),
@@ -54,8 +55,8 @@ def from_run(run: run_folder.Run) -> Encoder:
     )  # fmt: skip
 
 
-def _kept(run: run_folder.Run, vit: ViT) -> Kept | None:
-    """What a run has left beside its encoder; None where it has left nothing."""
+def _kept(run: run_folder.Run, vit: ViT, due: str) -> Kept | None:
+    """What a run has left beside its encoder; None where it has left nothing. `due`: the file that must be there."""
     makers: dict[str, Callable[[dict[str, Any]], Kept]] = {
         Dynamics.file: _dynamics, ActionPredictor.file: lambda facts: ActionPredictor.of(vit, facts),
         Policy.file: _policy, Answerer.file: _answerer,
@@ -64,11 +65,19 @@ def _kept(run: run_folder.Run, vit: ViT) -> Kept | None:
     for file, make in makers.items():
         if (run.folder / f"{file}.json").exists():
             facts, path = run.read_json(f"{file}.json"), run.folder / f"{file}.safetensors"
+            if not path.exists():
+                raise _gone(path)
             payload = path.read_bytes()
             if checkpoint.sha256(payload) != facts.get("weights_sha256"):
                 raise UserError(f"{path} is damaged: its checksum is not that of {file}.json.")
             return fitted(partial(make, facts), load(payload), str(path)).eval()
+    if due:
+        raise _gone(run.folder / f"{due}.json")
     return None
+
+
+def _gone(path: Path) -> UserError:
+    return UserError(f"{path} is missing, which the run has left beside its encoder: copy it here, or train again.")
 
 
 def _dynamics(facts: dict[str, Any]) -> Dynamics:

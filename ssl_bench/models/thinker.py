@@ -47,7 +47,9 @@ class ThinkerConfig:
     def check(self) -> None:
         whole = ("stride", "dim", "depth", "heads", "slow_depth", "thoughts", "hidden")
         refuse_outside("objective.", self, dict.fromkeys(whole, 1))
-        refuse_outside("objective.", self, {"seen": 0.01, "recent": 0.01}, {"seen": 0.99, "recent": 1.0})
+        refuse_outside("objective.", self, {"seen": 0.01, "recent": 0.01}, {"seen": 1.0})
+        if self.recent > 1:
+            raise UserError(f"objective.recent={self.recent} must be at most 1: it is a share of what is observed.")
         if self.dim % self.heads:
             raise UserError("objective.dim must be divisible by objective.heads.")
 
@@ -125,9 +127,9 @@ class Guidance(nn.Module):
 
     def forward(self, old: list[Tensor], new: list[Tensor]) -> Guides:
         """Tokens of each layer, old [B, s, width] and new [B, k, width]."""
-        out, last = [], max(len(self.mlps) - 1, 1)
+        out, last = [], len(self.mlps) - 1
         for i, mlp in enumerate(self.mlps):
-            layer = round(i * (len(old) - 1) / last)
+            layer = round(i * (len(old) - 1) / last) if last else -1  # the last block always reads the last layer
             o, n = self.old(old[layer]).mean(1), self.new(new[layer]).mean(1)
             scale, shift = mlp(torch.cat([o, n, (o - n).abs(), o * n], 1)).chunk(2, 1)
             gate = self.gates[i].tanh()
@@ -185,5 +187,5 @@ class Thinker(Kept):
         if c.past == "none":
             return found
         s, width = len(self.cells.slow) * each, self.slow.embed.in_features
-        guided = c.depth * 2.0 * c.hidden * 6 * c.dim + 2.0 * c.dim**2 * (s + c.thoughts) * min(c.depth, c.slow_depth)
+        guided = c.depth * 2.0 * c.hidden * 6 * c.dim + 2.0 * c.dim**2 * (s + c.thoughts) * c.depth
         return found + 2.0 * s * width * c.dim + block_flops(s + c.thoughts, c.dim, c.slow_depth) + guided

@@ -65,10 +65,7 @@ class Method(nn.Module):
 
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__()
-        if info.item.name not in self.kinds:
-            raise UserError(
-                f"'{config.method}' takes {' and '.join(self.kinds)} items, and these are {info.item.noun}."
-            )
+        refuse_kind(config.method, self.kinds, info.item.name)
         _refuse_views(config, info.item)
         self.config = config
         self.info = info
@@ -135,9 +132,18 @@ def as_now(config: Config) -> Config:
     return replace(config, method_version=find.defined(find.module("methods", config.method), Method).version)
 
 
+def refuse_kind(method: str, kinds: Sequence[str], kind: str) -> None:
+    """`UserError` where a method does not take items of a kind."""
+    if kind not in kinds:
+        raise UserError(f"'{method}' takes {' and '.join(kinds)} items, and these are {of_kind(kind).noun}.")
+
+
 def configured(method: str, recipe: str, settings: Sequence[str]) -> Config:
     """What a user asks for: a recipe with settings, checked, of the method as its code is now."""
-    name = next((text.partition("=")[2] for text in settings if text.startswith("data.name=")), DataConfig.name)
+    given = next((text.partition("=")[2] for text in settings if text.startswith("data.name=")), "")
+    name, kinds = given or DataConfig.name, find.defined(find.module("methods", method), Method).kinds
+    if registry.named(given) and "image" not in kinds:  # what shows pictures is for methods of images too
+        refuse_kind(method, kinds, registry.kind(given))
     return as_now(resolve(find.recipe(method, recipe or usual(method, registry.kind(name)))(), settings))
 
 

@@ -155,7 +155,7 @@ def _leave(
     trainer: Trainer, run: run_folder.Run, weights: dict[str, Tensor], beside: dict[str, Tensor], spent: dict[str, Any]
 ) -> None:
     """What a finished run leaves in its folder."""
-    method, info = trainer.method, trainer.info
+    method, info = trainer.method, trainer.method.info
     payload = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
     write_atomic(run.folder / "encoder.safetensors", payload)
     if (kept := method.kept()) is not None:
@@ -165,6 +165,7 @@ def _leave(
         run_folder.write_json(run.folder / f"{kept.file}.json", told)
     meta = {"backbone": to_dict(method.encoder.config), **info.item.facts}
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
+    meta |= {} if kept is None else {"kept": kept.file}
     run_folder.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
     run_folder.write_json(run.folder / "compute.json", {**spent, "skipped_steps": trainer.skipped})
     (run.folder / checkpoint.PREVIOUS).unlink(missing_ok=True)  # of no use beside a finished run's last

@@ -50,13 +50,13 @@ def test_the_square_is_seen_in_the_first_fifth_and_no_later():
 
 def test_fewer_frames_are_some_of_the_same_film():
     whole = cues.clip("train", 3, KIND)
-    for frames in (8, 10, 20):
+    for frames in (5, 10, 20):
         assert (cues.clip("train", 3, Clips(frames, 32, 32)) == whole[:: 40 // frames]).all()
 
 
 def test_no_test_clip_is_a_training_clip_and_larger_sets_begin_with_smaller_ones():
     def targets(name: str) -> tuple[set[bytes], set[bytes]]:
-        data = open_data(DataConfig(name, image_size=16, frames=8, val_fraction=0.2))
+        data = open_data(DataConfig(name, image_size=16, frames=5, val_fraction=0.2))
         own = np.concatenate([data.train.targets.numpy(), data.val.targets.numpy()])
         return {row.tobytes() for row in own}, {data.train.targets[0].numpy().tobytes()}
 
@@ -68,9 +68,11 @@ def test_no_test_clip_is_a_training_clip_and_larger_sets_begin_with_smaller_ones
     assert not held & {cues.track(cues.draws("train", i)).tobytes() for i in range(40)}
 
 
-@pytest.mark.parametrize("settings", [{"frames": 9}, {"frames": 16}, {"image_size": 12}, {"image_size": (24, 32)}])
+@pytest.mark.parametrize(
+    "settings", [{"frames": 9}, {"frames": 8}, {"frames": 2}, {"image_size": 12}, {"image_size": (24, 32)}]
+)
 def test_other_frames_and_sides_are_refused_in_a_sentence(settings):
-    with pytest.raises(UserError, match=r"set\s+data\.image_size to one number, data\.frames=40, 20, 10 or 8"):
+    with pytest.raises(UserError, match="40, 20, 10 or 5 frames"):
         open_data(DataConfig("cues:40", **({"image_size": 24, "frames": 40} | settings)))
 
 

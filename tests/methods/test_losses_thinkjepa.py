@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny
 from sines import sines
+from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_bench import find
 from ssl_bench.config.schema import ViTConfig
 from ssl_bench.data.clips import Clips
 from ssl_bench.data.dataset import open_data
+from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
 from ssl_bench.models.predictor import Predictor
 from ssl_bench.models.thinker import Cells, Guidance, Thinker, ThinkerConfig, tokens
-from ssl_bench.models.vit import ViT
+from ssl_bench.models.vit import ViT, explicit_attention
+from ssl_bench.training.pretrain import pretrain
 from ssl_bench.training.train import Trainer
 
 
@@ -141,6 +144,41 @@ def test_closed_gates_are_the_dense_path_alone():
     alone = thinker(tokens(vit, clips, thinker.cells.recent))
     assert torch.equal(foreseen(vit, thinker, clips), alone)
     assert torch.equal(foreseen(vit, thinker, clips, clips.roll(1, 0)), alone)
+
+
+@pytest.mark.parametrize(("depth", "slow_depth"), [(1, 3), (3, 1), (2, 5)])
+def test_every_block_of_the_slow_path_is_read(depth, slow_depth):
+    """With one block in the dense path the last of the slow ones guides it."""
+    vit, thinker, clips = made(depth=depth, slow_depth=slow_depth)
+    c = thinker.cells
+    thinker(tokens(vit, clips, c.recent), tokens(vit, clips, c.slow)).square().mean().backward()
+    assert all(p.grad is not None for p in thinker.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("depth", "slow_depth", "thoughts"), [(2, 2, 4), (6, 2, 64), (1, 3, 4)])
+def test_flops_are_those_that_torch_counts(depth, slow_depth, thoughts):
+    vit, thinker, clips = made(depth=depth, slow_depth=slow_depth, thoughts=thoughts)
+    c = thinker.cells
+    recent, past = tokens(vit, clips, c.recent), tokens(vit, clips, c.slow)
+    explicit_attention(thinker, True)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        thinker(recent, past)
+    assert thinker.flops() == pytest.approx(counter.get_total_flops() / 3, rel=0.01)
+
+
+def test_an_encoder_sees_items_as_in_its_own_training(tmp_path):
+    """Also in what its new run leaves: by this set's mean and std it would see what it does not know."""
+    first = pretrain(tiny("thinkjepa", "", steps=2), tmp_path)
+    config = tiny("thinkjepa", "", steps=2)
+    config = replace(config, seed=1, objective=replace(config.objective, encoder=str(first.folder)))
+    config = replace(config, data=replace(config.data, name="cues:40"))
+    method = Trainer(config.check(), open_data(config.data), torch.device("cpu")).method
+    known = from_run(first)
+    assert method.mean.flatten().tolist() == pytest.approx(known.mean)
+    assert method.std.flatten().tolist() == pytest.approx(known.std)
+    assert known.mean != pytest.approx(open_data(config.data).mean, abs=0.05)
+    second = from_run(pretrain(config, tmp_path))
+    assert (second.mean, second.std, second.weights_sha256) == (known.mean, known.std, known.weights_sha256)
 
 
 def trainer(recipe: str) -> Trainer:

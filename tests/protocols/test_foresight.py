@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
 
-from protocols.foresight import Seer
+from protocols.foresight import ForesightConfig, Seer
 from ssl_bench.config.schema import DataConfig
+from ssl_bench.data.dataset import open_data
+from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.evaluate import evaluate
 from ssl_bench.evaluation.world_scorers import Ahead
 from ssl_bench.models.thinker import Thinker
 from ssl_bench.training.pretrain import pretrain
+from ssl_bench.training.run_folder import Run
 
 SET = DataConfig("cues:60", image_size=24, frames=40, val_fraction=0.2)
 
@@ -87,12 +93,60 @@ def test_what_has_kept_no_predictor_says_that_all_stays(kept):
             assert found[f"latent{h}"] == found[f"latent{h}_copy"] > 0
 
 
+def test_copy_is_what_the_encoder_would_see_if_all_stayed(kept):
+    """Stopped clips: the last seen frame goes on. Then what stays is the truth, frame by frame."""
+    root, run = kept
+    found = evaluate(run, "foresight", SET, root, overrides=QUICK)
+    encoder, data = from_run(Run(root / run)), open_data(SET)
+    clips = data.train.batch(np.arange(6))
+    clips[:, 32:] = clips[:, 31:32]
+    seer = Seer(SimpleNamespace(encoder=encoder, items=data.train), ForesightConfig(epochs=2))
+    own, copy, other, truth = seer.ways(clips, clips.roll(1, 0)).unbind(1)
+    assert torch.equal(copy, truth)
+    assert not torch.allclose(own, truth, atol=1e-3)
+    assert not torch.equal(own, other) or float(encoder.kept.guidance.gates.detach().abs().max()) == 0
+    assert found.selected["last_seen"] == 31 and found.selected["horizons"] == [1, 4, 8]
+
+
+def test_rows_that_were_asked_for_other_frames_are_never_side_by_side(kept, tmp_path):
+    half = tiny("thinkjepa", "", steps=2)
+    half = replace(half, data=SET, objective=replace(half.objective, seen=0.5))
+    run = pretrain(half, tmp_path)
+    with pytest.raises(UserError, match=r"what comes after 20.*foresight\.seen=0\.5"):
+        evaluate(run.name, "foresight", SET, tmp_path, overrides=QUICK)
+    found = evaluate(run.name, "foresight", SET, tmp_path, overrides=[*QUICK, "foresight.seen=0.5"])
+    assert found.selected["last_seen"] == 19 and "px20" in found.metrics
+    assert found.protocol_config["seen"] == 0.5
+
+
+def test_fewer_frames_to_come_are_asked_for_where_there_are_fewer(kept):
+    root = kept[0]
+    found = evaluate("pixels", "foresight", replace(SET, frames=10), root, overrides=QUICK)
+    assert found.headline == "px2" and found.selected["horizons"] == [1, 2]
+
+
+@pytest.mark.parametrize("file", ["thinker.json", "thinker.safetensors"])
+def test_a_run_that_lost_its_predictor_is_not_taken_for_one_without(kept, tmp_path, file):
+    root, run = kept
+    shutil.copytree(root / run, tmp_path / run)
+    (tmp_path / run / file).unlink()
+    with pytest.raises(UserError, match=f"{file} is missing"):
+        evaluate(run, "foresight", SET, tmp_path, overrides=QUICK)
+
+
+def test_differences_of_frames_are_no_frames(kept):
+    with pytest.raises(UserError, match="'difference' does not give"):
+        evaluate("difference", "foresight", SET, kept[0], overrides=QUICK)
+
+
 @pytest.mark.parametrize(
     ("data", "settings", "said"),
     [
         (replace(SET, name="movingphotos:0:40"), [], "clips whose track is known, which 'movingphotos:0:40' lacks"),
         (SET, ["foresight.horizons=9"], "horizons=9 must be at most 8"),
         (SET, ["foresight.horizons=0"], "1 or more"),
+        (SET, ["foresight.horizons=2,2"], "different numbers"),
+        (SET, ["foresight.seen=1"], "below 1"),
         (replace(SET, name="factors:40", frames=8), [], "foresight needs clips"),
     ],
 )

@@ -241,6 +241,13 @@ def test_an_image_is_seen_under_some_corruptions_and_only_these_count(parts):
     assert metrics["error@severity1"] == pytest.approx(float(100 * (answers != labels)[rows].double().mean()))
 
 
+def test_fewer_images_than_corruptions_leave_some_without_a_number(parts):
+    one = RobustConfig(draws=1, linear=linear.LinearConfig(strengths=5))
+    predictor, few = Robust(one).fit(parts[0], parts[1], 0), parts[2]
+    nobody = torch.zeros(len(few), dtype=torch.bool)
+    assert predictor.classify(few, "contrast", 1, nobody).shape == (0,)
+
+
 def test_finetuning_without_mixing_is_plain_cross_entropy(parts):
     config = FinetuneConfig(epochs=3, batch_size=32, blr=5e-3, mixup=0.0, cutmix=0.0)
     scores = Finetune(config).fit(parts[0], parts[1], 0).predict(parts[2])
