@@ -106,7 +106,7 @@ def paper(backbone: str = "vit_large_patch16", **changes: Any) -> Config:
 
 def small(**changes: Any) -> Config:
     """50 epochs. ssl-bench pretrain --method thinkjepa"""
-    return _quick("small", ThinkJEPAConfig(), **({"budget": BudgetConfig(batch_size=16, epochs=50)} | changes))
+    return _quick("small", ThinkJEPAConfig(), **({"budget": BudgetConfig(batch_size=8, epochs=50)} | changes))
 
 
 def quick(**changes: Any) -> Config:

@@ -16,7 +16,7 @@ QUICK_FLOPS = 2.2e12  # a minute or so on one slow core (AMD EPYC without AMX)
 FAST_FLOPS = 0.25e12
 QUICK_CLIP_FLOPS = 3e12  # three to five minutes on one slow core
 DIGITS = MelConfig(rate=8000, window_ms=32, fill="repeat", peak=True)  # of fsdd30, whose speakers differ in level
-QUICK_CUE_FLOPS = 4e12  # a minute or so on one slow core
+QUICK_CUE_FLOPS = 3e12  # a minute and a half on one slow core
 QUICK_SOUND_FLOPS = 0.5e12  # half a minute on one slow core
 QUICK_POINTS_FLOPS = 1e12  # half a minute on one slow core, as sound
 QUICK_CAPTION_FLOPS = 2e12  # a minute or so on one slow core
@@ -80,7 +80,7 @@ def quick_cues(method: str, objective: Any, optim: OptimConfig, **changes: Any) 
     base: dict[str, Any] = {
         "backbone": vit("toy_patch8", class_token=False, tubelet=1),
         "data": DataConfig("cues", image_size=24, frames=40),
-        "budget": BudgetConfig(batch_size=16, flops=QUICK_CUE_FLOPS),
+        "budget": BudgetConfig(batch_size=8, flops=QUICK_CUE_FLOPS),
     }
     return quick_clips(method, objective, optim, **(base | changes))
 
