@@ -100,7 +100,7 @@ def known() -> list[str]:
 
 def item(config: DataConfig) -> Kind:
     """The items of a set under these settings, by its name alone: nothing is opened."""
-    if not named(config.name):
+    if config.name and not named(config.name):
         raise _unknown(config.name)
     return asked(config, kind(config.name))
 

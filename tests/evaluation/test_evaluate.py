@@ -185,7 +185,7 @@ def test_wrong_protocols_are_named(name, sentence):
 def test_all_is_every_frozen_protocol_and_settings_find_theirs():
     names = protocol.expand(["all", "finetune", "knn:fewshot", "knn"])
     few = {"factors", "dense", "plan", "rollout", "state", "surprise", "flow"}  # what they are scored by few sets have
-    few |= {"anticipate", "mrr"}  # of clips; of encoders with a predictor beside them
+    few |= {"anticipate", "foresight", "mrr"}  # of clips; of encoders with a predictor beside them
     few |= {"generate", "retrieve", "zeroshot"}  # of texts
     assert set(names) == set(find.names("protocols")) - few | {"knn:fewshot"}
     assert names[-2:] == ["finetune", "knn:fewshot"] and "finetune" not in protocol.expand(["all"])

@@ -27,6 +27,7 @@ from ssl_bench.evaluation.scorers import Ranks, classification, ranks
 from ssl_bench.evaluation.tuned import PredictorClassifier
 from ssl_bench.models.kept import ActionPredictor
 from ssl_bench.models.vit import ViT
+from ssl_bench.training import run_folder
 from ssl_bench.training.pretrain import pretrain
 
 NONE = torch.empty(0)
@@ -174,6 +175,8 @@ def test_a_run_of_iwm_keeps_its_predictor(photos: Path, tmp_path: Path):
     assert record.compute["eval"]["scorer"] == "harness" and not record.correct
     for file in ("predictor.json", "predictor.safetensors"):  # as a run from before it was kept
         (run.folder / file).unlink()
+    meta = run.read_json("encoder.json")
+    run_folder.write_json(run.folder / "encoder.json", {k: v for k, v in meta.items() if k != "kept"})
     for name in ("mrr", "finetune:predictor"):
         with pytest.raises(UserError, match="'iwm' has no predictor beside its encoder"):
             list(evaluate_all(run.name, [name], run.config().data, tmp_path))
