@@ -14,7 +14,6 @@ Changes: 1 first version. 2 a first level of another run sees frames normalised 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,13 +24,11 @@ from methods.lewm import paper as lewm_paper
 from methods.vjepa2ac import adopt
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config
-from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig
 from ssl_bench.models.hierarchy import Hierarchy, UpperConfig
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Views
-from ssl_bench.training.run_folder import Run
 from ssl_bench.training.world_model import WorldModel, watched
 
 BESIDE = "beside"
@@ -86,8 +83,7 @@ class HJEPA(LeWM):
 
     def _first_level(self, folder: str) -> dict[str, Tensor]:
         """The dynamics of a finished run, once its encoder is this one's."""
-        adopt(self, folder)
-        found = from_run(Run(Path(folder))).dynamics
+        found = adopt(self, folder).dynamics
         if found is None:
             raise UserError(f"objective.level1={folder} has learned no dynamics: give a run of lewm, pldm or vjepa2ac.")
         ours, theirs = vars(self.dynamics.config), vars(found.config)

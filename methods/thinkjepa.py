@@ -65,25 +65,25 @@ class ThinkJEPA(Method):
         return {"clips": (self.info.item.floats(clips) - self.mean) / self.std}
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
-        clips, cells, guided = views["clips"], self.thinker.cells, self.objective.past != "none"
-        recent, future = tokens(self.encoder, clips, cells.recent), tokens(self.encoder, clips, cells.future)
-        past = tokens(self.encoder, clips, cells.slow) if guided else None
+        clips, t, guided = views["clips"], self.thinker, self.objective.past != "none"
+        recent, future = (tokens(self.encoder, clips, keep) for keep in (t.keep, t.asked))
+        past = tokens(self.encoder, clips, t.past) if guided else None
         if past is not None and self.objective.past == "other":
             past = next_clip(past)
-        frame = recent.unflatten(1, (len(cells.recent), -1))[:, -1]
+        frame = recent.unflatten(1, (len(t.cells.recent), -1))[:, -1]
         out = {
-            "loss": F.mse_loss(self.thinker(recent, past), future),
-            "copy": F.mse_loss(frame.repeat(1, len(cells.future), 1), future),
+            "loss": F.mse_loss(t(recent, past), future),
+            "copy": F.mse_loss(frame.repeat(1, len(t.cells.future), 1), future),
         }
-        return {**out, "gate": self.thinker.guidance.gates.detach().tanh().abs().mean()} if guided else out
+        return {**out, "gate": t.guidance.gates.detach().tanh().abs().mean()} if guided else out
 
     def kept(self) -> Thinker:
         return self.thinker
 
     def flops(self) -> float:
-        each, c = self.encoder.num_patches // self.encoder.grid[0], self.thinker.cells
-        read = [c.recent, c.future] + ([] if self.objective.past == "none" else [c.slow])
-        return sum(self.encoder.flops(len(cells) * each) for cells in read) + 3 * self.thinker.flops()
+        t = self.thinker
+        read = [t.keep, t.asked] + ([] if self.objective.past == "none" else [t.past])
+        return sum(self.encoder.flops(keep.shape[1]) for keep in read) + 3 * t.flops()
 
 
 DEPARTS = {  # what leaves the paper, by recipe

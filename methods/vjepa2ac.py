@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ssl_bench.config import budgets
 from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
-from ssl_bench.encoders.encoder import check_weights
+from ssl_bench.encoders.encoder import Encoder, check_weights
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import DynamicsConfig, forecast_loss
@@ -48,7 +48,7 @@ class VJEPA2ACConfig:
             raise UserError(f"vjepa2ac predicts features of a frozen encoder: {told}")
 
 
-def adopt(method: Method, folder: str) -> None:
+def adopt(method: Method, folder: str) -> Encoder:
     """Take the encoder of a finished run, of this run's backbone, and the mean and std that it knows its items by."""
     if not (Path(folder) / "encoder.json").exists():
         raise UserError(f"objective.encoder={folder} is no folder of a finished run: give one, as runs/NAME.")
@@ -63,6 +63,7 @@ def adopt(method: Method, folder: str) -> None:
     method.info = replace(method.info, mean=found.mean, std=found.std)
     for mine, theirs in ((method.mean, found.mean), (method.std, found.std)):
         mine.copy_(torch.tensor(theirs).view(mine.shape))
+    return found
 
 
 class VJEPA2AC(WorldModel):

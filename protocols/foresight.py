@@ -29,7 +29,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation.latents import mlp
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.evaluation.world_scorers import Ahead
-from ssl_bench.models.thinker import Cells, Thinker, ThinkerConfig, tokens
+from ssl_bench.models.thinker import Cells, Thinker, ThinkerConfig, places, tokens
 from ssl_bench.models.vit import ViT
 from ssl_bench.screen import paced
 
@@ -81,7 +81,7 @@ class Seer(Predictor):
         ready = self.encoder.prepare(clips)
         if self.encoder.model is None:
             return ready[:, list(cells)].flatten(2)
-        return tokens(self.encoder.model, ready, cells)
+        return tokens(self.encoder.model, ready, places(cells, self.encoder.model.grid).to(ready.device))
 
     def by_cell(self, read: Tensor) -> Tensor:
         """[B, n, D] of all cells to come -> a row for each [B, F, n / F * D]."""

@@ -77,16 +77,15 @@ class Cells:
 
 
 def places(cells: range, grid: tuple[int, ...]) -> Tensor:
-    """Indices of all tokens of some cells of a grid (time, rows, columns)."""
+    """Indices [1, n] of all tokens of some cells of a grid (time, rows, columns)."""
     each = math.prod(grid[1:])
-    return (torch.tensor(list(cells))[:, None] * each + torch.arange(each)).flatten()
+    return (torch.tensor(list(cells))[:, None] * each + torch.arange(each)).flatten()[None]
 
 
 @torch.no_grad()
-def tokens(vit: ViT, clips: Tensor, cells: range) -> Tensor:
-    """Tokens of these cells, encoded alone [B, len(cells) * rows * columns, D]: no other frame is seen."""
-    keep = places(cells, vit.grid).to(clips.device).expand(len(clips), -1)
-    return vit(clips, keep)[:, vit.num_prefix :].float()
+def tokens(vit: ViT, clips: Tensor, keep: Tensor) -> Tensor:
+    """Tokens at these places [1, n], encoded alone [B, n, D]: no other frame is seen."""
+    return vit(clips, keep.expand(len(clips), -1))[:, vit.num_prefix :].float()
 
 
 class SlowPath(nn.Module):
@@ -148,14 +147,14 @@ class Thinker(Kept):
 
     def __init__(self, vit: ViT, config: ThinkerConfig) -> None:
         super().__init__()
-        self.config, self.grid, self.cells = config, vit.grid, Cells.of(config, vit.grid[0])
+        self.config, self.cells = config, Cells.of(config, vit.grid[0])
         self.predictor = Predictor(vit, config.dim, config.depth, config.heads)
         if config.past != "none":
             self.slow = SlowPath(vit, config)
             self.guidance = Guidance(config.dim, config.dim, config.depth, config.hidden)
         c = self.cells
         for name, cells in (("keep", c.recent), ("asked", c.future), ("past", c.slow)):
-            self.register_buffer(name, places(cells, vit.grid)[None], persistent=False)
+            self.register_buffer(name, places(cells, vit.grid), persistent=False)
         each, times = math.prod(vit.grid[1:]), torch.tensor([*c.recent, *c.future])
         later = (times[None] > times[:, None]).repeat_interleave(each, 0).repeat_interleave(each, 1)
         self.register_buffer("mask", torch.zeros(later.shape).masked_fill(later, -torch.inf)[None, None], False)
@@ -182,10 +181,10 @@ class Thinker(Kept):
 
     def flops(self) -> float:
         """Forward FLOPs for one clip, the frozen encoder left out."""
-        c, each = self.config, math.prod(self.grid[1:])
-        found = self.predictor.flops(len(self.cells.recent) * each, 1, len(self.cells.future) * each)
+        c = self.config
+        found = self.predictor.flops(self.keep.shape[1], 1, self.asked.shape[1])
         if c.past == "none":
             return found
-        s, width = len(self.cells.slow) * each, self.slow.embed.in_features
+        s, width = self.past.shape[1], self.slow.embed.in_features
         guided = c.depth * 2.0 * c.hidden * 6 * c.dim + 2.0 * c.dim**2 * (s + c.thoughts) * c.depth
         return found + 2.0 * s * width * c.dim + block_flops(s + c.thoughts, c.dim, c.slow_depth) + guided

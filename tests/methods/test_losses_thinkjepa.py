@@ -97,9 +97,8 @@ def made(gate: float = 0.5, **settings: object) -> tuple[ViT, Thinker, torch.Ten
 
 @torch.no_grad()
 def foreseen(vit: ViT, thinker: Thinker, clips: torch.Tensor, pasts: torch.Tensor | None = None) -> torch.Tensor:
-    c = thinker.cells
-    past = None if thinker.config.past == "none" else tokens(vit, clips if pasts is None else pasts, c.slow)
-    return thinker(tokens(vit, clips, c.recent), past)
+    past = None if thinker.config.past == "none" else tokens(vit, clips if pasts is None else pasts, thinker.past)
+    return thinker(tokens(vit, clips, thinker.keep), past)
 
 
 def test_cells_are_those_of_the_paper_on_a_smaller_clip():
@@ -141,7 +140,7 @@ def test_no_frame_is_foreseen_by_later_ones():
 
 def test_closed_gates_are_the_dense_path_alone():
     vit, thinker, clips = made(gate=0.0)
-    alone = thinker(tokens(vit, clips, thinker.cells.recent))
+    alone = thinker(tokens(vit, clips, thinker.keep))
     assert torch.equal(foreseen(vit, thinker, clips), alone)
     assert torch.equal(foreseen(vit, thinker, clips, clips.roll(1, 0)), alone)
 
@@ -150,16 +149,14 @@ def test_closed_gates_are_the_dense_path_alone():
 def test_every_block_of_the_slow_path_is_read(depth, slow_depth):
     """With one block in the dense path the last of the slow ones guides it."""
     vit, thinker, clips = made(depth=depth, slow_depth=slow_depth)
-    c = thinker.cells
-    thinker(tokens(vit, clips, c.recent), tokens(vit, clips, c.slow)).square().mean().backward()
+    thinker(tokens(vit, clips, thinker.keep), tokens(vit, clips, thinker.past)).square().mean().backward()
     assert all(p.grad is not None for p in thinker.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(("depth", "slow_depth", "thoughts"), [(2, 2, 4), (6, 2, 64), (1, 3, 4)])
 def test_flops_are_those_that_torch_counts(depth, slow_depth, thoughts):
     vit, thinker, clips = made(depth=depth, slow_depth=slow_depth, thoughts=thoughts)
-    c = thinker.cells
-    recent, past = tokens(vit, clips, c.recent), tokens(vit, clips, c.slow)
+    recent, past = tokens(vit, clips, thinker.keep), tokens(vit, clips, thinker.past)
     explicit_attention(thinker, True)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         thinker(recent, past)
@@ -191,8 +188,8 @@ def test_the_control_reads_the_past_of_the_clip_before():
     items, _, rng = other.batch(0)
     for method in (own, other.method):
         torch.nn.init.constant_(method.thinker.guidance.gates, 0.5)
-    views, c = own.views(items, rng, 0.0), own.thinker.cells
-    recent, past, future = (tokens(own.encoder, views["clips"], cells) for cells in (c.recent, c.slow, c.future))
+    views, t = own.views(items, rng, 0.0), own.thinker
+    recent, past, future = (tokens(own.encoder, views["clips"], keep) for keep in (t.keep, t.past, t.asked))
     for method, read in ((own, past), (other.method, past.roll(1, 0))):
         assert torch.equal(method(views, 0.0)["loss"], F.mse_loss(own.thinker(recent, read), future))
     assert not torch.equal(own(views, 0.0)["loss"], other.method(views, 0.0)["loss"])
