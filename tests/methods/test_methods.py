@@ -185,7 +185,8 @@ def stored_as(method: str, kind: str) -> str:
 
 @pytest.mark.parametrize(("method", "kind"), EACH)
 def test_ten_losses_match_the_stored_ones(method: str, kind: str, photos: Path) -> None:
-    """To the last bit where they were stored; within 1e-4 on another processor, whose kernels round differently.
+    """To the last bit where they were stored; on another processor, whose kernels round differently, the first three
+    within 1e-4 and the others within 5e-3: each step multiplies what the last one rounded (8.5e-4 seen on AVX2 alone).
 
     Anew, with the reason in the commit: python tests/store_losses.py
     """
@@ -194,7 +195,8 @@ def test_ten_losses_match_the_stored_ones(method: str, kind: str, photos: Path) 
     if stored["where"] == where():
         assert losses == known
     else:
-        assert losses == pytest.approx(known, rel=1e-4)
+        assert losses[:3] == pytest.approx(known[:3], rel=1e-4)
+        assert losses[3:] == pytest.approx(known[3:], rel=5e-3)
 
 
 def where() -> list[str]:
