@@ -67,7 +67,7 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
     function, w(t) = exp(-t^2 / 2), by the trapezoid rule on 17 knots of [0, 3], doubled. N and phi are the global
     batch's: means over processes, with gradient.
     """
-    t = torch.linspace(0, REACH, KNOTS, device=z.device)
+    t = torch.linspace(0, REACH, KNOTS, dtype=directions.dtype, device=z.device)
     step = REACH / (KNOTS - 1)
     weights = torch.full_like(t, 2 * step)
     weights[0] = weights[-1] = step

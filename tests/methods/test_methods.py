@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import kinds_of, recipes_by_kind, tiny
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods.audiojepa import AudioJEPA
@@ -173,9 +174,31 @@ def test_a_row_is_named_by_its_objective() -> None:
     assert find.departs("random", "quick") == "" == find.departs("no_such.module", "quick")
 
 
+def widened(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {key: widened(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return type(x)(widened(part) for part in x)
+    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
 def ten_losses(method: str, kind: str, photos: Path) -> list[float]:
+    """In double precision, where ten steps do not multiply what a processor rounds: weights, views and every draw are
+    made in float32 as ever and then widened, and a `float()` in a method keeps what is wide."""
     t = trainer(method, photos, kind, precision="fp32", budget=BudgetConfig(batch_size=12, steps=10))
-    return [float(t.train_step()["loss"]) for _ in range(10)]
+    t.method.double()
+    views, losses = t.method.views, []
+    for _ in range(10):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def wide_views(*args: Any, patch: pytest.MonkeyPatch = patch) -> Any:
+                made = widened(views(*args))
+                patch.setattr(Tensor, "float", Tensor.double)  # from here to the end of the step
+                return made
+
+            patch.setattr(t.method, "views", wide_views)
+            losses.append(float(t.train_step()["loss"]))
+    return losses
 
 
 def stored_as(method: str, kind: str) -> str:
@@ -185,8 +208,7 @@ def stored_as(method: str, kind: str) -> str:
 
 @pytest.mark.parametrize(("method", "kind"), EACH)
 def test_ten_losses_match_the_stored_ones(method: str, kind: str, photos: Path) -> None:
-    """To the last bit where they were stored; on another processor, whose kernels round differently, the first three
-    within 1e-4 and the others within 5e-3: each step multiplies what the last one rounded (8.5e-4 seen on AVX2 alone).
+    """To the last bit where they were stored; within 1e-4 on another processor, whose kernels round differently.
 
     Anew, with the reason in the commit: python tests/store_losses.py
     """
@@ -195,8 +217,8 @@ def test_ten_losses_match_the_stored_ones(method: str, kind: str, photos: Path) 
     if stored["where"] == where():
         assert losses == known
     else:
-        assert losses[:3] == pytest.approx(known[:3], rel=1e-4)
-        assert losses[3:] == pytest.approx(known[3:], rel=5e-3)
+        # with scalar kernels a pixel of byol's falls on the other side of the threshold of solarisation: 1.3e-3
+        assert losses == pytest.approx(known, rel=2e-3 if (method, kind) == ("byol", "image") else 1e-4)
 
 
 def where() -> list[str]:
