@@ -9,6 +9,8 @@ from results.cells import written
 from results.parts import MAJORITY, RAW, Column, Pair, Row
 from results.records import ACCURACIES, Record
 from ssl_bench import find
+from ssl_bench.config.schema import to_dict
+from ssl_bench.errors import UserError
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
@@ -140,9 +142,21 @@ def collapsed(records: Sequence[Record]) -> list[str]:
 
 
 def departs(records: Sequence[Record]) -> list[str]:
-    """What its recipe changes of the paper, as the method's file says."""
-    text = find.departs(records[0].method, records[0].recipe)
-    return [f"leaves the paper: {text}"] if text else []
+    """What its recipe changes of the paper, as the method's file says, and what the row changes of the recipe."""
+    first = records[0]
+    text = find.departs(first.method, first.recipe)
+    return [f"leaves the paper: {text}" + own_settings(first)] if text else []
+
+
+def own_settings(record: Record) -> str:
+    """Objective and optimizer where they are not those of the recipe as it is now, of which its line speaks."""
+    try:
+        recipe = to_dict(find.recipe(record.method, record.recipe)())
+    except UserError:
+        return ""  # a method of somebody's own that cannot be imported here
+    mine, its = (grouping.flat({k: c.get(k, {}) for k in ("objective", "optim")}) for c in (record.config, recipe))
+    other = ", ".join(f"{k}={v}" for k, v in sorted(mine.items()) if k in its and its[k] != v)
+    return f" (said of the recipe `{record.recipe}`; here {other})" if other else ""
 
 
 # What has to be known of single rows: each function takes the records of one row and returns phrases, none where there

@@ -128,6 +128,8 @@ def explain_recipe(method: str, recipe: str, settings: Sequence[str]) -> None:
         )
     screen.say(inspect.getdoc(function) or "")
     name, departs = find.row_name(method, to_dict(config.objective)), find.departs(method, config.recipe)
-    screen.say(f"Its rows are called: {name}" + (f". Departs from the paper: {departs}." if departs else "."))
+    screen.say(
+        f"Its rows are called: {name}" + (f". Its recipe departs from the paper: {departs}." if departs else ".")
+    )
     screen.console.print(table)
     screen.say(f"run name: {run_folder.run_name(config)}")

@@ -14,8 +14,10 @@ import pytest
 from fake_records import fake, quickstart
 
 from results import cells, records, render, tables
+from results.notes import departs
 from results.parts import Row, Table
 from results.rows import by_table, together
+from ssl_bench import find
 from ssl_bench.data.items import RAW
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import report
@@ -224,6 +226,18 @@ def test_missing_references_stand_there_empty() -> None:
     table = tables.build([fake("mae", 40, s) for s in range(2)])
     assert [r.label for r in table.rows] == ["mae", "random", "pixels", "supervised"]
     assert "`random` was not measured." in table.notes
+
+
+def test_what_leaves_the_paper_is_said_of_the_recipe_where_a_row_changes_it() -> None:
+    """A row with another EMA must not be told to have the recipe's; keys that the recipe no longer has are left out."""
+    mine = {"objective": {"momentum": 0.996, "gone": 1}, "optim": {"lr": 0.002}}
+    asked = {"objective": {"momentum": 0.98}, "optim": {"lr": 0.002}}
+    line = find.departs("ijepa", "quick")
+    assert "EMA from 0.98" in line
+    assert departs([fake("ijepa", 40, config=asked)]) == [f"leaves the paper: {line}"]
+    assert departs([fake("ijepa", 40, config=mine)]) == [
+        f"leaves the paper: {line} (said of the recipe `quick`; here objective.momentum=0.996)"
+    ]
 
 
 def test_probe_seeds_are_averaged_within_a_pretraining_seed() -> None:
