@@ -10,7 +10,6 @@ from results.parts import MAJORITY, RAW, Column, Pair, Row
 from results.records import ACCURACIES, Record
 from ssl_bench import find
 from ssl_bench.config.schema import to_dict
-from ssl_bench.errors import UserError
 
 
 def against(pairs: Sequence[Pair], means: Mapping[str, float], column: Column) -> list[str]:
@@ -152,8 +151,8 @@ def own_settings(record: Record) -> str:
     """Objective and optimizer where they are not those of the recipe as it is now, of which its line speaks."""
     try:
         recipe = to_dict(find.recipe(record.method, record.recipe)())
-    except UserError:
-        return ""  # a method of somebody's own that cannot be imported here
+    except Exception:  # a method of somebody's own that is not here, or half written: the table stands all the same
+        return f" (said of the recipe `{record.recipe}`)"
     mine, its = (grouping.flat({k: c.get(k, {}) for k in ("objective", "optim")}) for c in (record.config, recipe))
     other = ", ".join(f"{k}={v}" for k, v in sorted(mine.items()) if k in its and its[k] != v)
     return f" (said of the recipe `{record.recipe}`; here {other})" if other else ""

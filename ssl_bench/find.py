@@ -116,14 +116,19 @@ def row_name(method: str, objective: Mapping[str, Any]) -> str:
 
 
 def stated(method: str, name: str) -> dict[str, str]:
-    """A table of texts that a method's file states as a literal, read without running it; {} where there is none."""
+    """A table of texts that a method's file states as a literal, read without running it; {} where there is none, or
+    where somebody's own file is half written."""
     try:
         spec = find_spec(method if "." in method else f"methods.{method}")
     except ImportError:
         return {}
     if spec is None or spec.origin is None:
         return {}
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+    try:
+        body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    except SyntaxError:
+        return {}
+    for node in body:
         if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [name]:
             table: dict[str, str] = ast.literal_eval(node.value)
             return table

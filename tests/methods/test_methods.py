@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import kinds_of, recipes_by_kind, tiny
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods.audiojepa import AudioJEPA
@@ -174,30 +175,23 @@ def test_a_row_is_named_by_its_objective() -> None:
     assert find.departs("random", "quick") == "" == find.departs("no_such.module", "quick")
 
 
-def widened(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {key: widened(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return type(x)(widened(part) for part in x)
-    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
-
-
 def ten_losses(method: str, kind: str, photos: Path) -> list[float]:
     """In double precision, where ten steps do not multiply what a processor rounds: weights, views and every draw are
     made in float32 as ever and then widened, and a `float()` in a method keeps what is wide."""
     t = trainer(method, photos, kind, precision="fp32", budget=BudgetConfig(batch_size=12, steps=10))
     t.method.double()
     views, losses = t.method.views, []
-    for _ in range(10):
-        with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
 
-            def wide_views(*args: Any, patch: pytest.MonkeyPatch = patch) -> Any:
-                made = widened(views(*args))
-                patch.setattr(Tensor, "float", Tensor.double)  # from here to the end of the step
-                return made
+        def wide_views(*args: Any) -> Any:
+            made = tree_map(lambda x: x.double() if x.is_floating_point() else x, views(*args))
+            patch.setattr(Tensor, "float", Tensor.double)  # from here to the end of the step
+            return made
 
+        for _ in range(10):
             patch.setattr(t.method, "views", wide_views)
             losses.append(float(t.train_step()["loss"]))
+            patch.undo()
     return losses
 
 

@@ -240,6 +240,22 @@ def test_what_leaves_the_paper_is_said_of_the_recipe_where_a_row_changes_it() ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"), [("raise NameError", ["leaves the paper: all (said of the recipe `quick`)"]), ("def (:", [])]
+)
+def test_a_half_written_method_takes_no_table_down(
+    broken: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("half_lab").mkdir()
+    name = "raises" if said else "unreadable"
+    Path(f"half_lab/{name}.py").write_text('DEPARTS = {"quick": "all"}\n' + broken)
+    made = [fake(f"half_lab.{name}", 40, s) for s in range(2)]
+    assert departs(made) == said
+    assert tables.build(made).rows[0].label == f"half_lab.{name}"
+
+
 def test_probe_seeds_are_averaged_within_a_pretraining_seed() -> None:
     found = [
         fake("mae", 40 + pretrain + 2 * probe, pretrain, seeds={"pretrain": pretrain, "probe": probe, "split": 0})
