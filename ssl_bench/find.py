@@ -118,9 +118,11 @@ def row_name(method: str, objective: Mapping[str, Any]) -> str:
 def stated(method: str, name: str) -> dict[str, str]:
     """A table of texts that a method's file states as a literal, read without running it; {} where there is none, or
     where somebody's own file is half written."""
+    if "." in method:
+        search_here()
     try:
         spec = find_spec(method if "." in method else f"methods.{method}")
-    except ImportError:
+    except Exception:  # what its package runs may fail in any way
         return {}
     if spec is None or spec.origin is None:
         return {}
@@ -129,10 +131,25 @@ def stated(method: str, name: str) -> dict[str, str]:
     except SyntaxError:
         return {}
     for node in body:
-        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [name]:
-            table: dict[str, str] = ast.literal_eval(node.value)
-            return table
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        if value is not None and [getattr(target, "id", "") for target in targets] == [name]:
+            return _texts(value, f"{name} in {spec.origin}, line {node.lineno},")
     return {}
+
+
+def _texts(node: ast.expr, what: str) -> dict[str, str]:
+    """A literal table of texts; anything else is one sentence, for what it would have said must not fall away."""
+    try:
+        table = ast.literal_eval(node)
+    except (ValueError, TypeError):
+        table = None
+    if not isinstance(table, dict) or not all(isinstance(text, str) for pair in table.items() for text in pair):
+        raise UserError(
+            f'{what} must be written out as names and texts, {{"small": "what it changes"}}: it is read without '
+            "running the file."
+        )
+    return table
 
 
 def recipe(method: str, name: str) -> Callable[..., Any]:

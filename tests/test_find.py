@@ -184,3 +184,16 @@ def test_a_recipe_is_called_what_it_was_asked_for(method: str) -> None:
     for name in find.recipes(find.module("methods", method)):
         assert find.recipe(method, name)().recipe == name
         assert find.departs(method, name) or name == "paper", f"{name} is not in DEPARTS"
+
+
+@pytest.mark.parametrize("written", ['DEPARTS = {"quick": "all"}', 'DEPARTS: dict[str, str] = {"quick": "all"}'])
+def test_what_leaves_the_paper_is_read_with_and_without_an_annotation(written: str, lab: Path) -> None:
+    write(lab / "my_lab", idea=f"{written}\n")
+    assert find.departs("my_lab.idea", "quick") == "all"
+
+
+@pytest.mark.parametrize("written", ["dict(quick=1)", '{"quick": 1}', '["quick"]', "{[]: 1}", '{"quick": f"{x}"}'])
+def test_what_leaves_the_paper_must_be_written_out(written: str, lab: Path) -> None:
+    write(lab / "my_lab", idea=f"import math\n\nDEPARTS = {written}\n")
+    with pytest.raises(UserError, match=r"DEPARTS in .*idea\.py, line 3, must be written out as names and texts"):
+        find.departs("my_lab.idea", "quick")

@@ -250,6 +250,9 @@ def test_a_half_written_method_takes_no_table_down(
     monkeypatch.syspath_prepend(tmp_path)
     Path("half_lab").mkdir()
     name = "raises" if said else "unreadable"
+    Path("broken_lab").mkdir()
+    Path("broken_lab/__init__.py").write_text("raise NameError")
+    assert departs([fake("broken_lab.idea", 40)]) == []
     Path(f"half_lab/{name}.py").write_text('DEPARTS = {"quick": "all"}\n' + broken)
     made = [fake(f"half_lab.{name}", 40, s) for s in range(2)]
     assert departs(made) == said
