@@ -89,10 +89,7 @@ class AJEPA(IJEPA):
         for i in range(draws):
             rng = Rng(i, self.config.budget.batch_size, device=self.mean.device)
             context, targets = self.masks(rng, (i + 0.5) / draws)
-            n, (t, m) = context.shape[1], targets.shape[1:]
-            head = self.predictor.flops(n, t, m) if self.objective.predictor_depth else 0.0
-            cut = self.objective.target_view == "cut"
-            total += 3 * (self.student.flops(n) + head) + (t * self.student.flops(m) if cut else self.student.flops())
+            total += self.flops_of(context.shape[1], *targets.shape[1:])
         return total / draws
 
 

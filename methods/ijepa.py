@@ -1,10 +1,8 @@
 """I-JEPA: predict the latent tokens of large target blocks from one context block.
 
-Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", CVPR 2023,
-arXiv 2301.08243. The target encoder (EMA) sees the whole image; blocks are cut from its output, and predicted one by
-one. Targets get a second LayerNorm without parameters; the loss is smooth-L1 as in the official code (the paper: L2).
-Evaluated: the target encoder, mean of the patch tokens.
-
+Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", CVPR 2023, arXiv
+2301.08243. The target encoder (EMA) sees the whole image; blocks are cut from its output, and predicted one by one.
+Targets get a second LayerNorm without parameters; the loss is smooth-L1 as in the official code (the paper: L2).
 Departs on purpose in its mask sampler (`masking=official`: bit for bit): blocks reach the last row and column, contexts
 are cut at random places (there: the upper part stays), and it always ends. Most recipes add data2vec's instance norm.
 """
@@ -137,10 +135,12 @@ class IJEPA(Method):
             ema(self.encoder, self.student, linear(at, o.momentum, 1.0) if o.teacher == "ema" else 0.0)
 
     def flops(self) -> float:
-        o = self.objective
         draws = [self.masks(Rng(seed, self.config.budget.batch_size, device=self.mean.device)) for seed in range(16)]
-        n = round(sum(context.shape[1] for context, _ in draws) / len(draws))  # block sizes vary from batch to batch
-        t, m = draws[0][1].shape[1], round(sum(targets.shape[2] for _, targets in draws) / len(draws))
+        n, m = (round(sum(d[i].shape[-1] for d in draws) / 16) for i in (0, 1))  # they vary from batch to batch
+        return self.flops_of(n, draws[0][1].shape[1], m)
+
+    def flops_of(self, n: int, t: int, m: int) -> float:  # per image, a context of n patches and t targets of m
+        o = self.objective
         total = 3 * (self.student.flops(n) + (self.predictor.flops(n, t, m) if o.predictor_depth else 0.0))
         teacher = self.student.flops() if o.target_view == "full" else t * self.student.flops(m)
         return total + teacher * (0 if o.target == "pixels" else 3 if o.teacher == "trained" else 1)

@@ -13,14 +13,16 @@ from ssl_bench.parallel.devices import device_label, instructions, peak_memory, 
 
 
 def steps(budget: BudgetConfig, num_images: int, flops_per_image: float) -> int:
-    """Optimizer steps that spend the budget, at least one."""
+    """Optimizer steps that spend the budget, at least one; `ValueError` for hours, which need a rate besides."""
     if budget.steps:
         return budget.steps
     if budget.epochs:
         return max(1, math.ceil(budget.epochs * num_images / budget.batch_size))
     if budget.images:
         return max(1, round(budget.images / budget.batch_size))
-    return max(1, round(budget.flops / (flops_per_image * budget.batch_size)))
+    if budget.flops:
+        return max(1, round(budget.flops / (flops_per_image * budget.batch_size)))
+    raise ValueError(f"budget.hours={budget.hours:g} is no number of steps: `rate.in_steps` measures how many it has.")
 
 
 def report(

@@ -12,13 +12,13 @@ import torch
 
 from ssl_bench import screen
 from ssl_bench.config.schema import Config
-from ssl_bench.data.dataset import Dataset, Split
+from ssl_bench.data.dataset import Dataset, Split, open_data
 from ssl_bench.data.registry import item as item_of
 from ssl_bench.errors import UserError
 from ssl_bench.parallel import devices
-from ssl_bench.training import cost, measure
+from ssl_bench.training import cost, measure, rate
 from ssl_bench.training.monitor import Monitor
-from ssl_bench.training.train import Trainer
+from ssl_bench.training.train import Trainer, rehearse
 
 STAGES = ("data", "forward", "backward", "clip", "optimizer", "EMA", "rest")
 
@@ -116,47 +116,84 @@ def run(config: Config, rounds: int) -> Iterator[str]:
 
 
 def bookkeeping(t: Trainer, config: Config, step: float, now: Callable[[], float]) -> str:
-    """What the monitor costs in a whole run of this config."""
+    """What the monitor costs in a whole run of this config, whose steps take `step` seconds."""
     if not config.monitor_points:
         return "monitor: off"
-    from ssl_bench.data.dataset import open_data
-
+    t.data = noise(config, 1000)
     try:
-        images = len(open_data(config.data).train)
+        t.steps = planned(t, config, step, now)
     except UserError:
         return "monitor: not measured, the data set is not here"
-    steps = cost.steps(config.budget, images, t.flops_per_image)
-    t.data, t.steps = noise(config, 1000), steps
+    seconds = config.monitor_points * look(t, now)
+    share = seconds / (seconds + t.steps * step)
+    return f"monitor: {config.monitor_points} looks in {t.steps} steps, {100 * share:.1f} % of the run"
+
+
+def planned(t: Trainer, config: Config, step: float, now: Callable[[], float]) -> int:
+    """Steps of a whole run; a budget of hours has as many as `pretrain` would find at this rate."""
+    if config.budget.hours:
+        return rate.affordable(config, step, look(t, now))
+    return cost.steps(config.budget, len(open_data(config.data).train), t.flops_per_image)
+
+
+def look(t: Trainer, now: Callable[[], float]) -> float:
+    """Seconds of one look of the monitor, after one to warm up; it is smaller in a short run."""
     watch = Monitor(t)
     watch(t.method.encoder)
     began = now()
     watch(t.method.encoder)
-    share = config.monitor_points * (now() - began) / (steps * step)
-    return f"monitor: {config.monitor_points} looks in {steps} steps, {100 * share:.1f} % of the run"
+    return now() - began
+
+
+def sizes(t: Trainer) -> dict[str, int]:
+    """What the time of a step may grow with, as it was built: a method may have an encoder of its own size."""
+    encoder = t.method.encoder
+    return {
+        "batch": t.config.budget.batch_size, "depth": encoder.config.depth, "width": encoder.config.embed_dim,
+        "tokens": encoder.num_patches,
+    }  # fmt: skip
+
+
+def smaller(config: Config, name: str) -> Config:
+    """About half of one size (of tokens what patches twice as wide leave), the micro-batches as many as before."""
+    budget, shape = config.budget, config.backbone
+    if name == "batch":
+        images = budget.batch_size // budget.accumulate
+        if images == 1:
+            raise UserError("one image in a micro-batch has no half")
+        made = replace(config, budget=replace(budget, batch_size=images // 2 * budget.accumulate))
+    elif name == "depth":
+        if shape.depth == 1:
+            raise UserError("one block has no half")
+        made = replace(config, backbone=replace(shape, depth=shape.depth // 2))
+    elif name == "width":
+        made = replace(config, backbone=replace(shape, embed_dim=shape.embed_dim // 2))
+    else:
+        made = replace(config, backbone=replace(shape, patch_size=2 * shape.patch_size))
+    rehearse(made.check())
+    return made
 
 
 def growth(config: Config, rounds: int) -> Iterator[str]:
-    """How the time of one step grows: local exponents between half and twice this config, where they can be built."""
+    """How the time of one step grows: local exponents between about half of a size and this config's.
+
+    Halves of odd numbers are rounded down, so each exponent is of the sizes that were built, and they are printed.
+    """
     device = devices.pick_device(config.run.device)
-    shape = config.backbone
-    variants = {
-        "batch": lambda f: replace(
-            config, budget=replace(config.budget, batch_size=int(config.budget.batch_size * f), accumulate=1)
-        ),
-        "depth": lambda f: replace(config, backbone=replace(shape, depth=int(shape.depth * f))),
-        "width": lambda f: replace(config, backbone=replace(shape, embed_dim=int(shape.embed_dim * f))),
-        "tokens": lambda f: replace(config, backbone=replace(shape, patch_size=int(shape.patch_size / math.sqrt(f)))),
-    }
-    for name, make in variants.items():
-        factors = (0.25, 1.0) if name == "tokens" else (0.5, 1.0)
+    now = lambda: measure.clock(device)  # noqa: E731
+    this, parts = trainer(config, device), config.budget.accumulate
+    for name, large in sizes(this).items():
         try:
-            small, large = (trainer(make(f).check(), device) for f in factors)
+            other = trainer(smaller(config, name), device)
+            if (small := sizes(other)[name]) == large:
+                raise UserError(f"'{config.method}' has {large} all the same")
         except (UserError, ValueError) as error:
             yield f"  time ~ {name}: not measured ({str(error).splitlines()[0]})"
             continue
-        times = measure.alternate(
-            {"small": small.train_step, "large": large.train_step}, rounds, lambda: measure.clock(device)
-        )
+        times = measure.alternate({"small": other.train_step, "large": this.train_step}, rounds, now)
         ratios = measure.ratio(times["large"], times["small"])
-        low, middle, high = (math.log(r) / math.log(factors[1] / factors[0]) for r in ratios)
-        yield f"  time ~ {name}^{middle:.2f} ({low:.2f} to {high:.2f}), between {factors[0]:g} x and this"
+        low, middle, high = (math.log(r) / math.log(large / small) for r in ratios)
+        yield (
+            f"  time ~ {name}^{middle:.2f} ({low:.2f} to {high:.2f}), between {small} and this, {large}"
+            f"{f', in {parts} micro-batches each' if name == 'batch' and parts > 1 else ''}"
+        )

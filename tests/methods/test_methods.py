@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import typing
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,13 +22,15 @@ from methods.vjepa import VJEPA
 from methods.vjepa21 import PARTS, VJEPA21
 from ssl_bench import find
 from ssl_bench.config.from_file import from_dict
+from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import BudgetConfig, identity, to_dict
 from ssl_bench.data.dataset import open_data
+from ssl_bench.errors import UserError
 from ssl_bench.parallel.devices import processor
 from ssl_bench.training import checkpoint
 from ssl_bench.training.method import Method
 from ssl_bench.training.run_folder import objective_type
-from ssl_bench.training.train import Trainer
+from ssl_bench.training.train import Trainer, rehearse
 from ssl_bench.views.masks3d import Masks
 
 METHODS = find.names("methods")
@@ -34,8 +38,8 @@ EACH = [(method, kind) for method in METHODS for kind in kinds_of(method)]
 LOSSES = Path(__file__).parents[1] / "golden_losses.json"
 
 
-def trainer(method: str, photos: Path, kind: str = "", **changes: Any) -> Trainer:
-    config = tiny(method, f"folder:{photos}", kind=kind, **changes).check()
+def trainer(method: str, photos: Path, kind: str = "", choice: str = "", **changes: Any) -> Trainer:
+    config = resolve(tiny(method, f"folder:{photos}", kind=kind, **changes), [choice] if choice else [])
     return Trainer(config, open_data(config.data), torch.device("cpu"))
 
 
@@ -115,11 +119,28 @@ def test_recipes_round_trip_and_check(method: str) -> None:
         assert config.method == method
 
 
-@pytest.mark.parametrize(("method", "kind"), EACH)
-def test_flops_agree_with_torch(method: str, kind: str, photos: Path) -> None:
+def choices(method: str) -> list[str]:
+    """Every choice and switch of a method's objective but its default, as overrides that its small recipe takes."""
+    config, out = tiny(method, ""), []
+    hints = typing.get_type_hints(type(config.objective))
+    for name, value in vars(config.objective).items():
+        others = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is Literal else ()
+        for other in (str(not value),) if isinstance(value, bool) else [o for o in others if o != value]:
+            with suppress(UserError):  # what does not go with the recipe's other settings
+                changed = resolve(config, [text := f"objective.{name}={other}"])
+                rehearse(changed)
+                out.append(text)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "choice"),
+    [*((m, k, "") for m, k in EACH), *((m, kinds_of(m)[0], text) for m in METHODS for text in choices(m))],
+)
+def test_flops_agree_with_torch(method: str, kind: str, choice: str, photos: Path) -> None:
     """Within 2 % of torch's counter: it counts matrix products only, and attention is explicit on the CPU here."""
     backbone = replace(tiny(method, "", kind=kind).backbone, embed_dim=96, depth=3)
-    t = trainer(method, photos, kind, precision="fp32", backbone=backbone)
+    t = trainer(method, photos, kind, precision="fp32", backbone=backbone, choice=choice)
     images, labels, rng = t.batch(0)
     with torch.no_grad():
         views = t.method.views(images, rng, 0.5)
