@@ -18,6 +18,7 @@ SUFFIXES = (".npy", ".npz", ".ply", ".off", ".obj", ".xyz")
 SAMPLED = 4096  # points of a surface, before the farthest ones are chosen
 MOST = 2_000_000  # points of one cloud
 KEYS = ("points", "pos", "xyz", "point_cloud", "pc", "arr_0")  # of an .npz, the first that is there
+CORNERS = ("vertex_indices", "vertex_index")  # of a .ply face, beside texture coordinates and others
 PLY = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
        "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
        "double": "f8", "float64": "f8"}  # fmt: skip
@@ -85,23 +86,45 @@ def _surface(mesh: Mesh, data: bytes) -> tuple[np.ndarray, str]:
 
 
 def _off(text: str) -> Mesh:
-    """The header may have its counts on its own line, as some of ModelNet40's files do (`OFF490 518 0`)."""
-    lines = [line.partition("#")[0].split() for line in text.splitlines()]
-    words = [w for line in lines for w in line]
-    head = words[0].upper()
-    words = ([head[head.index("OFF") + 3 :]] if not head.endswith("OFF") else []) + words[1:]
-    vertices, faces = int(words[0]), int(words[1])
-    each = 3 + 3 * head.startswith("N") + 4 * head.startswith("C")
-    at = 3 + each * vertices
-    points = np.array(words[3:at], float).reshape(vertices, each)
-    polygons = []
-    for _ in range(faces):
-        corners = int(words[at])
-        polygons.append([int(w) for w in words[at + 1 : at + 1 + corners]])
-        at += 1 + corners
-        while at < len(words) and "." in words[at]:  # colours of a face
-            at += 1
-    return points[:, :3], polygons
+    """A line per vertex and per face; what follows their coordinates or corners (normals, colours) is left out.
+
+    The header may have its counts on its own line, as some of ModelNet40's files do (`OFF490 518 0`).
+    """
+    lines = [words for line in text.splitlines() if (words := line.partition("#")[0].split())]
+    kind, _, glued = lines[0][0].upper().partition("OFF")
+    counts, at = [glued] * bool(glued) + lines[0][1:], 1
+    while len(counts) < 2:
+        counts, at = counts + lines[at], at + 1
+    vertices, faces = int(counts[0]), int(counts[1])
+    if min(vertices, faces) < 0:
+        raise Unreadable(f"a header of {vertices:,} vertices and {faces:,} faces")
+    if len(counts) == 2 and len(lines) > at and len(lines[at]) == 1:  # the number of edges, on its own line
+        at += 1
+    rows, polygons = lines[at : at + vertices], lines[at + vertices :]
+    if len(polygons) < faces or min(map(len, rows), default=3) < 3:  # vertices that share lines or take several
+        each = 3 + 3 * ("N" in kind) + 4 * ("C" in kind)
+        rows, polygons = _rows(lines[at:], vertices, each, faces)
+    points = np.array([words[:3] for words in rows], float).reshape(vertices, 3)
+    return points, [_corners(words) for words in polygons[:faces]]
+
+
+def _rows(lines: list[list[str]], vertices: int, each: int, faces: int) -> tuple[list[list[str]], list[list[str]]]:
+    """Vertices that do not have a line each: `each` words of all but the last `faces` lines, and those lines."""
+    cut = max(len(lines) - faces, 0)
+    words = [word for line in lines[:cut] for word in line]
+    if len(words) != vertices * each:
+        raise Unreadable(
+            f"{len(lines):,} lines where its head says {vertices:,} vertices and {faces:,} faces, one on each line"
+        )
+    return [words[i : i + each] for i in range(0, len(words), each)], lines[cut:]
+
+
+def _corners(words: list[str]) -> list[int]:
+    """Of a face's line in an .off file."""
+    count = int(words[0])
+    if not 3 <= count < len(words):
+        raise Unreadable(f"a face without its 3 or more corners: '{' '.join(words)[:60]}'")
+    return [int(word) for word in words[1 : 1 + count]]
 
 
 def _obj(text: str) -> Mesh:
@@ -147,9 +170,19 @@ def _ply(data: bytes) -> Mesh:
         if name == "vertex":
             vertices = np.array([[row[names.index(axis)] for axis in "xyz"] for row in rows], float).reshape(-1, 3)
         elif name == "face" and lists:
-            which = next(i for i, p in enumerate(properties) if p[0] == "list")
+            which = _which(properties)
             polygons = [[int(v) for v in row[which]] for row in rows]
     return vertices, polygons
+
+
+def _which(properties: list[list[str]]) -> int:
+    """Which property of a .ply face is the list of its corners: by its name, else the only list of whole numbers."""
+    lists = {p[-1]: i for i, p in enumerate(properties) if p[0] == "list"}
+    whole = [i for i in lists.values() if PLY.get(properties[i][2], "i")[0] in "iu"]
+    found = [lists[name] for name in CORNERS if name in lists] or whole * (len(whole) == 1)
+    if not found:
+        raise Unreadable(f"faces with the lists {', '.join(lists)}: call the one of corners '{CORNERS[0]}'")
+    return found[0]
 
 
 def _property(body: Any, kind: list[str], order: str) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import sys
 import wave
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 CLIPPED = 0.01  # share of samples at full scale from which on a sound counts as clipped
 LONGEST = 2**28  # samples of one file
+CHANNELS = 8  # of a table's array, at most
+APART = 16  # times as many samples at least, so that neither axis is taken for the other
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,10 @@ class Sounds(Kind):
             return Kind.cell(value)
         path = str(value.get("path") or "")
         try:
-            found, rate = np.asarray(value["array"]), int(value.get("sampling_rate") or 0)
-            samples = found if found.dtype.kind == "i" else np.rint(np.clip(found, -1, 1) * 32767)
-            return wav(samples.astype(np.int16), rate), path
-        except (TypeError, ValueError, wave.Error) as why:
+            return wav(_whole(np.asarray(value["array"])), int(value.get("sampling_rate") or 0)), path
+        except Unreadable as why:
+            return why.with_traceback(None), path  # which would hold the array
+        except (TypeError, ValueError, OverflowError, struct.error, wave.Error) as why:
             return Unreadable(f"no samples with their rate ({why})"), path
 
     def read(self, item: Item, keep_bytes: bool) -> tuple[np.ndarray, bytes, str, Form]:
@@ -222,6 +225,27 @@ def _wav(data: bytes) -> tuple[np.ndarray, int]:
         wide[:, 4 - width :] = whole
         values = (wide.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
     return values.reshape(-1, channels), rate
+
+
+def _whole(found: np.ndarray) -> np.ndarray:
+    """An array of a table, floats in [-1, 1] or whole numbers of 16 bits -> int16 [n] or [n, channels]."""
+    few, many = sorted(found.shape) if found.ndim == 2 else (0, 0)
+    if found.ndim != 1 and not (1 <= few <= CHANNELS and many >= APART * few):
+        raise Unreadable(
+            f"an array of shape {found.shape}: give [samples], or [samples, channels] of at most {CHANNELS} channels"
+        )
+    if few and found.shape[0] == few:
+        found = found.T
+    if found.dtype.kind not in "iu":
+        if not np.isfinite(found).all():
+            raise Unreadable("samples that are not finite")
+        return np.rint(np.clip(found, -1, 1) * 32767).astype(np.int16)
+    if found.size and (found.min() < -32768 or found.max() > 32767):
+        raise Unreadable(
+            f"whole numbers from {found.min():,} to {found.max():,}, more than 16 bits: give 16-bit values, or "
+            "floats in [-1, 1]"
+        )
+    return found.astype(np.int16)
 
 
 def wav(samples: np.ndarray, rate: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,78 @@ def test_surfaces_are_drawn_on_by_area_the_same_way_each_time(data):
     assert found.min() >= 0 and found.max() < 1 + 1e-9 and on.any(1).all()
     each = [np.isclose(found[:, axis], end).sum() for axis in range(3) for end in (0, 1)]
     assert min(each) > 4096 / 6 * 0.85 and max(each) < 4096 / 6 * 1.15
+
+
+def sides(data: bytes) -> list[int]:
+    """How many of the drawn points lie on each side of the cube."""
+    found = coordinates(data)[0]
+    return [int(np.isclose(found[:, axis], end).sum()) for axis in range(3) for end in (0, 1)]
+
+
+@pytest.mark.parametrize("behind", ["0 0 0", "3 3 3", "255 0 0", "0", "7", "10 20 30 255", "0.5 0 0", "0 # b", ""])
+def test_what_follows_the_corners_of_an_off_face_changes_nothing(behind):
+    """Whole-number colours were read as further faces, which used up the count: two sides of six were drawn on."""
+    lines = OFF.splitlines()
+    data = "\n".join(lines[:10] + [f"{line} {behind}" for line in lines[10:]] + ["", "# the end"]).encode()
+    assert min(sides(data)) > 4096 / 6 * 0.85
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("OFF\n", "OFF "),
+    lambda text: text.replace("OFF\n", "off # a cube\n\n# of six sides\n"),
+    lambda text: text.replace("8 6 0", "8\n6\n0"),
+    lambda text: text.replace("8 6 0", "8 6"),
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: text + "0 1\n1 3\n",
+    lambda text: "OFF\n8 6 0\n" + text.split("\n", 2)[2].replace("\n", " ", 7),
+    lambda text: "COFF" + re.sub(r"^(\d.\d \d.\d \d.\d)$", r"\1 255 0 0 255", text[3:], flags=re.M),
+    lambda text: "COFF" + re.sub(r"^(\d.\d \d.\d \d.\d)$", r"\1 255 0 0", text[3:], flags=re.M),
+    lambda text: "NOFF" + re.sub(r"^(\d.\d \d.\d \d.\d)$", r"\1 0 0 1", text[3:], flags=re.M),
+], ids=["counts behind OFF", "comments", "counts on lines", "no edges", "windows", "lines behind", "vertices in line",
+        "colours", "three colours", "normals"])  # fmt: skip
+def test_every_form_of_an_off_file_gives_the_same_cube(change):
+    data = change(OFF).encode()
+    assert data != OFF.encode() and min(sides(data)) > 4096 / 6 * 0.85
+
+
+@pytest.mark.parametrize(("data", "says"), [
+    (OFF.replace("4 4 6 7 5", "2 4 6"), "a face without its 3 or more corners: '2 4 6'"),
+    (OFF.replace("4 4 6 7 5", "4 4 6 7"), "a face without its 3 or more corners: '4 4 6 7'"),
+    (OFF.replace("4 4 6 7 5", "0"), "a face without its 3 or more corners: '0'"),
+    (OFF.rstrip().rpartition("\n")[0], "13 lines where its head says 8 vertices and 6 faces"),
+    (OFF.replace("\n4 4 6", " 4 4 6"), "13 lines where its head says 8 vertices and 6 faces, one on each line"),
+    (OFF.replace("8 6 0", "8 -6 0"), "a header of 8 vertices and -6 faces"),
+])  # fmt: skip
+def test_an_off_file_that_is_not_as_its_header_says_is_refused(data, says):
+    with pytest.raises(Unreadable, match=says):
+        coordinates(data.encode())
+
+
+def with_texture(form: str, name: str, first: bool) -> bytes:
+    """The cube as a .ply whose faces have a list of floats too."""
+    texture, corners = "property list uchar float texcoord", f"property list uchar int {name}"
+    lists = "\n".join([texture, corners] if first else [corners, texture])
+    head = HEAD.replace("property list uchar int vertex_indices", lists).format(f"{form} 1.0").encode()
+    if form == "ascii":
+        both = [("2 0.5 0.5", "4 " + " ".join(map(str, f))) for f in FACES]
+        rows = "\n".join(" ".join(pair if first else pair[::-1]) for pair in both)
+        return head + ("\n".join(" ".join(map(str, v)) for v in CUBE) + "\n" + rows).encode()
+    two = b"\x02" + np.array([0.5, 0.5], "<f4").tobytes()
+    faces = [(two, b"\x04" + np.array(f, "<i4").tobytes()) for f in FACES]
+    return head + CUBE.astype("<f4").tobytes() + b"".join(b"".join(p if first else p[::-1]) for p in faces)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", ["vertex_indices", "vertex_index", "corners"])
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
+def test_the_corners_of_a_ply_face_are_told_by_their_name(form, name, first):
+    assert min(sides(with_texture(form, name, first))) > 4096 / 6 * 0.85
+
+
+def test_lists_of_a_ply_face_without_a_known_name_are_refused():
+    data = with_texture("ascii", "corners", True).replace(b"float texcoord", b"int texture")
+    with pytest.raises(Unreadable, match="lists texture, corners: call the one of corners 'vertex_indices'"):
+        coordinates(data)
 
 
 def test_points_without_faces_are_taken_as_they_are():

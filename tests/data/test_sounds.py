@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from dataclasses import replace
@@ -125,6 +126,46 @@ def test_cells_of_tables_hold_files_or_samples():
     assert (read(floats)[0] == tone()).all()
     for wrong in ({"array": [0, 1], "sampling_rate": None}, {"array": [[0], [1, 2]], "sampling_rate": 8000}):
         assert isinstance(Sounds.cell(wrong)[0], Unreadable)
+
+
+@pytest.mark.parametrize("bits", [17, 24, 32])
+def test_whole_numbers_of_more_than_16_bits_in_a_table_are_refused(bits):
+    """They were wrapped to 16 bits: noise in place of the wave."""
+    for wide in (tone().astype(np.int64) << (bits - 15), np.full(2096, 2**63, np.uint64)):
+        found, name = Sounds.cell({"array": wide, "sampling_rate": 8000, "path": "a.wav"})
+        assert isinstance(found, Unreadable) and name == "a.wav"
+        assert "more than 16 bits: give 16-bit values, or floats in [-1, 1]" in str(found)
+    edges = Sounds.cell({"array": [-32768, 32767] * 1048, "sampling_rate": 8000})[0]
+    assert read(edges)[0][:2].tolist() == [-32768, 32767]
+    unsigned = Sounds.cell({"array": tone().clip(0).astype(np.uint64), "sampling_rate": 8000})[0]
+    assert (read(unsigned)[0] == tone().clip(0)).all()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_the_channels_of_a_table_may_be_first_or_last(channels, whole):
+    parts = np.stack([tone() // (i + 1) for i in range(channels)])
+    given = parts if whole else parts / 32767
+    for array in (given, given.T):
+        samples, rate = decoded(Sounds.cell({"array": array.tolist(), "sampling_rate": 8000})[0])
+        assert rate == 8000 and np.array_equal(np.rint(samples * 32768), parts.T)
+
+
+@pytest.mark.parametrize(("value", "says"), [
+    ({"array": np.zeros((9, 8000))}, r"shape \(9, 8000\): give \[samples\], or"),
+    ({"array": np.zeros((80000, 9))}, r"shape \(80000, 9\)"), ({"array": np.zeros((4, 40))}, r"shape \(4, 40\)"),
+    ({"array": [0.1, float("nan")]}, "not finite"), ({"array": np.zeros((2, 2, 8000))}, r"shape \(2, 2, 8000\)"), ({"array": 5}, r"shape \(\)"),
+    ({"array": [[], []]}, r"shape \(2, 0\)"), ({"array": [0.5], "sampling_rate": 3e9}, "no samples with their rate"),
+    ({"array": [0.5], "sampling_rate": float("inf")}, "no samples with their rate"),
+])  # fmt: skip
+def test_arrays_of_a_table_that_are_surely_no_sound_say_why(value, says):
+    found, _ = Sounds.cell({"sampling_rate": 8000, **value})
+    assert isinstance(found, Unreadable) and re.search(says, str(found)), found
+
+
+def test_an_array_without_samples_is_told_when_it_is_read():
+    with pytest.raises(Unreadable, match="no samples"):
+        read(Sounds.cell({"array": [], "sampling_rate": 8000})[0])
 
 
 def test_the_embedded_digits_are_split_by_speaker():
