@@ -6,13 +6,15 @@ al. 2021, 2108.13264) for the interquartile mean and the probability of improvem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-from results.parts import Table
+from results.parts import Row, Table
 from results.statistics import holm
 
 
@@ -138,32 +140,59 @@ class Summary:
     baseline: str  # the best by mean rank, unless one was chosen
     wilcoxon: dict[str, float]  # Holm-corrected p of every other method against it
     improvement: dict[str, float]  # P(a seed of the baseline beats a seed of the other method)
+    notes: tuple[str, ...] = ()  # who is left out and why; budgets, where they differ
 
 
 def summaries(found: Mapping[str, Table], baseline: str = "") -> list[Summary]:
     """From one table per data set: every protocol on two data sets or more, for the methods that stand in all of them.
 
-    Methods are matched by label. A protocol that has several columns on one data set is left out.
+    A protocol is the same where version, settings and headline are, a method where its objective and optimizer are;
+    rows of one table that differ in network or budget alone are left out, for none of them is the one.
     """
-    kinds: dict[tuple[str, str, int], dict[str, str]] = {}  # protocol -> data set -> column label
-    double = set()
+    kinds: dict[str, dict[str, str]] = {}  # what is measured -> data set -> column label
     for data, table in sorted(found.items()):
         for column in table.columns:
             if column.ranks:
-                kind = (column.protocol, column.variant, column.version)
-                double |= {kind} if data in kinds.setdefault(kind, {}) else set()
-                kinds[kind][data] = column.label
+                kinds.setdefault(column.kind, {})[data] = column.label
+    kinds = {kind: columns for kind, columns in sorted(kinds.items()) if len(columns) > 1}
+    plain = {kind: " ".join(json.loads(kind)[:2]).strip() for kind in kinds}
+    once = Counter(plain.values())
     out = []
-    for kind, columns in sorted(kinds.items()):
-        if len(columns) < 2 or kind in double:
-            continue
+    for kind, columns in kinds.items():
         parts = {data: matrix(found[data], [label]) for data, label in columns.items()}
-        names = sorted(set.intersection(*(set(names) for names, _, _ in parts.values())))
+        rows = {data: _once([r for r in found[data].rows if r.label in parts[data][0]]) for data in columns}
+        same = set.intersection(*(set(mine) for mine in rows.values()))
+        first = rows[next(iter(columns))]
+        names = {first[key].label: key for key in sorted(same, key=lambda k: first[k].label)}
         if len(names) > 1:
-            scores = np.array([[row[0][have.index(n)] for n in names] for have, _, row in parts.values()])
+            at = [(have, row[0]) for have, _, row in parts.values()]
+            mine = [{n: rows[data][key].label for n, key in names.items()} for data in columns]
+            scores = np.array([[row[have.index(m[n])] for n in names] for (have, row), m in zip(at, mine, strict=True)])
             values = [seed_values(found[data], [label]) for data, label in columns.items()]
-            mine = {n: [v[n][0] for v in values] for n in names}
-            out.append(_summary(" ".join(kind[:2]).strip(), tuple(columns), scores, mine, baseline))
+            seeds = {n: [v[m[n]][0] for v, m in zip(values, mine, strict=True)] for n in names}
+            title = plain[kind] if once[plain[kind]] == 1 else next(iter(columns.values()))
+            summary = _summary(title, tuple(columns), scores, seeds, baseline)
+            out.append(replace(summary, notes=tuple(_notes(rows, same))))
+    return out
+
+
+def _once(rows: Sequence[Row]) -> dict[str, Row]:
+    """Rows by what they were trained as, without those that share it."""
+    often = Counter(r.trained_as for r in rows)
+    return {r.trained_as: r for r in rows if often[r.trained_as] == 1}
+
+
+def _notes(rows: Mapping[str, Mapping[str, Row]], same: Collection[str]) -> list[str]:
+    """Methods that stand in every table by name and not by settings, and budgets where they differ."""
+    by_name = [{r.method for r in mine.values()} for mine in rows.values()]
+    kept = {mine[key].method for mine in rows.values() for key in same}
+    out = []
+    if left := sorted(set.intersection(*by_name) - kept):
+        out.append(f"Left out, for objective or optimizer differ between the sets: {', '.join(left)}.")
+    budgets = {data: sorted({mine[key].budget for key in same}) for data, mine in rows.items()}
+    if len({tuple(b) for b in budgets.values()}) > 1:
+        told = "; ".join(f"{data}: {' and '.join(b) or 'unknown'}" for data, b in budgets.items())
+        out.append(f"Budgets differ between the sets. {told}.")
     return out
 
 

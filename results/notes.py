@@ -58,6 +58,15 @@ def budgets(rows: Sequence[Row]) -> list[str]:
     return [f"The rows stand under different budgets. {text}."]
 
 
+def other_names(records: Sequence[Record]) -> list[str]:
+    """Which names of the same images are not shown; see `rows.one_name`."""
+    found = {r.data["name"]: r.data["also"] for r in records if r.data.get("also")}
+    return [
+        f"`{name}`: the same images were evaluated as {', '.join(f'`{n}`' for n in also)} too; all stand here."
+        for name, also in sorted(found.items())
+    ]
+
+
 def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """Single seeds, runs in another precision than they asked for, uncommitted code."""
     out = []

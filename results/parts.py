@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,12 @@ class Column:
     num_test: int
     num_classes: int
     chance: float | None  # accuracy of always answering the largest class, in percent; None where records do not say
+
+    @property
+    def kind(self) -> str:
+        """What is measured, whatever the images: its `key` without their name and fingerprint."""
+        parts = json.loads(self.key)
+        return json.dumps([*parts[1:5], *parts[6:]], sort_keys=True)
 
     @property
     def ranks(self) -> bool:
@@ -88,6 +95,7 @@ class Row:
     collapsed: str  # "2 of 3 runs" or ""
     labels_seen: bool = False  # in pretraining
     network: str = ""  # of which the row `random` with the same is the untrained one
+    trained_as: str = ""  # method, version, objective and optimizer as JSON: the same row on another set
 
     @property
     def reference(self) -> bool:

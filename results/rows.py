@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -74,8 +75,17 @@ def _age(r: Record) -> tuple[str, str]:
 
 
 def _key(r: Record, seeds: Any) -> str:
-    who = r.identity or r.encoder["weights_sha256"]
+    known = text_of(_without(_trained(r), "run")) if r.method in UNTRAINED and r.config else r.identity
+    who = known or r.encoder["weights_sha256"]
     return text_of([r.method, r.recipe, sorted(r.overrides), who, column_key(r), seeds, _reading(r)])
+
+
+def _trained(r: Record) -> dict[str, Any]:
+    """Its config; where nothing was learned from the images their name is left out: the same row on every set."""
+    shown = r.config.get("data")
+    return (
+        {**r.config, "data": _without(shown, "name")} if r.method in UNTRAINED and isinstance(shown, dict) else r.config
+    )
 
 
 def column_key(r: Record) -> str:
@@ -147,9 +157,7 @@ def groups(records: Sequence[Record]) -> list[Group]:
     """
     found: dict[str, list[Record]] = {}
     for r in records:
-        config = _without(r.config, "seed", "run")
-        if r.method in UNTRAINED and isinstance(shown := config.get("data"), dict):
-            config["data"] = _without(shown, "name")  # nothing was learned from it: the same row on every set
+        config = _without(_trained(r), "seed", "run")
         data = r.pretrain_data.get("fingerprint", "")
         found.setdefault(text_of([r.method, r.recipe, sorted(r.overrides), config, data]), []).append(r)
     split: dict[tuple[str, str], list[Record]] = {}
@@ -211,6 +219,12 @@ def _differences(mine: dict[str, str], others: Sequence[dict[str, str]]) -> str:
     return ", ".join(phrases)
 
 
+def trained_as(group: Group) -> str:
+    """What makes it the same row on another set, whatever images, network and budget."""
+    config = {name: group.config.get(name) for name in ("objective", "optim")}
+    return text_of([group.method, version(group.records[0]), config])
+
+
 def _reading(r: Record) -> dict[str, Any]:
     """How the encoder was read: pooling, layers, norm, size ..."""
     return _without(r.encoder, "source", "evaluated", "weights_sha256")
@@ -245,6 +259,26 @@ def network(config: dict[str, Any]) -> str:
     return text_of([config["backbone"], size]) if config.get("backbone") else ""
 
 
+def one_name(records: Sequence[Record]) -> list[Record]:
+    """The same with one name for the same images, that of most of them, of equal ones the shortest.
+
+    A folder by its full path, or a copy of a set, is no other set; `data.also` has the names that are not shown.
+    """
+    names: dict[str, Counter[str]] = {}
+    for r in records:
+        names.setdefault(r.data["fingerprint"], Counter())[r.data["name"]] += 1
+    shown = {print_: min(found, key=lambda n: (-found[n], len(n), n)) for print_, found in names.items()}
+
+    def named(r: Record) -> Record:
+        mine = r.data["fingerprint"]
+        if len(names[mine]) == 1:
+            return r
+        also = sorted(set(names[mine]) - {shown[mine]})
+        return replace(r, data={**r.data, "name": shown[mine], "also": also})
+
+    return [named(r) for r in records]
+
+
 def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records per data set name."""
     out: dict[str, list[Record]] = {}
@@ -272,7 +306,7 @@ def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 def by_table(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
     """Per data set and budget what one table compares, of the committed tables as of the page."""
-    return {name: by_budget(members) for name, members in sorted(by_data(records).items())}
+    return {name: by_budget(members) for name, members in sorted(by_data(one_name(records)).items())}
 
 
 def by_title(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -287,7 +321,7 @@ def by_title(records: Sequence[Record]) -> dict[str, list[Record]]:
 def together(records: Sequence[Record]) -> dict[str, list[Record]]:
     """As `by_data`, but sets on which the same trained run was evaluated share one table, with columns for each."""
     found: list[tuple[list[str], set[str], list[Record]]] = []
-    for name, members in sorted(by_data(records).items()):
+    for name, members in sorted(by_data(one_name(records)).items()):
         names, trained, rows = [name], {r.run for r in members if r.run}, list(members)
         for other in [o for o in found if o[1] & trained]:
             found.remove(other)

@@ -46,7 +46,8 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
     rows, mixed = costs.side_by_side(sorted(rows, key=_place))
     named = {i: row.label for row in rows for c in row.cells if c is not None for i in c.records}
     said = [
-        *notes.budgets(rows), *mixed, *notes.runs(rows, kept), *notes.code(kept, named), *notes.footnotes(groups),
+        *notes.budgets(rows), *notes.other_names(kept), *mixed, *notes.runs(rows, kept), *notes.code(kept, named),
+        *notes.footnotes(groups),
         *notes.seeds_alone(rows, columns), *said, *by_image.notes(groups, columns), *notes.optimism(rows, columns),
         *notes.repeats(found),
         *notes.own_scorers(columns, kept), *notes.labels_seen(rows), *notes.without_encoder(columns, kept),
@@ -74,7 +75,7 @@ def _row(group: Group, columns: Sequence[Column]) -> Row:
     return Row(
         *(group.label, group.method, group.recipe, group.overrides, grouping.budget(group.config)),
         *(costs.cost(group.records), tuple(cells), f"{bad} of {len(runs)} runs" if bad else "", group.labels_seen),
-        grouping.network(group.config),
+        *(grouping.network(group.config), grouping.trained_as(group)),
     )
 
 

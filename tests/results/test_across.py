@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from fake_records import fake, quickstart
@@ -104,6 +106,44 @@ def test_summaries_over_data_sets() -> None:
     text = page(made)
     assert "Across data sets" in text
     assert across.summaries({"set0": parts["set0"]}) == []
+
+
+def two_sets(protocol_config: dict[str, Any] | None = None, **changes: Any) -> list[across.Summary]:
+    """Three methods on two sets; on the second one `mae` has other settings."""
+    made = []
+    for data in ("a", "b"):
+        for m, value in (("mae", 60 if data == "a" else 20), ("dino", 50), ("byol", 40)):
+            for s in range(2):
+                config: dict[str, Any] = {
+                    "method": m,
+                    "seed": s,
+                    "objective": {},
+                    "optim": {"lr": 1e-3},
+                    "budget": {"steps": 300},
+                }
+                settings = {"k": 20}
+                if data == "b":
+                    config |= changes if m == "mae" else {}
+                    settings = protocol_config or settings
+                made.append(fake(m, value + s, s, data=data, config=config, protocol_config=settings))
+    return across.summaries({name: tables.build(members) for name, members in by_data(made).items()})
+
+
+def test_a_method_of_other_settings_is_another_one_across_data_sets() -> None:
+    (same,) = two_sets()
+    assert same.ranking.names == ("dino", "mae", "byol") and same.notes == ()
+    (other,) = two_sets(optim={"lr": 1e-1})
+    assert other.ranking.names == ("dino", "byol")
+    assert other.notes == ("Left out, for objective or optimizer differ between the sets: mae.",)
+    (longer,) = two_sets(budget={"steps": 3000, "batch_size": 8})
+    assert set(longer.ranking.names) == {"mae", "dino", "byol"}
+    assert longer.notes == (
+        "Budgets differ between the sets. a: 300 steps, batch ?; b: 3,000 steps, batch 8 and 300 steps, batch ?.",
+    )
+
+
+def test_a_protocol_of_other_settings_is_another_one_across_data_sets() -> None:
+    assert two_sets(protocol_config={"k": 1}) == []
 
 
 def test_single_seeds_enter_no_ranking() -> None:
