@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
+from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.models.policy import Policy, PolicyConfig
 from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng

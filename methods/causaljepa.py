@@ -23,7 +23,8 @@ from torch import Tensor
 
 from methods.pldm import hinge, off_diagonal
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, DataConfig, OptimConfig, refuse_outside
+from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.schema import Config, DataConfig, OptimConfig
 from ssl_bench.data.world import parse
 from ssl_bench.errors import UserError
 from ssl_bench.models.slots import SlotPredictor

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from methods.lejepa import sigreg
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
+from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import DynamicsConfig
 from ssl_bench.rng import Rng

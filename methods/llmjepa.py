@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
+from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models import texts
 from ssl_bench.models.texts import END, PAD, PREDS, START, TOLD, Rows, asking, one, rows

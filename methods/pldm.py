@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
+from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import DynamicsConfig
 from ssl_bench.parallel import collectives

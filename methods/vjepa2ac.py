@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ssl_bench.config import budgets
-from ssl_bench.config.schema import Config, OptimConfig, refuse_outside
+from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.encoders.encoder import Encoder, check_weights
 from ssl_bench.encoders.from_run import from_run
 from ssl_bench.errors import UserError

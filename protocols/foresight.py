@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.latents import mlp
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.config.from_file import from_dict
-from ssl_bench.config.schema import refuse_outside
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import later, refuse_outside
+from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.schema import later
 from ssl_bench.data import rollouts
 from ssl_bench.data.world import World, sealed_seed
 from ssl_bench.encoders.references import raw

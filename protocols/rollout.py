@@ -20,7 +20,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import latents
 from ssl_bench.evaluation.latents import FitConfig, Latents, mlp

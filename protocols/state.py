@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.evaluation.latents import FRAMES, mlp, ridge
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.evaluation.scorers import explained

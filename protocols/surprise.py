@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.data.world import Event, World, open_seed, sealed_seed
 from ssl_bench.evaluation import latents
 from ssl_bench.evaluation.latents import FitConfig, Latents

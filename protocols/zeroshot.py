@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.data.captions import ANSWERS
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol

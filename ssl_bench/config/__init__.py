@@ -1,5 +1,6 @@
 """What a run is: one frozen config, its overrides, identity, budgets, the reasons for its values.
 
+    bounds      what a number of the settings may be
     schema      the frozen config, its groups, its identity
     sound       how a waveform becomes a spectrogram
     overrides   typed key.sub=value settings

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from ssl_bench.config.bounds import refuse_negative, refuse_outside, zeros
 from ssl_bench.config.sound import MelConfig
 from ssl_bench.errors import UserError, nearest
 
@@ -28,15 +29,6 @@ SIZES = {  # embed_dim, depth, num_heads, mlp_ratio: timm's names
 }
 
 HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}  # what is usual for a width
-
-
-def refuse_outside(group: str, values: Any, least: dict[str, float], below: dict[str, float] | None = None) -> None:
-    """`UserError` where a number of `values` is under its least, not under its bound in `below`, or not finite."""
-    for name, low in least.items():
-        value, top = getattr(values, name), (below or {}).get(name, math.inf)
-        if not low <= value < top:
-            reach = f"at least {low:g}" + (f" and below {top:g}" if top < math.inf else "")
-            raise UserError(f"{group}{name}={value} must be {reach}.")
 
 
 def later(value: Any) -> Any:
@@ -251,7 +243,11 @@ class Config:
         refuse_outside("", self, {"monitor_points": 0})
         for part in (self.backbone, self.data, self.optim, self.budget, self.run, self.objective):
             if hasattr(part, "check"):
-                part.check()
+                try:
+                    part.check()
+                except ArithmeticError as error:
+                    raise UserError(f"'{self.method}' cannot be trained with {zeros(part)}: {error}.") from error
+        refuse_negative("objective.", self.objective)
         if self.backbone.drop_path_uniform and not self.backbone.drop_path:
             raise UserError("backbone.drop_path_uniform has no effect while backbone.drop_path is 0: set both or none.")
         on_grid = self.backbone.pos_embed != "centres"  # groups of points overlap: their number need not divide

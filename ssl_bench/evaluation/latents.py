@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.data.rollouts import Episodes
 from ssl_bench.data.world import World
 from ssl_bench.errors import UserError

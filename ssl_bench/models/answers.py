@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.models.kept import Kept
 from ssl_bench.models.texts import END, PAD, ROWS, START, TOLD, attention, pooled

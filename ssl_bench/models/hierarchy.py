@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.models.dynamics import Dynamics, DynamicsConfig, RowNorm, forecast_loss
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.models.dynamics import PlainBlock
 from ssl_bench.models.kept import Kept

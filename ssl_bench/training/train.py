@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ssl_bench import find
+from ssl_bench.config.bounds import zeros
 from ssl_bench.config.schema import Config, size_text
 from ssl_bench.data.dataset import Dataset, other_images
 from ssl_bench.data.registry import item as item_of
@@ -65,16 +66,21 @@ def rehearse(config: Config) -> None:
             with _Unfilled():
                 method: Method = cls(config, info)
             items = item.given(torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype)), info.item)
-            method.eval().views(info.item.seen(items), Rng(0, 2), 0.0)
-    except ValueError as error:
+            for at in (0.0, 1.0):  # of training: what is hidden may change on the way
+                method.eval().views(info.item.seen(items), Rng(0, 2), at)
+    except (ValueError, ArithmeticError, IndexError, RuntimeError) as error:
+        if zero := zeros(config.objective):
+            raise UserError(f"'{config.method}' cannot be trained with {zero}: {error}.") from error
+        if isinstance(error, RuntimeError):
+            return  # a method of one's own may compute on its weights: the run will tell
+        if not isinstance(error, ValueError):
+            raise
         size = size_text(config.data.image_size)
         grid = " x ".join(map(str, item.grid(config.backbone.patch_size, config.backbone.tubelet)))
         raise UserError(
             f"'{config.method}' cannot be trained on {grid} patches (data.image_size={size}, "
             f"backbone.patch_size={config.backbone.patch_size}): {error}"
         ) from error
-    except RuntimeError:
-        return  # a method of one's own may compute on its weights: the run will tell
 
 
 def refuse_labels(config: Config, data: Dataset) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import refuse_outside
+from ssl_bench.config.bounds import refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.rng import Rng
 

@@ -19,6 +19,8 @@ TRIES = 20  # placements of a context block before one more of the targets may o
 
 def official(rng: Rng, grid: Grid, targets: int, target: Range, aspect: Range, context: Range) -> Pair:
     """This process' rows of one batch; both seeds come from the step's, so that a restart draws the same masks."""
+    least = min((_size(i / 100, grid, target, aspect) for i in range(101)), key=math.prod)
+    _refuse_small(least, grid)  # whatever is drawn now: a run must not end with a draw of later on
     sizes, places = (rng.shared(2).double() * 2**31).long().tolist()
     drawn = official_multiblock(
         sizes, torch.Generator().manual_seed(places), rng.batch, grid, targets, target, aspect, context
@@ -47,11 +49,7 @@ def official_multiblock(
         _size(float(torch.rand(1, generator=sizes)), grid, scale, aspect)
         for scale, aspect in ((target_scale, target_aspect), (context_scale, (1.0, 1.0)))
     )
-    if target[0] * target[1] <= min_keep:
-        raise ValueError(
-            f"the official sampler wants targets of more than {min_keep} patches and drew {target[0]} x {target[1]} on "
-            f"{grid[0]} x {grid[1]}; it would never return. Use objective.masking=multiblock."
-        )
+    _refuse_small(target, grid, min_keep)
     all_targets, contexts = [], []
     for _ in range(batch):
         blocks = [_block(generator, target, grid) for _ in range(targets)]
@@ -59,6 +57,14 @@ def official_multiblock(
         contexts.append(_context(generator, context, grid, blocks, min_keep))
     shortest = min(map(len, contexts))  # the first ones in raster order stay: the image's lower part is dropped
     return torch.stack([c[:shortest] for c in contexts]), torch.stack(all_targets)
+
+
+def _refuse_small(target: Grid, grid: Grid, min_keep: int = 10) -> None:
+    if math.prod(target) <= min_keep:
+        raise ValueError(
+            f"the official sampler wants targets of more than {min_keep} patches and draws {target[0]} x {target[1]} "
+            f"on {grid[0]} x {grid[1]}; it would never return. Use objective.masking=multiblock."
+        )
 
 
 def _size(share: float, grid: Grid, scale: Range, aspect: Range) -> Grid:

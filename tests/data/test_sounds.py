@@ -154,7 +154,8 @@ def test_the_channels_of_a_table_may_be_first_or_last(channels, whole):
 @pytest.mark.parametrize(("value", "says"), [
     ({"array": np.zeros((9, 8000))}, r"shape \(9, 8000\): give \[samples\], or"),
     ({"array": np.zeros((80000, 9))}, r"shape \(80000, 9\)"), ({"array": np.zeros((4, 40))}, r"shape \(4, 40\)"),
-    ({"array": [0.1, float("nan")]}, "not finite"), ({"array": np.zeros((2, 2, 8000))}, r"shape \(2, 2, 8000\)"), ({"array": 5}, r"shape \(\)"),
+    ({"array": [0.1, float("nan")]}, "not finite"),
+    ({"array": np.zeros((2, 2, 8000))}, r"shape \(2, 2, 8000\)"), ({"array": 5}, r"shape \(\)"),
     ({"array": [[], []]}, r"shape \(2, 0\)"), ({"array": [0.5], "sampling_rate": 3e9}, "no samples with their rate"),
     ({"array": [0.5], "sampling_rate": float("inf")}, "no samples with their rate"),
 ])  # fmt: skip

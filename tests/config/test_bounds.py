@@ -1,0 +1,71 @@
+"""Numbers of an objective that cannot be: one sentence that names the setting, before anything runs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+
+import pytest
+from conftest import tiny
+
+from ssl_bench import find
+from ssl_bench.config.bounds import refuse_negative, zeros
+from ssl_bench.config.overrides import resolve
+from ssl_bench.config.schema import BudgetConfig, Config
+from ssl_bench.errors import UserError
+from ssl_bench.training.train import rehearse
+
+
+@dataclass(frozen=True)
+class Inner:
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    inner: Inner = Inner()
+    heads: int = 4
+    shift: float = -1.0  # may be negative, as its default is
+
+
+def numbers(method: str) -> list[str]:
+    objective = tiny(method, "").objective
+    found = [f for f in fields(objective) if not is_dataclass(getattr(objective, f.name))]
+    return [f.name for f in found if type(getattr(objective, f.name)) in (int, float)]
+
+
+@pytest.mark.parametrize("method", find.names("methods"))
+def test_no_number_of_an_objective_may_be_negative(method: str) -> None:
+    """`predictor_depth=-1` counted fewer FLOPs than were spent, `momentum=-1` was another objective."""
+    for name in numbers(method):
+        with pytest.raises(UserError):
+            resolve(tiny(method, ""), [f"objective.{name}=-1"])
+
+
+@pytest.mark.parametrize("method", find.names("methods"))
+def test_a_number_of_zero_is_taken_or_refused_in_one_sentence(method: str) -> None:
+    for name in numbers(method):
+        with suppress(UserError):
+            rehearse(resolve(tiny(method, ""), [f"objective.{name}=0"]))
+
+
+def test_what_is_negative_is_named_also_within_a_group() -> None:
+    refuse_negative("objective.", Objective())
+    refuse_negative("objective.", Objective(shift=-2.0))
+    with pytest.raises(UserError, match=r"objective\.inner\.weight=-0\.5 must be at least 0\."):
+        Config("mae", Objective(Inner(-0.5)), budget=BudgetConfig(steps=1)).check()
+
+
+def test_a_zero_that_cannot_be_divided_by_is_named() -> None:
+    assert zeros(Objective()) == "" and zeros(Objective(heads=0)) == "objective.heads=0"
+    with pytest.raises(UserError, match=r"'mae' cannot be trained with objective\.decoder_heads=0"):
+        resolve(tiny("mae", ""), ["objective.decoder_heads=0"])
+    with pytest.raises(UserError, match=r"'simmim' cannot be trained with objective\.mask_size=0"):
+        rehearse(resolve(tiny("simmim", ""), ["objective.mask_size=0"]))
+
+
+def test_masks_that_become_impossible_on_the_way_are_refused_at_the_start() -> None:
+    with pytest.raises(UserError, match="A block's scale must be positive"):
+        rehearse(resolve(tiny("ajepa", ""), ["objective.hard_scale=0,0"]))
+    with pytest.raises(UserError, match=r"'ijepa' cannot be trained on .*official sampler"):
+        rehearse(resolve(find.recipe("ijepa", "quick")(), ["objective.masking=official"]))
