@@ -95,7 +95,7 @@ class Row:
     collapsed: str  # "2 of 3 runs" or ""
     labels_seen: bool = False  # in pretraining
     network: str = ""  # of which the row `random` with the same is the untrained one
-    trained_as: str = ""  # method, version, objective and optimizer as JSON: the same row on another set
+    trained_as: str = ""  # hash of method, version, objective and optimizer: the same row on another set
 
     @property
     def reference(self) -> bool:

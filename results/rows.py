@@ -222,7 +222,7 @@ def _differences(mine: dict[str, str], others: Sequence[dict[str, str]]) -> str:
 def trained_as(group: Group) -> str:
     """What makes it the same row on another set, whatever images, network and budget."""
     config = {name: group.config.get(name) for name in ("objective", "optim")}
-    return text_of([group.method, version(group.records[0]), config])
+    return sha(text_of([group.method, version(group.records[0]), config]))[:12]
 
 
 def _reading(r: Record) -> dict[str, Any]:
