@@ -262,21 +262,23 @@ def network(config: dict[str, Any]) -> str:
 def one_name(records: Sequence[Record]) -> list[Record]:
     """The same with one name for the same images, that of most of them, of equal ones the shortest.
 
-    A folder by its full path, or a copy of a set, is no other set; `data.also` has the names that are not shown.
+    A folder by its full path, or a copy of a set, is no other set; films in other views (`#views=`) are another reading
+    of it, with a column of their own. `data.also` has the names that are not shown.
     """
-    names: dict[str, Counter[str]] = {}
+
+    def images(r: Record) -> tuple[str, ...]:
+        return r.data["fingerprint"], *(part for part in r.data["name"].split("#") if part.startswith("views="))
+
+    names: dict[tuple[str, ...], Counter[str]] = {}
     for r in records:
-        names.setdefault(r.data["fingerprint"], Counter())[r.data["name"]] += 1
-    shown = {print_: min(found, key=lambda n: (-found[n], len(n), n)) for print_, found in names.items()}
+        names.setdefault(images(r), Counter())[r.data["name"]] += 1
+    shown = {key: min(found, key=lambda n: (-found[n], len(n), n)) for key, found in names.items()}
 
     def named(r: Record) -> Record:
-        mine = r.data["fingerprint"]
-        if len(names[mine]) == 1:
-            return r
-        also = sorted(set(names[mine]) - {shown[mine]})
-        return replace(r, data={**r.data, "name": shown[mine], "also": also})
+        name = shown[key := images(r)]
+        return replace(r, data={**r.data, "name": name, "also": sorted({*names[key]} - {name})})
 
-    return [named(r) for r in records]
+    return [r if len(names[images(r)]) == 1 else named(r) for r in records]
 
 
 def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:

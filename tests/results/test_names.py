@@ -44,3 +44,10 @@ def test_other_images_of_the_same_method_keep_their_names() -> None:
     assert sorted(found) == ["a", "b"]
     assert not any("stand here" in note for parts in found.values() for made in parts.values()
                    for note in tables.build(made).notes)  # fmt: skip
+
+
+def test_films_in_other_views_keep_a_table_of_their_own() -> None:
+    """Their frames have the same fingerprint: what is seen of them is said in the name and in the reading."""
+    made = [measured("films#kind=clip", "mae", 40.0), measured("films#kind=clip#views=2x3", "mae", 45.0)]
+    made += [measured("/d/films#kind=clip#views=2x3", "dino", 45.0)]
+    assert sorted(by_table(made)) == ["films#kind=clip", "films#kind=clip#views=2x3"]
