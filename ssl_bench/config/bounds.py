@@ -31,9 +31,8 @@ def refuse_negative(group: str, values: Any) -> None:
             raise UserError(f"{group}{f.name}={value} must be at least 0.")
 
 
-def zeros(values: Any) -> str:
-    """The numbers of an objective that are 0 and by default not, as they are set: a likely cause of what failed."""
-    usual = type(values)()
+def zeros(values: Any, usual: Any) -> str:
+    """The numbers of an objective that are 0, and not so in its recipe, as they are set: what is likely to blame."""
     return " and ".join(
         f"objective.{f.name}=0"
         for f in fields(values)

@@ -246,7 +246,8 @@ class Config:
                 try:
                     part.check()
                 except ArithmeticError as error:
-                    raise UserError(f"'{self.method}' cannot be trained with {zeros(part)}: {error}.") from error
+                    told = zeros(part, type(part)())
+                    raise UserError(f"'{self.method}' cannot be trained with {told}: {error}.") from error
         refuse_negative("objective.", self.objective)
         if self.backbone.drop_path_uniform and not self.backbone.drop_path:
             raise UserError("backbone.drop_path_uniform has no effect while backbone.drop_path is 0: set both or none.")

@@ -68,19 +68,19 @@ def rehearse(config: Config) -> None:
             items = item.given(torch.zeros(2, *item.shape, dtype=getattr(torch, item.dtype)), info.item)
             for at in (0.0, 1.0):  # of training: what is hidden may change on the way
                 method.eval().views(info.item.seen(items), Rng(0, 2), at)
-    except (ValueError, ArithmeticError, IndexError, RuntimeError) as error:
-        if zero := zeros(config.objective):
-            raise UserError(f"'{config.method}' cannot be trained with {zero}: {error}.") from error
-        if isinstance(error, RuntimeError):
-            return  # a method of one's own may compute on its weights: the run will tell
-        if not isinstance(error, ValueError):
-            raise
+    except ValueError as error:
         size = size_text(config.data.image_size)
         grid = " x ".join(map(str, item.grid(config.backbone.patch_size, config.backbone.tubelet)))
         raise UserError(
             f"'{config.method}' cannot be trained on {grid} patches (data.image_size={size}, "
             f"backbone.patch_size={config.backbone.patch_size}): {error}"
         ) from error
+    except (ArithmeticError, IndexError, RuntimeError) as error:
+        usual = find.recipe(config.method, config.recipe)().objective if config.recipe else type(config.objective)()
+        if told := zeros(config.objective, usual):
+            raise UserError(f"'{config.method}' cannot be trained with {told}: {error}.") from error
+        if not isinstance(error, RuntimeError):  # a method of one's own may compute on its weights: the run will tell
+            raise
 
 
 def refuse_labels(config: Config, data: Dataset) -> None:

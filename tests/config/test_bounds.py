@@ -57,7 +57,8 @@ def test_what_is_negative_is_named_also_within_a_group() -> None:
 
 
 def test_a_zero_that_cannot_be_divided_by_is_named() -> None:
-    assert zeros(Objective()) == "" and zeros(Objective(heads=0)) == "objective.heads=0"
+    assert zeros(Objective(), Objective()) == "" and zeros(Objective(heads=0), Objective()) == "objective.heads=0"
+    assert zeros(Objective(heads=0), Objective(heads=0)) == ""
     with pytest.raises(UserError, match=r"'mae' cannot be trained with objective\.decoder_heads=0"):
         resolve(tiny("mae", ""), ["objective.decoder_heads=0"])
     with pytest.raises(UserError, match=r"'simmim' cannot be trained with objective\.mask_size=0"):
