@@ -6,7 +6,6 @@ al. 2021, 2108.13264) for the interquartile mean and the probability of improvem
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from results.parts import Row, Table
+from results.parts import Column, Table
+from results.rows import kind
 from results.statistics import holm
 
 
@@ -140,7 +140,7 @@ class Summary:
     baseline: str  # the best by mean rank, unless one was chosen
     wilcoxon: dict[str, float]  # Holm-corrected p of every other method against it
     improvement: dict[str, float]  # P(a seed of the baseline beats a seed of the other method)
-    notes: tuple[str, ...] = ()  # who is left out and why; budgets, where they differ
+    notes: tuple[str, ...]  # who is left out and why; budgets, where they differ
 
 
 def summaries(found: Mapping[str, Table], baseline: str = "") -> list[Summary]:
@@ -149,47 +149,52 @@ def summaries(found: Mapping[str, Table], baseline: str = "") -> list[Summary]:
     A protocol is the same where version, settings and headline are, a method where its objective and optimizer are;
     rows of one table that differ in network or budget alone are left out, for none of them is the one.
     """
-    kinds: dict[str, dict[str, str]] = {}  # what is measured -> data set -> column label
+    kinds: dict[str, dict[str, Column]] = {}  # what is measured -> data set -> its column
     for data, table in sorted(found.items()):
         for column in table.columns:
             if column.ranks:
-                kinds.setdefault(column.kind, {})[data] = column.label
-    kinds = {kind: columns for kind, columns in sorted(kinds.items()) if len(columns) > 1}
-    plain = {kind: " ".join(json.loads(kind)[:2]).strip() for kind in kinds}
-    once = Counter(plain.values())
+                kinds.setdefault(kind(column), {})[data] = column
+    kinds = {what: columns for what, columns in sorted(kinds.items()) if len(columns) > 1}
+    titles = {what: _title(columns) for what, columns in kinds.items()}
+    often = Counter(titles.values())
     out = []
-    for kind, columns in kinds.items():
-        parts = {data: matrix(found[data], [label]) for data, label in columns.items()}
-        rows = {data: _once([r for r in found[data].rows if r.label in parts[data][0]]) for data in columns}
-        same = set.intersection(*(set(mine) for mine in rows.values()))
-        first = rows[next(iter(columns))]
-        names = {first[key].label: key for key in sorted(same, key=lambda k: first[k].label)}
+    for what, columns in kinds.items():
+        labels = {data: column.label for data, column in columns.items()}
+        tables = {data: _by_training(found[data], label) for data, label in labels.items()}
+        parts = {data: matrix(table, [labels[data]]) for data, table in tables.items()}
+        first = next(iter(columns))
+        shown = {r.trained_as: r.label for r in found[first].rows}
+        names = sorted(set.intersection(*(set(names) for names, _, _ in parts.values())), key=lambda n: shown[n])
         if len(names) > 1:
-            at = [(have, row[0]) for have, _, row in parts.values()]
-            mine = [{n: rows[data][key].label for n, key in names.items()} for data in columns]
-            scores = np.array([[row[have.index(m[n])] for n in names] for (have, row), m in zip(at, mine, strict=True)])
-            values = [seed_values(found[data], [label]) for data, label in columns.items()]
-            seeds = {n: [v[m[n]][0] for v, m in zip(values, mine, strict=True)] for n in names}
-            title = plain[kind] if once[plain[kind]] == 1 else next(iter(columns.values()))
-            summary = _summary(title, tuple(columns), scores, seeds, baseline)
-            out.append(replace(summary, notes=tuple(_notes(rows, same))))
+            scores = np.array([[row[0][have.index(n)] for n in names] for have, _, row in parts.values()])
+            values = [seed_values(table, [labels[data]]) for data, table in tables.items()]
+            mine = {shown[n]: [v[n][0] for v in values] for n in names}
+            title = titles[what] if often[titles[what]] == 1 else labels[first]
+            out.append(_summary(title, tuple(columns), scores, mine, baseline, tuple(_notes(tables, names))))
     return out
 
 
-def _once(rows: Sequence[Row]) -> dict[str, Row]:
-    """Rows by what they were trained as, without those that share it."""
+def _title(columns: Mapping[str, Column]) -> str:
+    column = next(iter(columns.values()))
+    return f"{column.protocol} {column.variant}".strip()
+
+
+def _by_training(table: Table, label: str) -> Table:
+    """The rows that rank in a column, called by what they were trained as; without those that share it."""
+    ranked = matrix(table, [label])[0]
+    rows = [r for r in table.rows if r.label in ranked]
     often = Counter(r.trained_as for r in rows)
-    return {r.trained_as: r for r in rows if often[r.trained_as] == 1}
+    return replace(table, rows=tuple(replace(r, label=r.trained_as) for r in rows if often[r.trained_as] == 1))
 
 
-def _notes(rows: Mapping[str, Mapping[str, Row]], same: Collection[str]) -> list[str]:
+def _notes(tables: Mapping[str, Table], names: Collection[str]) -> list[str]:
     """Methods that stand in every table by name and not by settings, and budgets where they differ."""
-    by_name = [{r.method for r in mine.values()} for mine in rows.values()]
-    kept = {mine[key].method for mine in rows.values() for key in same}
+    compared = {data: [r for r in table.rows if r.label in names] for data, table in tables.items()}
+    everywhere = set.intersection(*({r.method for r in table.rows} for table in tables.values()))
     out = []
-    if left := sorted(set.intersection(*by_name) - kept):
+    if left := sorted(everywhere - {r.method for rows in compared.values() for r in rows}):
         out.append(f"Left out, for objective or optimizer differ between the sets: {', '.join(left)}.")
-    budgets = {data: sorted({mine[key].budget for key in same}) for data, mine in rows.items()}
+    budgets = {data: sorted({r.budget for r in rows}) for data, rows in compared.items()}
     if len({tuple(b) for b in budgets.values()}) > 1:
         told = "; ".join(f"{data}: {' and '.join(b) or 'unknown'}" for data, b in budgets.items())
         out.append(f"Budgets differ between the sets. {told}.")
@@ -197,7 +202,12 @@ def _notes(rows: Mapping[str, Mapping[str, Row]], same: Collection[str]) -> list
 
 
 def _summary(
-    protocol: str, data: tuple[str, ...], scores: np.ndarray, values: dict[str, list[np.ndarray]], baseline: str
+    protocol: str,
+    data: tuple[str, ...],
+    scores: np.ndarray,
+    values: dict[str, list[np.ndarray]],
+    baseline: str,
+    notes: tuple[str, ...],
 ) -> Summary:
     """`scores` [data sets, methods]: higher is better; methods in the order of `values`."""
     names = list(values)
@@ -206,4 +216,4 @@ def _summary(
     sign = 1 if np.allclose(scores[0], [v[0].mean() for v in values.values()]) else -1
     better = {n: improvement(*[[sign * x for x in values[m]] for m in (base, n)]) for n in found.names if n != base}
     means = {n: (iqm(values[n]), *iqm_interval(values[n])) for n in found.names}
-    return Summary(protocol, data, found, means, base, wilcoxon(names, scores, base), better)
+    return Summary(protocol, data, found, means, base, wilcoxon(names, scores, base), better, notes)

@@ -12,7 +12,7 @@ from results import render, searches, tables, trials
 from results.page import bundle, page
 from results.parts import Table
 from results.records import dumps, read, sha, unique
-from results.rows import by_data, by_table
+from results.sets import by_data, by_table
 from ssl_bench.files import write_atomic
 
 FOLDER = Path(__file__).resolve().parent

@@ -59,7 +59,7 @@ def budgets(rows: Sequence[Row]) -> list[str]:
 
 
 def other_names(records: Sequence[Record]) -> list[str]:
-    """Which names of the same images are not shown; see `rows.one_name`."""
+    """Which names of the same images are not shown; see `sets.one_name`."""
     found = {r.data["name"]: r.data["also"] for r in records if r.data.get("also")}
     return [
         f"`{name}`: the same images were evaluated as {', '.join(f'`{n}`' for n in also)} too; all stand here."

@@ -18,7 +18,7 @@ from results import across, answer, cells, charts, costs, horizons, notes, order
 from results import curves as learning
 from results.parts import Table
 from results.records import Record, sha
-from results.rows import by_table
+from results.sets import by_table
 
 FOLDER = Path(__file__).resolve().parent
 

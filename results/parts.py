@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,12 +32,6 @@ class Column:
     num_test: int
     num_classes: int
     chance: float | None  # accuracy of always answering the largest class, in percent; None where records do not say
-
-    @property
-    def kind(self) -> str:
-        """What is measured, whatever the images: its `key` without their name and fingerprint."""
-        parts = json.loads(self.key)
-        return json.dumps([*parts[1:5], *parts[6:]], sort_keys=True)
 
     @property
     def ranks(self) -> bool:

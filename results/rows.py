@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from results.parts import REFERENCES, UNTRAINED, Column
 from results.records import ACCURACIES, Record, sha
 from ssl_bench import find
-
-ELSEWHERE = "trained elsewhere"  # stands for the budget of networks that this harness did not train
 
 
 @dataclass(frozen=True)
@@ -82,16 +79,21 @@ def _key(r: Record, seeds: Any) -> str:
 
 def _trained(r: Record) -> dict[str, Any]:
     """Its config; where nothing was learned from the images their name is left out: the same row on every set."""
-    shown = r.config.get("data")
-    return (
-        {**r.config, "data": _without(shown, "name")} if r.method in UNTRAINED and isinstance(shown, dict) else r.config
-    )
+    if r.method not in UNTRAINED or not isinstance(data := r.config.get("data"), dict):
+        return r.config
+    return {**r.config, "data": _without(data, "name")}
 
 
 def column_key(r: Record) -> str:
     """Numbers with different keys are not comparable: another data set, version or setting of the protocol."""
     kind = [r.protocol, r.variant, r.protocol_version, r.protocol_config]
     return text_of([r.data["name"], *kind, r.data["fingerprint"], r.headline])
+
+
+def kind(column: Column) -> str:
+    """What a column measures, whatever the images: its key without their name and fingerprint."""
+    _, *protocol, _, headline = json.loads(column.key)
+    return text_of([*protocol, headline])
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -257,76 +259,3 @@ def network(config: dict[str, Any]) -> str:
     """The backbone and its input: a run's untrained row is the `random` with the same. "" for other people's."""
     size = data.get("image_size") if isinstance(data := config.get("data"), dict) else None
     return text_of([config["backbone"], size]) if config.get("backbone") else ""
-
-
-def one_name(records: Sequence[Record]) -> list[Record]:
-    """The same with one name for the same images, that of most of them, of equal ones the shortest.
-
-    A folder by its full path, or a copy of a set, is no other set; films in other views (`#views=`) are another reading
-    of it, with a column of their own. `data.also` has the names that are not shown.
-    """
-
-    def images(r: Record) -> tuple[str, ...]:
-        return r.data["fingerprint"], *(part for part in r.data["name"].split("#") if part.startswith("views="))
-
-    names: dict[tuple[str, ...], Counter[str]] = {}
-    for r in records:
-        names.setdefault(images(r), Counter())[r.data["name"]] += 1
-    shown = {key: min(found, key=lambda n: (-found[n], len(n), n)) for key, found in names.items()}
-
-    def named(r: Record) -> Record:
-        name = shown[key := images(r)]
-        return replace(r, data={**r.data, "name": name, "also": sorted({*names[key]} - {name})})
-
-    return [r if len(names[images(r)]) == 1 else named(r) for r in records]
-
-
-def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records per data set name."""
-    out: dict[str, list[Record]] = {}
-    for record in records:
-        out.setdefault(str(record.data["name"]), []).append(record)
-    return out
-
-
-def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records per budget, that of the most records first; what was not trained joins each whose protocols it shares.
-
-    Networks that others trained, under whatever budget, are compared with each other.
-    """
-    out: dict[str, list[Record]] = {}
-    for record in records:
-        name = "" if record.method in UNTRAINED else budget(record.config) or ELSEWHERE
-        out.setdefault(name, []).append(record)
-    free = out.pop("", [])
-    trained = sorted(out.items(), key=lambda item: (item[0] == ELSEWHERE, -len(item[1]), item[0]))
-    if not trained:
-        return {"": free}
-    shared = {name: {column_key(r) for r in members} for name, members in trained}
-    return {name: [*members, *(r for r in free if column_key(r) in shared[name])] for name, members in trained}
-
-
-def by_table(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Per data set and budget what one table compares, of the committed tables as of the page."""
-    return {name: by_budget(members) for name, members in sorted(by_data(one_name(records)).items())}
-
-
-def by_title(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """What `report` prints: a table per data set and budget, but sets that share runs in one, as in `together`."""
-    out: dict[str, list[Record]] = {}
-    for name, members in sorted(together(records).items()):
-        budgets = by_budget(members)
-        out |= {f"{name} · {budget}" if len(budgets) > 1 else name: equal for budget, equal in budgets.items()}
-    return out
-
-
-def together(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """As `by_data`, but sets on which the same trained run was evaluated share one table, with columns for each."""
-    found: list[tuple[list[str], set[str], list[Record]]] = []
-    for name, members in sorted(by_data(one_name(records)).items()):
-        names, trained, rows = [name], {r.run for r in members if r.run}, list(members)
-        for other in [o for o in found if o[1] & trained]:
-            found.remove(other)
-            names, trained, rows = other[0] + names, other[1] | trained, other[2] + rows
-        found.append((names, trained, rows))
-    return {", ".join(sorted(names)): rows for names, _, rows in found}

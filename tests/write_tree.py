@@ -49,7 +49,7 @@ def tree(readme: str) -> str:
 def measured(readme: str) -> str:
     """README with the first lines of the reference table behind MARK, up to the next heading."""
     from results import cells, records, render, tables
-    from results.rows import by_budget
+    from results.sets import by_budget
 
     before, _, after = readme.partition(MARK)
     name = "clothing48"

@@ -15,7 +15,7 @@ from results import collect as collecting
 from results.collect import slug
 from results.page import Picture, page
 from results.records import Record, read, unique
-from results.rows import by_table, by_title
+from results.sets import by_table, by_title
 from results.terminal import View
 from ssl_bench import screen
 from ssl_bench.errors import UserError, nearest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def ceilings(t: Trainer) -> dict[str, tuple[measure.Action, float]]:
 def run(config: Config, rounds: int) -> Iterator[str]:
     """The report, line by line."""
     device = devices.pick_device(config.run.device)
-    now = lambda: measure.clock(device)  # noqa: E731
+    now = partial(measure.clock, device)
     t, batch = trainer(config, device), config.budget.batch_size
     tops = ceilings(t)
     cases: dict[str, measure.Action] = {"step": t.train_step} | {name: action for name, (action, _) in tops.items()}
@@ -180,7 +181,7 @@ def growth(config: Config, rounds: int) -> Iterator[str]:
     Halves of odd numbers are rounded down, so each exponent is of the sizes that were built, and they are printed.
     """
     device = devices.pick_device(config.run.device)
-    now = lambda: measure.clock(device)  # noqa: E731
+    now = partial(measure.clock, device)
     this, parts = trainer(config, device), config.budget.accumulate
     for name, large in sizes(this).items():
         try:

@@ -6,6 +6,7 @@ What differs from `masks.multiblock` is listed there and in methods/ijepa.py. Fa
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -19,8 +20,7 @@ TRIES = 20  # placements of a context block before one more of the targets may o
 
 def official(rng: Rng, grid: Grid, targets: int, target: Range, aspect: Range, context: Range) -> Pair:
     """This process' rows of one batch; both seeds come from the step's, so that a restart draws the same masks."""
-    least = min((_size(i / 100, grid, target, aspect) for i in range(101)), key=math.prod)
-    _refuse_small(least, grid)  # whatever is drawn now: a run must not end with a draw of later on
+    _refuse_small(_smallest(grid, target, aspect), grid)  # whatever is drawn now: a run must not end with a later draw
     sizes, places = (rng.shared(2).double() * 2**31).long().tolist()
     drawn = official_multiblock(
         sizes, torch.Generator().manual_seed(places), rng.batch, grid, targets, target, aspect, context
@@ -65,6 +65,12 @@ def _refuse_small(target: Grid, grid: Grid, min_keep: int = 10) -> None:
             f"the official sampler wants targets of more than {min_keep} patches and draws {target[0]} x {target[1]} "
             f"on {grid[0]} x {grid[1]}; it would never return. Use objective.masking=multiblock."
         )
+
+
+@functools.cache
+def _smallest(grid: Grid, scale: Range, aspect: Range) -> Grid:
+    """The smallest block that may be drawn; the same for every batch."""
+    return min((_size(i / 100, grid, scale, aspect) for i in range(101)), key=math.prod)
 
 
 def _size(share: float, grid: Grid, scale: Range, aspect: Range) -> Grid:

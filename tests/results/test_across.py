@@ -10,7 +10,8 @@ from fake_records import fake, quickstart
 
 from results import across, selection, tables
 from results.page import page
-from results.rows import by_data, columns
+from results.rows import columns
+from results.sets import by_data
 
 
 def test_nemenyi_constants() -> None:

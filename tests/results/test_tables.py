@@ -16,9 +16,7 @@ from fake_records import fake, quickstart
 from results import cells, records, render, tables
 from results.notes import departs
 from results.parts import Row, Table
-from results.rows import by_table, together
 from ssl_bench import find
-from ssl_bench.data.items import RAW
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import report
 
@@ -116,61 +114,6 @@ def test_times_of_several_machines_are_not_printed() -> None:
     assert "not known to be of one machine" in " ".join(unknown.notes) and cells.headers(unknown)[-1] == "FLOPs"
     gpu = tables.build([made("mae", 0, device="NVIDIA H200", instructions="")])
     assert cells.headers(gpu)[-4:] == list(cells.COSTS)
-
-
-@pytest.mark.parametrize("form", render.RENDERERS)
-def test_rows_of_another_budget_stand_in_another_table(form: str) -> None:
-    """mae is the best of its table; a longer dino, in one table with it, would take its bold."""
-    longer = {"seed": 0, "method": "dino", "budget": {"steps": 3000, "batch_size": 128}}
-    made = [*quickstart(), *(fake("dino", 70 + s, s, "linear", config=longer, identity=f"{s}") for s in range(3))]
-    text = report.report(made, form)
-    if form == "csv":
-        assert {r["bold"] for r in csv.DictReader(io.StringIO(text)) if r["method"] == "mae"} == {"True", "False"}
-    elif form == "json":
-        assert [t["title"] for t in json.loads(text)] == [
-            f"clothing48 · {n} steps, batch 128" for n in ("300", "3,000")
-        ]
-    else:
-        assert text.count("3,000 steps") == 2 and "different budgets" not in text
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({"flops": 2.2e12}, {"flops": 2.203e12}),
-        ({"epochs": 2}, {"epochs": 2.4}),
-        ({"images": 1e7}, {"images": 1.0004e7}),
-        ({"hours": 1 / 3}, {"hours": 0.333}),
-        ({"steps": 300}, {"steps": 300, "batch_size": 256}),
-    ],
-)
-def test_budgets_that_round_to_the_same_words_are_not_the_same(one: dict[str, float], other: dict[str, float]) -> None:
-    made = [
-        fake(m, 40, 0, config={"method": m, "budget": {"batch_size": 128, **b}})
-        for m, b in (("mae", one), ("dino", other))
-    ]
-    parts = by_table([*made, fake("random", 20, 0)])["clothing48"]
-    assert sorted([r.method for r in members] for members in parts.values()) == [["dino", "random"], ["mae", "random"]]
-
-
-@pytest.mark.parametrize("raw", RAW)
-def test_networks_trained_elsewhere_are_not_rows_of_a_budget(raw: str) -> None:
-    foreign = fake("timm:vit", 90, None, config={"method": "timm:vit", "source": "timm:vit", "seed": None}, run="")
-    moved = fake(raw, 30, None, config={"method": raw, "backbone": {}}, run="")
-    parts = by_table([*quickstart(), foreign, moved])["clothing48"]
-    assert [*parts] == ["300 steps, batch 128", "trained elsewhere"]
-    methods = [{r.method for r in members} for members in parts.values()]
-    assert "timm:vit" not in methods[0] and methods[1] == {"timm:vit", "random", "pixels", raw}
-    assert row(tables.build(parts["300 steps, batch 128"]), raw).reference
-
-
-def test_a_reference_in_csv_says_whose_table_it_stands_in() -> None:
-    longer = {"seed": 0, "method": "dino", "budget": {"steps": 3000, "batch_size": 128}}
-    made = [*quickstart(), *(fake("dino", 70 + s, s, config=longer, identity=f"{s}") for s in range(3))]
-    found = [r for r in csv.DictReader(io.StringIO(report.report(made, "csv"))) if r["protocol"] == "knn"]
-    titles = [f"clothing48 · {n} steps, batch 128" for n in ("300", "3,000")]
-    assert [r["table"] for r in found if r["method"] == "random"] == titles
-    assert {(r["budget"], r["table"]) for r in found if r["budget"]} == {(t.split(" · ")[1], t) for t in titles}
 
 
 def test_one_seed_makes_no_ranking() -> None:
@@ -362,17 +305,6 @@ def test_report_messages(tmp_path: Path) -> None:
         report.load(tmp_path)
     with pytest.raises(UserError, match="markdown"):
         report.report([fake()], "markdwn")
-
-
-def test_sets_on_which_one_run_was_evaluated_share_a_table_with_a_column_each() -> None:
-    of_run = {"run": "mae-quick-s0", "pretrain_data": {"name": "a", "fingerprint": "f"}}
-    made = [fake("mae", 40.0, data="a", **of_run), fake("mae", 30.0, data="b", **of_run)]
-    made += [fake("random", 20.0, data=name, config={"data": {"name": name}}) for name in ("a", "b")]
-    made += [fake("dino", 50.0, data="c", run="dino-quick-s0")]
-    assert {name: len(rows) for name, rows in together(made).items()} == {"a, b": 4, "c": 1}
-    assert [r.label for r in tables.build(together(made)["a, b"]).rows] == ["mae", "random", "pixels", "supervised"]
-    shown = report.report(made, "markdown")
-    assert "## a, b" in shown and "knn · a | knn · b" in shown and "## c" in shown
 
 
 def test_the_last_bits_of_a_number_do_not_reach_a_file() -> None:
