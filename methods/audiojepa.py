@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.config import budgets
+from ssl_bench.config.bounds import refuse_heads
 from ssl_bench.config.schema import Config, DataConfig, OptimConfig
 from ssl_bench.config.sound import MelConfig
 from ssl_bench.errors import UserError
@@ -53,8 +54,7 @@ class AudioJEPAConfig:
             raise UserError(f"objective.target_ratio={low:g},{high:g} must be in order, above 0 and below 1.")
         if self.stretch < 1 or not 0 <= self.momentum <= 1:
             raise UserError("objective.stretch must be at least 1 and objective.momentum lie in [0, 1].")
-        if self.predictor_dim % self.predictor_heads:
-            raise UserError("objective.predictor_dim must be divisible by objective.predictor_heads.")
+        refuse_heads("objective.", self)
 
 
 def audiojepa_loss(predicted: Tensor, target: Tensor, centre: bool = True) -> Tensor:

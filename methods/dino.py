@@ -95,7 +95,7 @@ class DINO(Method):
 
     def teacher_temperature(self, at: float) -> float:
         o = self.objective
-        return linear(min(at / o.temperature_warmup, 1.0), o.teacher_temperature, o.teacher_temperature_end)
+        return linear(min(at / (o.temperature_warmup or at), 1.0), o.teacher_temperature, o.teacher_temperature_end)
 
     def forward(self, views: Views, at: float) -> dict[str, Tensor]:
         b = len(views["global"]) // 2

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench.config import budgets
+from ssl_bench.config import bounds, budgets
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.predictor import Predictor
@@ -52,8 +52,8 @@ class IJEPAConfig:
 
     def check(self) -> None:
         self.augment.check()
-        if self.predictor_depth and self.predictor_dim % self.predictor_heads:
-            raise UserError("objective.predictor_dim must be divisible by objective.predictor_heads.")
+        if self.predictor_depth:
+            bounds.refuse_heads("objective.", self)
 
     def unused(self) -> set[str]:
         """Settings without effect beside the others: `resolve` refuses to have them set."""

@@ -25,7 +25,7 @@ from ssl_bench.parallel import collectives
 from ssl_bench.rng import Rng
 from ssl_bench.training.method import DataInfo, Method, Views
 from ssl_bench.views.augment import AugmentConfig
-from ssl_bench.views.crops import CLOUD, SOUND, crop_flops, cut
+from ssl_bench.views.crops import CLOUD, SOUND, check_crops, crop_flops, cut
 
 COLOUR = AugmentConfig(
     flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, jitter_p=0.8, gray_p=0.2, blur_p=0.5,
@@ -95,13 +95,7 @@ class LeJEPA(Method):
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         self.objective = o = config.objective
-        if not config.backbone.class_token:
-            raise UserError("lejepa needs backbone.class_token=true: its projector sits on CLS.")
-        for name in ("global_size", "local_size") if o.local_views else ("global_size",):
-            if getattr(o, name) % config.backbone.patch_size:
-                raise UserError(
-                    f"objective.{name} must be a multiple of {config.backbone.patch_size} (the patch size)."
-                )
+        check_crops(config, "global_size", *["local_size"] * bool(o.local_views))
         self.encoder = self.make_vit()
         self.projector = MLP(config.backbone.embed_dim, o.hidden, o.out, layers=3, end="bias")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
+from ssl_bench.config.bounds import refuse_heads
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.pointdecoder import PointDecoder, group_loss
@@ -45,10 +46,7 @@ class MAEConfig:
         self.augment.check()
         if not 0 < self.mask_ratio < 1:
             raise UserError(f"objective.mask_ratio={self.mask_ratio} must lie between 0 and 1.")
-        if self.decoder_dim % self.decoder_heads:
-            raise UserError(
-                f"objective.decoder_dim={self.decoder_dim} must be divisible by decoder_heads={self.decoder_heads}."
-            )
+        refuse_heads("objective.", self, "decoder_dim", "decoder_heads")
 
 
 def mae_loss(predicted: Tensor, patches: Tensor, mask: Tensor, norm_pix: bool = True) -> Tensor:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_bench.config import budgets
+from ssl_bench.config.bounds import refuse_heads
 from ssl_bench.config.schema import Config, OptimConfig, later, vit
 from ssl_bench.errors import UserError
 from ssl_bench.models.pointdecoder import PointPredictor
@@ -65,8 +66,7 @@ class PointJEPAConfig:
                 raise UserError(f"objective.{name}={low:g},{high:g} must be in order, above 0 and at most 1.")
         if self.targets < 1 or self.predictor_depth < 1 or self.beta <= 0:
             raise UserError("objective.targets and predictor_depth must be 1 or more, and objective.beta positive.")
-        if self.predictor_dim % self.predictor_heads:
-            raise UserError("objective.predictor_dim must be divisible by objective.predictor_heads.")
+        refuse_heads("objective.", self)
 
     def unused(self) -> set[str]:
         """Settings without effect beside the others: `resolve` refuses to have them set."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
+from ssl_bench.config.bounds import refuse_heads
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.positions import sincos
@@ -46,10 +47,7 @@ class VideoMAEConfig:
         self.augment.check()
         if not 0 < self.mask_ratio < 1 or self.decode not in (0.5, 1.0):
             raise UserError("objective.mask_ratio must lie between 0 and 1, and objective.decode be 1 or 0.5.")
-        if self.decoder_dim % self.decoder_heads:
-            raise UserError(
-                f"objective.decoder_dim={self.decoder_dim} must be divisible by decoder_heads={self.decoder_heads}."
-            )
+        refuse_heads("objective.", self, "decoder_dim", "decoder_heads")
 
 
 def cubes(clips: Tensor, tubelet: int, patch: int, normalise: bool = True) -> Tensor:

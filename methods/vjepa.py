@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
+from ssl_bench.config.bounds import refuse_heads
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.predictor import Predictor
@@ -54,8 +55,7 @@ class VJEPAConfig:
 
     def check(self) -> None:
         self.augment.check()
-        if self.predictor_dim % self.predictor_heads:
-            raise UserError("objective.predictor_dim must be divisible by objective.predictor_heads.")
+        refuse_heads("objective.", self)
         if self.stretch < 1 or self.loss_exponent <= 0:
             raise UserError("objective.stretch must be at least 1, and objective.loss_exponent positive.")
 

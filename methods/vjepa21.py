@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_bench.config import budgets
+from ssl_bench.config.bounds import refuse_heads
 from ssl_bench.config.schema import Config, OptimConfig
 from ssl_bench.errors import UserError
 from ssl_bench.models.predictor import Predictor
@@ -63,8 +64,7 @@ class VJEPA21Config:
             raise UserError("objective.visible_start and visible_warmup have no effect with objective.visible=0.")
         if not 0 <= self.visible_start <= self.visible_warmup <= 1:
             raise UserError("objective.visible_start and visible_warmup must lie in [0, 1], in this order.")
-        if self.predictor_dim % self.predictor_heads:
-            raise UserError("objective.predictor_dim must be divisible by objective.predictor_heads.")
+        refuse_heads("objective.", self)
 
 
 def distance_weights(keep: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,14 @@ def refuse_outside(group: str, values: Any, least: dict[str, float], below: dict
             raise UserError(f"{group}{name}={value} must be {reach}.")
 
 
+def refuse_heads(group: str, values: Any, width: str = "predictor_dim", heads: str = "predictor_heads") -> None:
+    """`UserError` where attention cannot share `width` channels out between its `heads`."""
+    refuse_outside(group, values, {width: 1, heads: 1})
+    dim, parts = getattr(values, width), getattr(values, heads)
+    if dim % parts:
+        raise UserError(f"{group}{width}={dim} must be divisible by {group}{heads}={parts}.")
+
+
 def refuse_negative(group: str, values: Any) -> None:
     """`UserError` where a number of a dataclass, or of one in it, is negative; one whose default is may be.
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.bounds import refuse_heads, refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.models.kept import Kept
 from ssl_bench.parallel import collectives
@@ -46,8 +46,7 @@ class DynamicsConfig:
         refuse_outside("dynamics.", self, {"cells": 1, "latent": 0, "projector": 1, "width": 1, "depth": 1, "heads": 1})
         least = {"history": 1, "dropout": 0.0, "mlp_ratio": 0.01, "channels": 0}
         refuse_outside("dynamics.", self, least, {"dropout": 1})
-        if self.width % self.heads:
-            raise UserError(f"dynamics.width={self.width} must be divisible by dynamics.heads={self.heads}.")
+        refuse_heads("dynamics.", self, "width", "heads")
 
 
 def frame_mask(frames: int, tokens: int) -> Tensor:

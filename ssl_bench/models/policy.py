@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_bench.config.bounds import refuse_outside
-from ssl_bench.errors import UserError
+from ssl_bench.config.bounds import refuse_heads, refuse_outside
 from ssl_bench.models.dynamics import PlainBlock
 from ssl_bench.models.kept import Kept
 
@@ -28,8 +27,7 @@ class PolicyConfig:
 
     def check(self) -> None:
         refuse_outside("policy.", self, {"chunk": 1, "width": 1, "depth": 1, "heads": 1, "mlp_ratio": 0.01})
-        if self.width % self.heads:
-            raise UserError(f"policy.width={self.width} must be divisible by policy.heads={self.heads}.")
+        refuse_heads("policy.", self, "width", "heads")
 
 
 class Policy(Kept):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_bench.config.bounds import refuse_outside
+from ssl_bench.config.bounds import refuse_heads, refuse_outside
 from ssl_bench.errors import UserError
 from ssl_bench.models.block import Block
 from ssl_bench.models.kept import Kept
@@ -50,8 +50,7 @@ class ThinkerConfig:
         refuse_outside("objective.", self, {"seen": 0.01, "recent": 0.01}, {"seen": 1.0})
         if self.recent > 1:
             raise UserError(f"objective.recent={self.recent} must be at most 1: it is a share of what is observed.")
-        if self.dim % self.heads:
-            raise UserError("objective.dim must be divisible by objective.heads.")
+        refuse_heads("objective.", self, "dim", "heads")
 
     def unused(self) -> set[str]:
         """Settings without effect beside the others: `resolve` refuses to have them set."""

@@ -76,11 +76,16 @@ def rehearse(config: Config) -> None:
             f"backbone.patch_size={config.backbone.patch_size}): {error}"
         ) from error
     except (ArithmeticError, IndexError, RuntimeError) as error:
-        usual = find.recipe(config.method, config.recipe)().objective if config.recipe else type(config.objective)()
-        if told := zeros(config.objective, usual):
-            raise UserError(f"'{config.method}' cannot be trained with {told}: {error}.") from error
+        blame_zeros(config, error)
         if not isinstance(error, RuntimeError):  # a method of one's own may compute on its weights: the run will tell
             raise
+
+
+def blame_zeros(config: Config, error: Exception) -> None:
+    """`UserError` where numbers of the objective are 0 and not so in the recipe: what cannot run is likely theirs."""
+    usual = find.recipe(config.method, config.recipe)().objective if config.recipe else type(config.objective)()
+    if told := zeros(config.objective, usual):
+        raise UserError(f"'{config.method}' cannot be trained with {told}: {error}.") from error
 
 
 def refuse_labels(config: Config, data: Dataset) -> None:
@@ -170,6 +175,16 @@ class Trainer:
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step; returns what the method logs, averaged over micro-batches."""
+        try:
+            return self._train_step()
+        except torch.OutOfMemoryError:
+            raise
+        except (ArithmeticError, IndexError, RuntimeError) as error:
+            if not self.step:
+                blame_zeros(self.config, error)
+            raise
+
+    def _train_step(self) -> dict[str, Tensor]:
         config, method = self.config, self.method
         at = (self.step + 0.5) / self.steps  # the middle of the step: neither the first nor the last is a no-op
         torch.manual_seed(mix(config.seed, "dropout", self.step))

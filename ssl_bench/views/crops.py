@@ -157,11 +157,11 @@ def check_crops(config: Config, *names: str) -> None:
     if not config.backbone.class_token:
         raise UserError(f"{config.method} needs backbone.class_token=true: its head sits on CLS.")
     for name in names:
-        if name == "local_size" and not config.objective.local_crops:
+        if name == "local_size" and not getattr(config.objective, "local_crops", True):
             continue
         size, patch = getattr(config.objective, name), config.backbone.patch_size
-        if size % patch:
-            raise UserError(f"objective.{name}={size} is not divisible by backbone.patch_size={patch}.")
+        if not size or size % patch:
+            raise UserError(f"objective.{name}={size} must be a multiple of backbone.patch_size={patch}.")
 
 
 def crop_flops(vit: ViT, size: int) -> float:

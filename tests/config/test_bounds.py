@@ -6,14 +6,16 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
+import torch
 from conftest import tiny
 
 from ssl_bench import find
 from ssl_bench.config.bounds import refuse_negative, zeros
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import BudgetConfig, Config
+from ssl_bench.data.dataset import open_data
 from ssl_bench.errors import UserError
-from ssl_bench.training.train import rehearse
+from ssl_bench.training.train import Trainer, rehearse
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,43 @@ def test_what_is_negative_is_named_also_within_a_group() -> None:
 def test_a_zero_that_cannot_be_divided_by_is_named() -> None:
     assert zeros(Objective(), Objective()) == "" and zeros(Objective(heads=0), Objective()) == "objective.heads=0"
     assert zeros(Objective(heads=0), Objective(heads=0)) == ""
-    with pytest.raises(UserError, match=r"'mae' cannot be trained with objective\.decoder_heads=0"):
+    with pytest.raises(UserError, match=r"objective\.decoder_heads=0 must be at least 1"):
         resolve(tiny("mae", ""), ["objective.decoder_heads=0"])
     with pytest.raises(UserError, match=r"'simmim' cannot be trained with objective\.mask_size=0"):
         rehearse(resolve(tiny("simmim", ""), ["objective.mask_size=0"]))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("method", "number"),
+    [("byol", "hidden"), ("vjepa", "short_blocks"), ("dino", "student_temperature")],
+)
+def test_a_zero_that_only_the_first_step_tells_is_named(method: str, number: str) -> None:
+    config = resolve(tiny(method, "clothing48"), [f"objective.{number}=0"])
+    rehearse(config)
+    trainer = Trainer(config, open_data(config.data), torch.device("cpu"))
+    with pytest.raises(UserError, match=rf"'{method}' cannot be trained with objective\.{number}=0"):
+        trainer.train_step()
+
+
+def test_a_failure_that_no_zero_explains_stays_what_it_is() -> None:
+    config = tiny("mae", "clothing48")
+    trainer = Trainer(config, open_data(config.data), torch.device("cpu"))
+    trainer.method.forward = lambda views, at: 1 / 0  # type: ignore[method-assign, assignment, misc]
+    with pytest.raises(ZeroDivisionError):
+        trainer.train_step()
+
+
+def test_a_warm_up_of_zero_starts_at_the_end() -> None:
+    config = resolve(tiny("dino", "clothing48"), ["objective.temperature_warmup=0"])
+    trainer = Trainer(config, open_data(config.data), torch.device("cpu"))
+    assert trainer.train_step()["loss"].isfinite()
+    assert trainer.method.teacher_temperature(0.01) == config.objective.teacher_temperature_end
+
+
+def test_crops_of_no_pixels_are_refused() -> None:
+    with pytest.raises(UserError, match=r"objective\.crop_size=0 must be a multiple of backbone\.patch_size=6"):
+        rehearse(resolve(tiny("simclr", ""), ["objective.crop_size=0"]))
 
 
 def test_masks_that_become_impossible_on_the_way_are_refused_at_the_start() -> None:
