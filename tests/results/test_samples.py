@@ -80,3 +80,18 @@ def test_the_note_of_a_table_and_a_claim_read_the_images() -> None:
 def test_columns_that_differ_by_a_setting_say_it() -> None:
     made = [dense("mae", 0, 40.0, {"images": 9}), dense("mae", 0, 40.0, {"images": 9, "layers": "last4"})]
     assert {c.label for c in tables.build(made).columns} == {"dense", "dense layers=last4"}
+
+
+def test_a_metric_that_is_no_headline_is_the_mean_of_the_probe_seeds() -> None:
+    made = [
+        fake(
+            "mae",
+            seed=seed,
+            seeds={"pretrain": seed, "probe": probe, "split": 0},
+            metrics={"top1": 100 * 400 / 999, "top5": top5},
+        )
+        for seed in (0, 1)
+        for probe, top5 in enumerate((80.0, 90.0, 85.5))
+    ]
+    found = verdicts.sample(made, "knn.top5")
+    assert found is not None and found.values == pytest.approx([85.1667, 85.1667], abs=1e-3)
