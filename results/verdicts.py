@@ -183,9 +183,9 @@ def sample(records: Iterable[Record], measure: str) -> Sample | None:
     return Sample(np.array([sum(k * v[seed] for k, v in zip(signs, by_seed, strict=False)) for seed in seeds]))
 
 
-def _by_seed(records: Sequence[Record], metric: str) -> dict[int | None, float]:
+def _by_seed(records: Sequence[Record], metric: str) -> dict[Any, float]:
     """A metric of each pretraining seed, the mean over its probe and split seeds; "" is the headline."""
-    found: dict[int | None, list[float]] = {}
+    found: dict[Any, list[float]] = {}
     for r in records:
         found.setdefault(r.seeds["pretrain"], []).append(_numbers(r)[metric or r.headline])
     return {seed: sum(values) / len(values) for seed, values in found.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import torch
 
-from ssl_bench.config.schema import HEADS, Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict
+from ssl_bench.config.overrides import override, parse
+from ssl_bench.config.schema import HEADS, Config, DataConfig, Size, ViTConfig, identity, size_text, to_dict, vit
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.items import RAW, Kind, asked
 from ssl_bench.encoders.encoder import IMAGENET, PICTURES, Encoder, sha256
@@ -25,11 +27,30 @@ RAW_ROWS = {  # what each row is, and what it needs
 
 def random_source(backbone: ViTConfig, image_size: Size) -> str:
     """How records name an untrained ViT: `random:96x4_patch8@48`, and after commas what is not usual for its size."""
-    dim = backbone.embed_dim
-    usual = ViTConfig(dim, backbone.depth, HEADS.get(dim, max(1, dim // 64)), patch_size=backbone.patch_size)
+    usual = _usual(backbone.embed_dim, backbone.depth, backbone.patch_size)
     more = [f"{k}={v}" for k, v in vars(backbone).items() if v != getattr(usual, k)]
-    plain = f"random:{dim}x{backbone.depth}_patch{backbone.patch_size}@{size_text(image_size)}"
+    plain = f"random:{backbone.embed_dim}x{backbone.depth}_patch{backbone.patch_size}@{size_text(image_size)}"
     return ",".join([plain, *more])
+
+
+def of_random_source(name: str, otherwise: Size) -> tuple[ViTConfig, Size]:
+    """ViT and image size of what follows `random:`, as records write it or as `vit_tiny_patch8`; size after `@`."""
+    shape, *more = name.split(",")
+    backbone, _, size = shape.partition("@")
+    numbers = re.fullmatch(r"(\d+)x(\d+)_patch(\d+)", backbone)
+    config = _usual(*map(int, numbers.groups())) if numbers else vit(backbone)
+    try:
+        wanted: Size = parse(size, Size, "size") if size else otherwise
+    except UserError:
+        example = "random:vit_tiny_patch8@48, or @32x96"
+        raise UserError(f"'random:{name}': write the image size as digits, for example {example}.") from None
+    config = override(config, more)
+    config.check()
+    return config, wanted
+
+
+def _usual(dim: int, depth: int, patch: int) -> ViTConfig:
+    return ViTConfig(dim, depth, HEADS.get(dim, max(1, dim // 64)), patch_size=patch)
 
 
 def reference(method: str, seed: int, data: DataConfig, backbone: ViTConfig | None = None) -> Config:

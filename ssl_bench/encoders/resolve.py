@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssl_bench.config.overrides import parse
-from ssl_bench.config.schema import Size, vit
 from ssl_bench.data.dataset import Dataset
 from ssl_bench.data.items import RAW
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.encoders.from_run import from_run
-from ssl_bench.encoders.references import pixels, untrained
+from ssl_bench.encoders.references import of_random_source, pixels, untrained
 from ssl_bench.errors import UserError, nearest
 from ssl_bench.training import run_folder
 
@@ -29,14 +27,7 @@ def resolve(source: str | None, root: Path, seed: int = 0, data: Dataset | None 
         if (Path(root) / name / "config.json").exists():  # the same ViT as that run, untrained
             config = run_folder.Run(Path(root) / name).config()
             return untrained(config.backbone, config.data.image_size, seed, data)
-        backbone, _, size = name.partition("@")
-        given: Size = data.item.facts["image_size"] if data else 48
-        try:
-            wanted: Size = parse(size, Size, "size") if size else given
-        except UserError:
-            example = "random:vit_tiny_patch8@48, or @32x96"
-            raise UserError(f"'{source}': write the image size as digits, for example {example}.") from None
-        return untrained(vit(backbone), wanted, seed, data)
+        return untrained(*of_random_source(name, data.item.facts["image_size"] if data else 48), seed, data)
     if colon:
         known = ("random", "timm", "hf", "hub", "file")
         if kind not in known:

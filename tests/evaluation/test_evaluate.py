@@ -164,10 +164,21 @@ def test_untrained_encoders_follow_their_seed(tmp_path):
     assert a.mean == data.mean
 
 
+@pytest.mark.parametrize("name", ["toy_patch8@48", "64x2_patch8@32,class_token=False,pos_embed=learned"])
+def test_an_untrained_encoder_is_opened_by_the_name_in_its_records(name, tmp_path):
+    first = resolve.resolve(f"random:{name}", tmp_path)
+    again = resolve.resolve(first.source, tmp_path)
+    assert again.source == first.source and again.weights_sha256 == first.weights_sha256
+    assert again.identity == first.identity
+
+
 @pytest.mark.parametrize(("source", "sentence"), [
     ("random:vit_tny_patch8@48", "Unknown backbone"),
     ("random:vit_tiny_patch7@48", "not divisible"),
     ("random:vit_tiny_patch8@big", "digits"),
+    ("random:96x4_patch8@big", "digits"),
+    ("random:97x4_patch8@48", "embed_dim=97 must be divisible"),
+    ("random:96x4_patch8@48,clas_token=false", "class_token"),
     ("tim:vit", "Did you mean 'timm'"),
     ("nothing-here", "No run"),
 ])  # fmt: skip
