@@ -20,6 +20,7 @@ from ssl_bench.training.method import as_now
 from ssl_bench.training.monitor import Monitor, collapse_reason, unjudged
 from ssl_bench.training.stop import Stop
 from ssl_bench.training.train import Trainer, refuse_labels, rehearse
+from ssl_bench.views.crops import enlarged
 
 
 def ignore(state: dict[str, Any]) -> None:
@@ -87,6 +88,7 @@ def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, obser
     monitor = Monitor(trainer) if config.monitor_points else None
     state, remarks = collectives.first(lambda: checkpoint.resume(run.folder))
     remarks += devices.crowded(device) + devices.without_bf16(config, device) + unjudged(trainer)
+    remarks += enlarged(config, data.item.name)
     if state is not None:
         trainer.restore(state)
     before = run.read_json("provenance.json") if state is not None else {}

@@ -164,6 +164,17 @@ def check_crops(config: Config, *names: str) -> None:
             raise UserError(f"objective.{name}={size} must be a multiple of backbone.patch_size={patch}.")
 
 
+def enlarged(config: Config, kind: str) -> list[str]:
+    """What a run should know whose views have more pixels than its images: they cost more and show no more."""
+    side = min(config.data.size)
+    larger = {n: v for n in ("crop_size", "global_size") if (v := getattr(config.objective, n, 0)) > side}
+    return [
+        f"views of {size} pixels a side are enlarged from images of {side}: with objective.{name}={side} and the same "
+        f"FLOPs a run sees about {(size / side) ** 2:.1f} times as many images."
+        for name, size in (larger.items() if kind in ("image", "clip") else ())
+    ]
+
+
 def crop_flops(vit: ViT, size: int) -> float:
     """Forward FLOPs of one crop of `size` pixels per side, of all frames."""
     return vit.flops(vit.patch_embed.tokens(size, vit.grid))
