@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from typing import Protocol as Interface
@@ -207,12 +207,12 @@ def told(what: Tensor | Kind | int) -> str:
     return f"{what.noun} of {what.shape[0]:,} samples" if len(what.shape) == 1 else what.noun
 
 
-def sha256(model: nn.Module) -> str:
+def sha256(tensors: nn.Module | Mapping[str, Tensor]) -> str:
     """Of every name, shape and value, on any device."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted((tensors.state_dict() if isinstance(tensors, nn.Module) else tensors).items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssl_bench.config.schema import sides
 from ssl_bench.data import world
 from ssl_bench.data.dataset import Dataset, Split
-from ssl_bench.encoders.encoder import Encoder, architecture
+from ssl_bench.encoders.encoder import Encoder, architecture, sha256
 from ssl_bench.evaluation.protocol import Features, Rows
+from ssl_bench.files import atomic
 from ssl_bench.parallel import collectives
 from ssl_bench.screen import paced
 from ssl_bench.training import code
@@ -110,12 +112,13 @@ def extract(
     files = cached(encoder, split, part, fingerprint, root)
     if not held:
         del files["tokens"]
-    if collectives.first(lambda: all(path.exists() for path in files.values())):
-        found = {name: load_file(path) for name, path in files.items()}
-    else:
+    found = _read(files) if collectives.rank() == 0 else {}
+    if not collectives.first(lambda: bool(found)):
         found = encode(encoder, split, held)
         for name, path in files.items() if collectives.rank() == 0 else ():
             _write(path, found[name])
+    elif collectives.rank():
+        found = {name: load_file(path) for name, path in files.items()}
     bare = split.bare()
     blind = replace(encoder, config={}, source="", run="", pretrain_data={})  # a protocol gets these tokens
     rows = Rows.of(Held(found["tokens"]["tokens"]) if held else Streamed(blind, bare)) if tokens else None
@@ -164,7 +167,7 @@ def centre_share(encoder: Encoder, have: tuple[int, ...]) -> tuple[float, float]
 def kept(encoder: Encoder, split: Split, part: str, fingerprint: str, root: Path) -> dict[str, Tensor] | None:
     """Pooled features [N, L, D] of one part by token, where an evaluation has left them."""
     path = cached(encoder, split, part, fingerprint, root)["pooled"]
-    return load_file(path) if path.exists() else None
+    return _read({"pooled": path}).get("pooled")
 
 
 def token_bytes(encoder: Encoder, split: Split) -> int:
@@ -224,8 +227,24 @@ def collect(rows: Tensor, parts: list[tuple[int, int]]) -> None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Aside and renamed: two processes may write the same key at once, both the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    """Two processes may write the same key at once, both the same bytes."""
+    with atomic(path) as file:
+        try:
+            save_file(tensors, file.name, {"sha256": sha256(tensors)})
+        except SafetensorError as error:  # how it tells of a full disk
+            raise OSError(0, str(error)) from error
+
+
+def _read(files: dict[str, Path]) -> dict[str, dict[str, Tensor]]:
+    """What was written, whole and unchanged, or nothing: a file that a crash or a disk has damaged is made again."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, path in files.items():
+        try:
+            with safe_open(path, "pt") as file:
+                written = (file.metadata() or {}).get("sha256")
+            found[name] = load_file(path)
+        except (OSError, SafetensorError):
+            return {}
+        if sha256(found[name]) != written:
+            return {}
+    return found

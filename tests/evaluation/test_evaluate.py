@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +116,32 @@ def test_features_come_from_the_cache_and_its_key_follows_the_transform(encoder,
     again = features.extract(encoder, split, "train", "coin", 4, tmp_path, tokens=True)
     assert torch.equal(first.own, again.own)
     assert torch.equal(first.tokens.batch(np.arange(50)), again.tokens.batch(np.arange(50)))
+
+
+@pytest.mark.parametrize("damage", ["zeros", "cut", "empty"])
+def test_a_damaged_cache_is_made_again(encoder, tmp_path, damage):
+    """Zeros in its second half were 33 % in place of 78, without a word; a cut file was a traceback, each time."""
+    split = coin(50, 0)
+    first = features.extract(encoder, split, "train", "coin", 4, tmp_path)
+    (path,) = (tmp_path / "features").glob("*.pooled.safetensors")
+    whole = path.read_bytes()
+    half = whole[: len(whole) // 2]
+    path.write_bytes({"zeros": half + bytes(len(whole) - len(half)), "cut": half, "empty": b""}[damage])
+    assert features.kept(encoder, split, "train", "coin", tmp_path) is None
+    again = features.extract(encoder, split, "train", "coin", 4, tmp_path)
+    assert torch.equal(first.own, again.own) and path.read_bytes() == whole
+    assert list((tmp_path / "features").iterdir()) == [path]  # nothing left aside
+
+
+def test_a_full_disk_is_told_in_one_sentence(encoder, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # bytes of any file that is written
+    try:
+        with pytest.raises(UserError, match="Cannot write"):
+            features.extract(encoder, coin(50, 0), "train", "coin", 4, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "features").iterdir())
 
 
 def test_tokens_that_do_not_fit_are_streamed_with_the_same_values(encoder, tmp_path, monkeypatch):
