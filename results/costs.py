@@ -24,8 +24,8 @@ def cost(records: Sequence[Record]) -> Cost:
         found = [v[name] for _, v in sorted(runs.items()) if isinstance(v.get(name), (int, float))]
         return float(np.mean(found)) if found else None
 
-    runs = {k: {**v, "seconds": v["seconds"] * v.get("devices", 1)} if "seconds" in v else v for k, v in runs.items()}
-    machines = tuple(sorted({machine(v) for v in runs.values()}))
+    machines = tuple(sorted({machine(leg) for v in runs.values() for leg in _legs(v)}))
+    runs = {k: {**v, "seconds": _device_seconds(v)} if "seconds" in v else v for k, v in runs.items()}
     seconds = mean("seconds")  # of one device: two GPUs for an hour are two GPU-hours
     spent = [s for r in records if isinstance(s := r.compute["eval"].get("seconds"), (int, float))]
     alike = len(machines) < 2
@@ -37,6 +37,15 @@ def cost(records: Sequence[Record]) -> Cost:
         machines=machines,
         eval_seconds=float(np.mean(sorted(spent))) if spent else None,
     )
+
+
+def _legs(spent: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a run that went on on another machine, or the run itself."""
+    return spent.get("legs") or [spent]
+
+
+def _device_seconds(spent: dict[str, Any]) -> float:
+    return sum(leg["seconds"] * leg.get("devices", 1) for leg in _legs(spent))
 
 
 def machine(spent: dict[str, Any]) -> str:

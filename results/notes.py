@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from results import rows as grouping
+from results import unbalanced
 from results.cells import written
 from results.parts import MAJORITY, RAW, Column, Pair, Row
 from results.records import ACCURACIES, Record
@@ -42,6 +43,13 @@ def majority(rows: Sequence[Row], columns: Sequence[Column], largest: Row) -> li
             names = f": not above it: {', '.join(below)}" if below else ""
             out.append(f"In {column.label}, always answering the largest class gives {cell.mean:.1f}{names}.")
     return out
+
+
+def one_class(records: Sequence[Record]) -> list[str]:
+    """Sets whose accuracy says nothing of an encoder."""
+    told = (r for r in records if r.data.get("test_classes") == 1 and unbalanced.majority([r]) is not None)
+    names = sorted({f"`{r.data['name']}`" for r in told})
+    return [f"All test images of {name} are of one class: always answering it scores 100." for name in names]
 
 
 def budgets(rows: Sequence[Row]) -> list[str]:
@@ -88,10 +96,23 @@ def runs(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     return out
 
 
-def _first(names: Sequence[str], most: int = 3) -> str:
+def left_out(left: Sequence[Record], records: Sequence[Record]) -> list[str]:
+    """The columns of untrained rows alone, in one line; `records`: all, among which labels tell columns apart."""
+    labels = {c.key: c.label for c in grouping.columns(records)} if left else {}
+    rows: dict[str, set[str]] = {}
+    for r in left:
+        rows.setdefault(labels[grouping.column_key(r)], set()).add(f"`{r.method}`")
+    alike: dict[str, list[str]] = {}  # which rows -> their columns
+    for label, names in sorted(rows.items()):
+        alike.setdefault(", ".join(sorted(names)), []).append(label)
+    told = (f"{_first(columns, what='columns')} ({names})" for names, columns in alike.items())
+    return [f"Left out, for no trained row has them: {'; '.join(told)}."] if left else []
+
+
+def _first(names: Sequence[str], most: int = 3, what: str = "files") -> str:
     """The records hold all of them."""
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more files" if more > 1 else f", {names[-1]}" if more == 1 else "")
+    return ", ".join(names[:most]) + (f" and {more} more {what}" if more > 1 else f", {names[-1]}" if more == 1 else "")
 
 
 def code(records: Sequence[Record], rows: Mapping[str, str]) -> list[str]:

@@ -27,6 +27,7 @@ class Column:
     variant: str
     version: int
     data: str
+    fingerprint: str
     headline: str
     higher: bool
     num_test: int

@@ -102,12 +102,17 @@ def csv_safe(text: str) -> str:
 
 
 def to_csv(*made: Table, titles: Sequence[str] = ()) -> str:
-    """Tidy: one line per row and column of each table, numbers to ten digits; with `titles`, which table it is of."""
+    """Tidy: one line per row and column of each table, numbers to ten digits; with `titles`, which table it is of.
+
+    `column` and `fingerprint` part the columns that differ in a setting or in the images alone.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = ["method", "label", "recipe", "overrides", "reference", "budget", "protocol", "variant", "version", "data"]
     fields += [
+        "fingerprint",
         "headline",
+        "column",
         "mean",
         "low",
         "high",
@@ -128,7 +133,7 @@ def to_csv(*made: Table, titles: Sequence[str] = ()) -> str:
             if cell is None:
                 continue
             where = [*map(csv_safe, (row.budget, column.protocol, column.variant)), column.version]
-            where += [csv_safe(column.data), csv_safe(column.headline)]
+            where += [*map(csv_safe, (column.data, column.fingerprint, column.headline, column.label))]
             value = [
                 cell.mean,
                 cell.low,

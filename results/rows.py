@@ -117,8 +117,8 @@ def columns(records: Sequence[Record]) -> list[Column]:
             chance[column_key(r)] = float(r.data["majority"])
     return [
         Column(
-            *(labels[key], key, r.protocol, r.variant, r.protocol_version, r.data["name"], r.headline),
-            *(r.higher_is_better, r.data["num_test"], r.data["num_classes"], chance[key]),
+            *(labels[key], key, r.protocol, r.variant, r.protocol_version, r.data["name"], r.data["fingerprint"]),
+            *(r.headline, r.higher_is_better, r.data["num_test"], r.data["num_classes"], chance[key]),
         )
         for key, r in sorted(first.items())
     ]

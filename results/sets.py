@@ -44,7 +44,7 @@ def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records per budget, that of the most records first; what was not trained joins each whose protocols it shares.
+    """Records per budget, that of the most records first; what was not trained joins each: see `compared`.
 
     Networks that others trained, under whatever budget, are compared with each other.
     """
@@ -54,10 +54,17 @@ def by_budget(records: Sequence[Record]) -> dict[str, list[Record]]:
         out.setdefault(name, []).append(record)
     free = out.pop("", [])
     trained = sorted(out.items(), key=lambda item: (item[0] == ELSEWHERE, -len(item[1]), item[0]))
-    if not trained:
-        return {"": free}
-    shared = {name: {column_key(r) for r in members} for name, members in trained}
-    return {name: [*members, *(r for r in free if column_key(r) in shared[name])] for name, members in trained}
+    return {name: [*members, *free] for name, members in trained} or {"": free}
+
+
+def compared(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """What one table shows, and what it leaves out: of what was not trained, the columns that no trained row has.
+
+    References measured for one budget would else fill the table of another with columns of their own.
+    """
+    columns = {column_key(r) for r in records if r.method not in UNTRAINED}
+    shown = [r for r in records if not columns or column_key(r) in columns]
+    return shown, [r for r in records if columns and column_key(r) not in columns]
 
 
 def by_table(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:

@@ -19,12 +19,13 @@ from results import rows as grouping
 from results.parts import MAJORITY, RAW, REFERENCES, Cell, Column, Cost, Pair, Row, Table
 from results.records import Record, unique
 from results.rows import Group
+from results.sets import compared
 from results.statistics import LEVEL, Comparison, candidates, compare_all, compare_with, interval, share
 
 
 def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -> Table:
     """The table of any records, in any order. `published` numbers ride along and enter no statistics."""
-    found = unique(records)
+    found, left = compared(unique(records))
     kept = grouping.newest(found)
     shown = [*kept, *unbalanced.balanced(kept), *beside.columns(kept)]
     columns = grouping.columns(shown)
@@ -41,7 +42,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
             rows.append(Row(name, name, "", (), "", Cost(), (None,) * len(columns), ""))
             said.append(f"`{name}` was not measured.")
     if largest := _majority(shown, columns):
-        said += notes.majority(rows, columns, largest)
+        said += [*notes.one_class(kept), *notes.majority(rows, columns, largest)]
         rows.append(largest)
     rows, mixed = costs.side_by_side(sorted(rows, key=_place))
     named = {i: row.label for row in rows for c in row.cells if c is not None for i in c.records}
@@ -51,6 +52,7 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
         *notes.seeds_alone(rows, columns), *said, *by_image.notes(groups, columns), *notes.optimism(rows, columns),
         *notes.repeats(found),
         *notes.own_scorers(columns, kept), *notes.labels_seen(rows), *notes.without_encoder(columns, kept),
+        *notes.left_out(left, [*found, *left]),
     ]  # fmt: skip
     return Table(tuple(columns), tuple(rows), tuple(said), tuple(pairs), tuple(published))
 

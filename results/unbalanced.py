@@ -12,8 +12,12 @@ IMBALANCED = 1.5  # from where on they are: images of the largest test class for
 
 
 def unbalanced(r: Record) -> bool:
-    """Whether its test classes differ so much in size that accuracy alone misleads; older records do not say."""
-    return float(r.data.get("imbalance") or 1) > IMBALANCED
+    """Whether its test classes differ so much in size that accuracy alone misleads; older records do not say.
+
+    `imbalance` is of the classes that have test images, 1 where all are of one: a class without any differs from these.
+    """
+    absent = r.data.get("test_classes", r.data["num_classes"]) < r.data["num_classes"]
+    return absent or float(r.data.get("imbalance") or 1) > IMBALANCED
 
 
 def balanced(records: Sequence[Record]) -> list[Record]:

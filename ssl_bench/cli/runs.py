@@ -106,10 +106,11 @@ def _fits(row: dict[str, Any], method: str | None, state: str | None = None, dat
 
 
 def _spare(row: dict[str, Any], keep_unfinished: bool) -> list[Path]:
-    """What of a run can go."""
-    folder = row["run"].folder
-    if row["state"] == "finished":
-        whole = (folder / "encoder.safetensors").exists() and (folder / "encoder.json").exists()
+    """What of a run can go: no encoder, whatever its status says, nor the checkpoint that brings a lost status back."""
+    folder, encoder = row["run"].folder, (row["run"].folder / "encoder.safetensors").exists()
+    if encoder or row["state"] == "finished":
+        known = row["state"] == row["run"].status().get("state") == "finished"
+        whole = known and encoder and (folder / "encoder.json").exists()
         return [folder / name for name in SPARE if whole and (folder / name).exists()]
     return [] if keep_unfinished or row["state"] in ("running", "damaged") else [folder]
 

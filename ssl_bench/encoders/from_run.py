@@ -23,6 +23,8 @@ from ssl_bench.models.policy import Policy, PolicyConfig
 from ssl_bench.models.thinker import Thinker, ThinkerConfig
 from ssl_bench.models.vit import ViT
 from ssl_bench.training import checkpoint, run_folder
+from ssl_bench.training.monitor import collapse
+from ssl_bench.training.seal import refuse_changed
 
 
 def from_run(run: run_folder.Run) -> Encoder:
@@ -42,16 +44,18 @@ def from_run(run: run_folder.Run) -> Encoder:
     except (SafetensorError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"The encoder in {run.folder} cannot be read: {str(error)[:200]}.") from error
     known = item.as_kind(PICTURES).name in PICTURES  # by its frames alone
-    facts, status, size = run.read_json("provenance.json"), run.status(), item.facts["image_size"]
+    facts, size = run.read_json("provenance.json"), item.facts["image_size"]
+    kept, bad = _kept(run, model, meta.get("kept", "")), str(meta.get("collapse", collapse(run)))
+    refuse_changed(run, meta)
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,
         tuple(meta["mean"]), tuple(meta["std"]), meta["weights_sha256"], run.name, meta["evaluated"],
         frames=item.facts.get("frames", 0), item=None if known else item,
-        kept=_kept(run, model, meta.get("kept", "")),
+        kept=kept,
         config=to_dict(config), recipe=config.recipe, identity=identity(config), run=run.name, seed=config.seed,
         pretrain_data=facts.get("data", {"name": config.data.name, "fingerprint": ""}),
         compute=run.compute(), code=_code(facts),
-        collapse={"flag": bool(status.get("collapsed")), "reason": status.get("collapse_reason") or "", "rankme": None},
+        collapse={"flag": bool(bad), "reason": bad, "rankme": None},
     )  # fmt: skip
 
 

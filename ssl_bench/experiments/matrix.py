@@ -32,6 +32,7 @@ class Row:
     protocols: list[str] = field(default_factory=list)  # all that are asked for
     process: subprocess.Popen[bytes] | None = None
     log: Path | None = None
+    log_start: int = 0  # bytes that were there when the process started
     started: float = 0.0
     since: float = 0.0  # when the process started
     seconds: float = 0.0
@@ -53,6 +54,12 @@ class Row:
         """How far its evaluation said it is."""
         line = last_line(self.log) if self.state == "evaluating" and self.process else ""
         return line if line.endswith(" left") else ""
+
+    def reason(self) -> str:
+        """Why its process failed: its last sentence of error, below which an orphan may have gone on writing."""
+        said = self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.log else ""
+        lines = [line.strip()[:300] for line in said.splitlines() if line.strip()]
+        return ([line for line in lines if line.startswith("error: ")] or lines or ["no output"])[-1]
 
 
 def plan(

@@ -60,9 +60,12 @@ def cost(run: Run) -> list[tuple[str, str]]:
 
 
 def state(run: Run) -> str:
-    """finished, interrupted, failed, running, died (killed without a word) or not started; with the step."""
+    """finished, interrupted, failed, running, died (killed without a word) or not started; with the step.
+
+    Where the status is lost, an encoder says that the run had finished.
+    """
     status = run.status()
-    found = status.get("state", "not started")
+    found = status.get("state") or ("finished" if (run.folder / "encoder.safetensors").exists() else "not started")
     if found == "running" and not busy(run):
         found = "died"
     at = f" at step {status['step']:,} of {status['steps']:,}" if status.get("steps") and found != "finished" else ""

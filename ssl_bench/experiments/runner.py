@@ -6,6 +6,7 @@ Every cell runs in a process of its own through the same commands a user would t
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssl_bench.errors import UserError
-from ssl_bench.experiments.matrix import Row, last_line, settle
+from ssl_bench.experiments.matrix import Row, settle
 from ssl_bench.screen import clock
 from ssl_bench.training import run_folder
+from ssl_bench.training.stop import Stop
 
 
 def share(jobs: int) -> tuple[int, int]:
@@ -42,26 +44,47 @@ class Matrix:
             run_folder.start(root, config)
 
     def run(self, draw: Callable[[Matrix], None], event: Callable[[str], None]) -> None:
-        """Until every row is done or has failed. On Ctrl-C the children checkpoint and end by themselves."""
+        """Until every row is done or has failed. However it ends before, by a signal or an error, no child is left."""
+        stop = Stop(told="")
         try:
-            while True:
-                for row in self.rows:
-                    if (line := row.doing()) and line != row.told:
-                        row.told = line
-                        event(f"{row.label}: {line}")
-                    if row.process and row.process.poll() is not None:
-                        self._advance(row, row.process.returncode, event)
-                for row in self._next()[: self.jobs - sum(row.process is not None for row in self.rows)]:
-                    self._advance(row, 0, event)
+            while not stop.asked:
+                self._look(event)
                 draw(self)
                 if all(row.state in ("done", "failed") for row in self.rows):
-                    return
+                    break
                 time.sleep(0.25)
-        except KeyboardInterrupt:
+            if stop.asked:
+                raise KeyboardInterrupt
+        except BaseException:
+            self._end(event)
+            raise
+        finally:
+            stop.restore()
+
+    def _look(self, event: Callable[[str], None]) -> None:
+        """Tell how far rows are, and start what comes next."""
+        for row in self.rows:
+            if (line := row.doing()) and line != row.told:
+                row.told = line
+                event(f"{row.label}: {line}")
+            if row.process and row.process.poll() is not None:
+                self._advance(row, row.process.returncode, event)
+        for row in self._next()[: self.jobs - sum(row.process is not None for row in self.rows)]:
+            self._advance(row, 0, event)
+
+    def _end(self, event: Callable[[str], None]) -> None:
+        """Ask the children to end, and wait until they have. SIGTERM: they may have had the terminal's Ctrl-C already,
+        and a second one would cost a pretraining its checkpoint. A second one here is theirs too."""
+        children = [row.process for row in self.rows if row.process]
+        try:
+            for child in children:
+                child.terminate()
             event("stopping: runs end their step and write a checkpoint; Ctrl-C again stops at once")
-            for row in self.rows:
-                if row.process:
-                    row.process.wait()
+            for child in children:
+                child.wait()
+        except KeyboardInterrupt:
+            for child in children:
+                child.send_signal(signal.SIGINT)
             raise
 
     def _next(self) -> list[Row]:
@@ -77,7 +100,7 @@ class Matrix:
         if code:
             row.state = "failed"
             doing = "evaluating" if self._pretrained(row) else "pretraining"
-            event(f"{row.label} failed while {doing}: {last_line(row.log)} (log: {row.log})")
+            event(f"{row.label} failed while {doing}: {row.reason()} (log: {row.log})")
             return
         if not self._pretrained(row):
             row.state, row.started = "pretraining", time.monotonic()
@@ -98,6 +121,7 @@ class Matrix:
     def _start(self, row: Row, arguments: list[str]) -> None:
         row.log = self.root / "logs" / f"{row.label.replace(' ', '-').replace('/', '-')}.log"
         with open(row.log, "ab") as log:
+            row.log_start = log.tell()
             row.process, row.since = self._spawn(arguments, log), time.monotonic()
 
     def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -10,6 +10,7 @@
     journal      what a run writes about itself; trackers: TensorBoard and Weights & Biases
     checkpoint   whole or not there, verified
     run_folder   config, status, lock, names and identity of a run; provenance: commit, versions, machine
+    seal         digests of what a finished run's numbers rest on
     code         a content hash of every module that can change a number: provenance, and a warning
     cost         FLOPs, seconds, memory; rate: how fast a device trains, hours as steps
     speed        where the time of a step goes; measure: timing on a shared machine

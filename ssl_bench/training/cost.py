@@ -11,6 +11,8 @@ from ssl_bench.config.schema import BudgetConfig, Config
 from ssl_bench.parallel import collectives
 from ssl_bench.parallel.devices import device_label, instructions, peak_memory, used_precision
 
+SUMMED = ("seconds", "peak_memory_bytes")
+
 
 def steps(budget: BudgetConfig, num_images: int, flops_per_image: float) -> int:
     """Optimizer steps that spend the budget, at least one; `ValueError` for hours, which need a rate besides."""
@@ -25,24 +27,43 @@ def steps(budget: BudgetConfig, num_images: int, flops_per_image: float) -> int:
     raise ValueError(f"budget.hours={budget.hours:g} is no number of steps: `rate.in_steps` measures how many it has.")
 
 
-def report(
-    config: Config, device: torch.device, total_steps: int, seconds: float, flops_per_image: float
-) -> dict[str, Any]:
-    """What compute.json holds. `seconds` is time in training, summed over restarts, start-up left out.
-
-    FLOPs and images are those of all processes together, memory is that of the process with the most.
-    """
-    images = total_steps * config.budget.batch_size
+def leg(config: Config, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Time in training on one machine, start-up left out; memory is that of the process with the most."""
     return {
-        "flops": flops_per_image * images,
-        "flops_per_image": flops_per_image,
         "seconds": round(seconds, 3),
         "device": device_label(device),
         "instructions": instructions(device),
         "precision": used_precision(config, device),
         "devices": collectives.world_size(),
+        "peak_memory_bytes": collectives.largest(peak_memory(device)),
+    }
+
+
+def added(legs: list[dict[str, Any]], last: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run's legs with one more; restarts on the same machine, as many of it, are one leg."""
+    *before, same = legs or [{}]
+    if any(last[k] != same.get(k) for k in ("device", "instructions", "precision", "devices")):
+        return [*legs, last]
+    both = {k: round(same[k] + last[k], 3) if k == "seconds" else max(same[k], last[k]) for k in SUMMED}
+    return [*before, {**last, **both}]
+
+
+def report(config: Config, total_steps: int, legs: list[dict[str, Any]], flops_per_image: float) -> dict[str, Any]:
+    """What compute.json holds: FLOPs and images of all processes together, seconds summed over restarts.
+
+    The machine is the last one. Of a run that went on elsewhere `legs` says what each took, and only a sum over them
+    is its device-seconds.
+    """
+    images = total_steps * config.budget.batch_size
+    seconds = sum(part["seconds"] for part in legs)
+    return {
+        **legs[-1],
+        "flops": flops_per_image * images,
+        "flops_per_image": flops_per_image,
+        "seconds": round(seconds, 3),
         "images": images,
         "images_per_second": round(images / max(seconds, 1e-9), 2),
-        "peak_memory_bytes": collectives.largest(peak_memory(device)),
+        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in legs),
         "steps": total_steps,
+        **({"legs": legs} if len(legs) > 1 else {}),
     }

@@ -123,14 +123,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop rows after the checkpoint, and a line cut short by a kill: they will be written again, the same."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            break
-    write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+    """Drop rows after the checkpoint, which will be written again, the same; and lines that are damaged."""
+    if path.exists():
+        kept = [line for line, row in run_folder.rows(path) if row["step"] <= step]
+        write_atomic(path, "".join(f"{line}\n" for line in kept).encode())

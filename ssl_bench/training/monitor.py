@@ -11,6 +11,7 @@ from torch import Tensor
 from ssl_bench.models.vit import ViT
 from ssl_bench.parallel import devices
 from ssl_bench.training.neighbours import knn_votes
+from ssl_bench.training.run_folder import Run
 from ssl_bench.training.train import Trainer
 
 BANK, QUERIES = 500, 300  # images of one look, enough to see a trend; fewer where a run is so short that
@@ -119,6 +120,15 @@ class Monitor:
             values["distance"] = slope(queries, self.places)
         values["collapsed"] = float(collapse_reason(values) != "")
         return values
+
+
+def collapse(run: Run) -> str:
+    """Why a run counts as collapsed, or "". One look is enough: what recovers is another run than was asked for."""
+    for row in run.metrics():
+        if row.get("monitor_collapsed"):
+            signals = {k.removeprefix("monitor_"): v for k, v in row.items() if k.startswith("monitor_")}
+            return f"{collapse_reason(signals)} at step {row['step']:,}"
+    return ""
 
 
 def unjudged(trainer: Trainer) -> list[str]:

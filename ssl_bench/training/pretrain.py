@@ -17,7 +17,8 @@ from ssl_bench.parallel import collectives, devices, processes, sharding
 from ssl_bench.training import checkpoint, cost, provenance, rate, run_folder
 from ssl_bench.training.journal import Journal, Observer
 from ssl_bench.training.method import as_now
-from ssl_bench.training.monitor import Monitor, collapse_reason, unjudged
+from ssl_bench.training.monitor import Monitor, collapse, unjudged
+from ssl_bench.training.seal import seal
 from ssl_bench.training.stop import Stop
 from ssl_bench.training.train import Trainer, refuse_labels, rehearse
 from ssl_bench.views.crops import enlarged
@@ -120,6 +121,8 @@ def _train(config: Config, run: run_folder.Run, data: Dataset, stop: Stop, obser
             collectives.first(writer.wait)  # a launcher may end all processes when one of them has ended
     if stopping:
         raise KeyboardInterrupt("stopped by a signal; the checkpoint is written")
+    if len(trainer.skipped) >= trainer.steps:
+        raise UserError(f"None of the {trainer.steps:,} steps made an update: every loss or gradient was not finite.")
     _finish(trainer, run)
 
 
@@ -149,7 +152,7 @@ def _finish(trainer: Trainer, run: run_folder.Run) -> None:
     weights = sharding.whole(trainer.method.encoder.state_dict())
     kept = trainer.method.kept()
     beside = sharding.whole(kept.state_dict()) if kept is not None else {}
-    spent = cost.report(trainer.config, trainer.device, trainer.steps, trainer.seconds, trainer.flops_per_image)
+    spent = cost.report(trainer.config, trainer.steps, trainer.legs(), trainer.flops_per_image)
     collectives.first(lambda: _leave(trainer, run, weights, beside, spent))
 
 
@@ -168,19 +171,10 @@ def _leave(
     meta = {"backbone": to_dict(method.encoder.config), **info.item.facts}
     meta |= {"pooling": method.pooling, "mean": info.mean, "std": info.std, "evaluated": method.evaluated}
     meta |= {} if kept is None else {"kept": kept.file}
-    run_folder.write_json(run.folder / "encoder.json", meta | {"weights_sha256": checkpoint.sha256(payload)})
+    meta |= {"weights_sha256": checkpoint.sha256(payload), "collapse": (reason := collapse(run))}
     run_folder.write_json(run.folder / "compute.json", {**spent, "skipped_steps": trainer.skipped})
+    run_folder.write_json(run.folder / "encoder.json", {**meta, "seal": seal(run, meta)})
     (run.folder / checkpoint.PREVIOUS).unlink(missing_ok=True)  # of no use beside a finished run's last
-    reason = _collapse(run)
     run_folder.set_status(
         run, state="finished", step=trainer.step, steps=trainer.steps, collapsed=bool(reason), collapse_reason=reason
     )
-
-
-def _collapse(run: run_folder.Run) -> str:
-    """Why the run counts as collapsed, or "". One look is enough: what recovers is another run than was asked for."""
-    for row in run.metrics():
-        if row.get("monitor_collapsed"):
-            signals = {k.removeprefix("monitor_"): v for k, v in row.items() if k.startswith("monitor_")}
-            return f"{collapse_reason(signals)} at step {row['step']:,}"
-    return ""

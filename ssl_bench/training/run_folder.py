@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,17 @@ from ssl_bench.training import code
 def write_json(path: Path, value: Any) -> None:
     """Atomic JSON."""
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines of a run's .jsonl file and the row that each holds; what is no row, as a kill leaves it, is left out."""
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**53:
+            yield line, row
 
 
 @dataclass(frozen=True)
@@ -66,17 +78,8 @@ class Run:
         return self.read_json("compute.json")
 
     def metrics(self, name: str = "metrics") -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl (deterministic values) or timing.jsonl (seconds); what is no row, as a kill leaves it
-        at the end, is left out."""
-        path, rows = self.folder / f"{name}.jsonl", []
-        for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**53:
-                rows.append(row)
-        return rows
+        """Rows of metrics.jsonl (deterministic values) or timing.jsonl (seconds)."""
+        return [row for _, row in rows(self.folder / f"{name}.jsonl")]
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; {} where it is not there."""

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ssl_bench import find
 from ssl_bench.config.bounds import zeros
-from ssl_bench.config.schema import Config, size_text
+from ssl_bench.config.schema import Config, identity, size_text
 from ssl_bench.data.dataset import Dataset, other_images
 from ssl_bench.data.registry import item as item_of
 from ssl_bench.errors import UserError
@@ -122,6 +122,7 @@ class Trainer:
         self.clipped = [p for group in groups for p in group["params"] if group.get("clip", True)]
         self.order = Order(config.seed, len(data.train), config.budget.batch_size)
         self.step, self.seconds = 0, 0.0
+        self.before: list[dict[str, Any]] = []  # legs of the run until the checkpoint it goes on from
         self.window: dict[str, float] = {}
         self.skipped: list[int] = []  # steps without an update, counted from 1
 
@@ -132,6 +133,7 @@ class Trainer:
         """
         return {
             "step": self.step, "seconds": self.seconds, "window": self.window, "skipped": self.skipped,
+            "legs": self.legs(), "identity": identity(self.config),
             "fingerprint": self.data.fingerprint, "method": sharding.whole(self.method.state_dict()),
             "optimizer": sharding.whole(self.optimizer.state_dict()),
         }  # fmt: skip
@@ -139,16 +141,23 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         if state.get("fingerprint", self.data.fingerprint) != self.data.fingerprint:
             raise other_images(self.config.data.name, state["fingerprint"], self.data.fingerprint)
+        if state.get("identity", identity(self.config)) != identity(self.config):
+            raise UserError("The checkpoint is of a run with another config: restore this run's own, or remove it.")
         try:
             self.method.load_state_dict(sharding.cut_like(state["method"], self.method.state_dict()))
             self.optimizer.load_state_dict(sharding.cut_optimizer(state["optimizer"], self.parameters))
             self.step, self.seconds, self.window = int(state["step"]), state["seconds"], dict(state["window"])
-            self.skipped = list(state.get("skipped", []))
+            self.skipped, self.before = list(state.get("skipped", [])), list(state.get("legs", []))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"The checkpoint does not fit '{self.config.method}' as it is now ({str(error)[:300]}). "
                 "Its code has changed since: go back to that code, or start a new run with another --root."
             ) from error
+
+    def legs(self) -> list[dict[str, Any]]:
+        """What each machine has taken of the run so far; all processes call this together."""
+        here = max(0.0, self.seconds - sum(part["seconds"] for part in self.before))
+        return cost.added(self.before, cost.leg(self.config, self.device, here))
 
     def rows(self, step: int, part: int) -> tuple[slice, np.ndarray]:
         """Which rows of a step's batch this process has in a micro-batch, and their places in the training part."""

@@ -173,6 +173,8 @@ def test_runs_lists_filters_and_prune_spares_what_matters(photos: Path, tmp_path
     run_folder.set_status(gone, state="failed", reason="loss nan")
     run_folder.set_status(dead, state="running")  # and nobody holds its lock: killed
     run_folder.set_status(busy, state="running")
+    for run in (gone, dead):
+        (run.folder / "encoder.safetensors").unlink()
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / "config.json").write_text('{"architecture": "vit_base_patch16_224"}')
     before = {p for p in tmp_path.rglob("*") if p.is_file()}
@@ -194,6 +196,24 @@ def test_runs_lists_filters_and_prune_spares_what_matters(photos: Path, tmp_path
     assert {p for p in before if p.is_relative_to(busy.folder)} <= left
     assert {p for p in before if "records" in p.parts or "exported" in p.parts} <= left
     assert "Nothing to prune" in call("prune", "--root", str(tmp_path), "--keep-unfinished").output
+
+
+@pytest.mark.parametrize("status", [None, b"", b"{", b"null", b'{"state": "failed"}', b'{"state": "running"}'])
+def test_prune_keeps_a_run_with_an_encoder_whatever_its_status_says(
+    status: bytes | None, photos: Path, tmp_path: Path
+) -> None:
+    run = trained(photos, tmp_path)
+    (run.folder / "status.json").unlink()
+    if status is not None:
+        (run.folder / "status.json").write_bytes(status)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    if b"state" not in (status or b""):
+        assert [row["state"] for row in runs.look(tmp_path)] == ["finished"]
+    assert "Nothing to prune" in call("prune", "--yes", "--root", str(tmp_path)).output
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    pretrain(run.config(), tmp_path)  # the checkpoint brings its status back
+    assert run.status()["state"] == "finished" and "last.ckpt" in call("prune", "--yes", "--root", str(tmp_path)).output
+    assert (run.folder / "encoder.safetensors").exists() and not (run.folder / "last.ckpt").exists()
 
 
 def test_doctor_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

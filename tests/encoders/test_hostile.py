@@ -73,7 +73,7 @@ def test_a_run_folder_does_not_name_code_to_run(
     mark = tmp_path / "mark"
     (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
     monkeypatch.chdir(tmp_path)
-    change(theirs, "config.json", lambda v: v.update(method="evil.py"))
+    change(theirs, "encoder.json", lambda v: v.pop("seal"))  # a stranger writes another, or none
     for method in ("evil", "runs.evil", "os", "../evil"):
         change(theirs, "config.json", lambda v, method=method: v.update(method=method))
         assert from_run.from_run(theirs).method == method

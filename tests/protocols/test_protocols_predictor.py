@@ -176,7 +176,7 @@ def test_a_run_of_iwm_keeps_its_predictor(photos: Path, tmp_path: Path):
     for file in ("predictor.json", "predictor.safetensors"):  # as a run from before it was kept
         (run.folder / file).unlink()
     meta = run.read_json("encoder.json")
-    run_folder.write_json(run.folder / "encoder.json", {k: v for k, v in meta.items() if k != "kept"})
+    run_folder.write_json(run.folder / "encoder.json", {k: v for k, v in meta.items() if k not in ("kept", "seal")})
     for name in ("mrr", "finetune:predictor"):
         with pytest.raises(UserError, match="'iwm' has no predictor beside its encoder"):
             list(evaluate_all(run.name, [name], run.config().data, tmp_path))

@@ -73,6 +73,48 @@ def test_a_reference_in_csv_says_whose_table_it_stands_in() -> None:
     assert {(r["budget"], r["table"]) for r in found if r["budget"]} == {(t.split(" · ")[1], t) for t in titles}
 
 
+def test_lines_of_one_csv_differ_in_what_they_are_of_and_columns_in_json_too() -> None:
+    """Columns of other settings, of other images under one name and of another metric; rows of two budgets."""
+    skewed = {"majority": 70.0, "test_classes": 10, "imbalance": 9.0}
+    longer = {"seed": 0, "method": "dino", "budget": {"steps": 3000, "batch_size": 128}}
+    made = []
+    for i, (k, images) in enumerate([(5, "x"), (20, "x"), (20, "y")]):
+        for method, more in (("mae", {}), ("dino", {"config": longer}), ("random", {}), ("pixels", {})):
+            r = fake(method, 40.0 + i, protocol_config={"k": k}, **more)
+            facts = {**r.data, **skewed, "fingerprint": images}
+            made.append(replace(r, id=f"{method}{i}", data=facts, metrics={**r.metrics, "balanced": 30.0 + i}))
+    values = ("mean", "low", "high", "n", "interval_over", "best", "bold", "unclear", "collapsed", "normalised")
+    values += ("optimism", "flops", "hours", "images_per_second", "peak_memory_bytes", "machines")
+    lines = list(csv.DictReader(io.StringIO(report.report(made, "csv"))))
+    assert len(lines) == 2 * 6 * 4, "two tables, six columns, a method, two references and the largest class"
+    assert len({tuple(v for name, v in line.items() if name not in values) for line in lines}) == len(lines)
+    assert {line["fingerprint"] for line in lines} == {"x", "y"}
+    told = {c.label for c in tables.build(made).columns}
+    assert {line["column"] for line in lines} == told and any("k=5" in label for label in told)
+    for table in json.loads(report.report(made, "json")):
+        columns = table["columns"]
+        assert len({(c["label"], c["fingerprint"]) for c in columns}) == 6
+        assert {c["fingerprint"] for c in columns} == {"x", "y"}
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "json"])
+def test_columns_that_no_trained_row_has_are_named_in_one_line(form: str) -> None:
+    """Of the table they would fill with references alone; where nothing was trained they are the table."""
+    others = [fake("pixels", 30.0, None, "clustering"), fake("pixels", 31.0, None, protocol_config={"k": 7})]
+    others += [fake("random", 20.0, s, "clustering") for s in range(2)]
+    table = tables.build([*quickstart(), *others])
+    assert [c.label for c in table.columns] == ["knn", "linear"]
+    assert [n for n in table.notes if "no trained row" in n] == [
+        "Left out, for no trained row has them: clustering (`pixels`, `random`); knn k=7 (`pixels`)."
+    ]
+    assert "no trained row" in report.report([*quickstart(), *others], form)
+    many = [fake("pixels", 30.0, None, f"p{i}") for i in range(9)]
+    (said,) = (n for n in tables.build([*quickstart(), *many]).notes if "no trained row" in n)
+    assert said == "Left out, for no trained row has them: p0, p1, p2 and 6 more columns (`pixels`)."
+    alone = tables.build(others)
+    assert len(alone.columns) == 2 and not any("no trained row" in n for n in alone.notes)
+
+
 def test_sets_on_which_one_run_was_evaluated_share_a_table_with_a_column_each() -> None:
     of_run = {"run": "mae-quick-s0", "pretrain_data": {"name": "a", "fingerprint": "f"}}
     made = [fake("mae", 40.0, data="a", **of_run), fake("mae", 30.0, data="b", **of_run)]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_records import fake, quickstart
+from PIL import Image
 
 from results import across, cells, render, tables
 from results.parts import Row, Table
 from results.records import Record, dumps, from_dict, to_dict
+from ssl_bench.config.schema import DataConfig
 from ssl_bench.errors import UserError
+from ssl_bench.evaluation.evaluate import evaluate
 
-SKEWED: dict[str, Any] = {"majority": 70.6, "test_classes": 3, "imbalance": 12.0}
+SKEWED: dict[str, Any] = {"majority": 70.6, "num_classes": 3, "test_classes": 3, "imbalance": 12.0}
 
 
 def of(method: str, value: float, balanced: float, seed: int | None = 0, protocol: str = "knn", **facts: Any) -> Record:
@@ -54,6 +59,28 @@ def test_balanced_classes_need_neither(facts: dict[str, float]) -> None:
     table = tables.build([of("mae", 72.0, 71.0, **facts)])
     assert [c.label for c in table.columns] == ["knn"]
     assert "majority" not in {r.method for r in table.rows}
+
+
+def test_a_class_without_test_images_is_the_smallest() -> None:
+    """The imbalance of those that have some is 1."""
+    table = tables.build([of("mae", 72.0, 71.0, num_classes=4, imbalance=1.0)])
+    assert means(table, "majority") == pytest.approx({"knn balanced": 100 / 3, "knn top1": 70.6})
+    assert not any("of one class" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(("only", "share"), [("a", 100.0), ("b", 0.0)])
+def test_a_test_split_of_one_class_is_told(only: str, share: float, tmp_path: Path) -> None:
+    """As evaluated: a is the largest class in training, and always answering the class tested scores 100."""
+    rng = np.random.default_rng(0)
+    for place, count in (("train/a", 12), ("train/b", 9), (f"test/{only}", 6)):
+        (folder := tmp_path / "data" / place).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
+    data = DataConfig(f"folder:{tmp_path / 'data'}", image_size=8)
+    record = evaluate("pixels", "knn", data, tmp_path / "root")
+    table = tables.build([record])
+    assert means(table, "majority") == {"knn balanced": share, "knn top1": share}
+    assert f"All test images of `{data.name}` are of one class: always answering it scores 100." in table.notes
 
 
 def test_records_that_do_not_say_show_what_they_showed() -> None:

@@ -203,6 +203,21 @@ def test_damaged_notes_do_not_stop_a_run(photos: Path, tmp_path: Path) -> None:
     assert not list(first.folder.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"null", b"[3]", b'{"loss": 1}', b'{"step": "3"}', b"{", b"[" * 10**5])
+def test_damaged_lines_cost_no_other_row(damage: bytes, photos: Path, tmp_path: Path) -> None:
+    config = tiny("mae", f"folder:{photos}", steps=4)
+    run = pretrain(config, tmp_path)
+    logs = {run.folder / f"{name}.jsonl": 4 for name in ("metrics", "timing")}
+    before = {path: path.read_bytes() for path in logs}
+    for path, rows in logs.items():
+        first, *rest = before[path].splitlines(keepends=True)
+        path.write_bytes(b"".join([first, damage + b"\n", *rest, damage]))
+        assert len(rest) == rows - 1 and [row["step"] for row in run.metrics(path.stem)] == [1, 2, 3, 4]
+    (run.folder / "status.json").unlink()  # so that it goes on, from its last step
+    pretrain(config, tmp_path)
+    assert {path: path.read_bytes() for path in logs} == before
+
+
 def test_a_signal_leaves_two_checkpoints_of_different_steps(photos: Path, tmp_path: Path) -> None:
     config = checkpoint_each_step(tiny("mae", f"folder:{photos}", steps=10**6))
 
