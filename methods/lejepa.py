@@ -95,7 +95,7 @@ class LeJEPA(Method):
     def __init__(self, config: Config, info: DataInfo) -> None:
         super().__init__(config, info)
         self.objective = o = config.objective
-        check_crops(config, "global_size", *["local_size"] * bool(o.local_views))
+        check_crops(config, "global_size", "local_size")
         self.encoder = self.make_vit()
         self.projector = MLP(config.backbone.embed_dim, o.hidden, o.out, layers=3, end="bias")
 

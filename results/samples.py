@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def sample(records: Sequence[Record]) -> tuple[Sample, dict[str, float], list[Re
         known = (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
     spread = {"pretrain": float(values.std(ddof=1))} if len(values) > 1 else {}
     for name in ("probe", "split"):
-        inside = [np.std(v, ddof=1) for unit in members if len(v := _by_seed(unit, name)) > 1]
+        inside = [np.std(v, ddof=1) for unit in members if len(v := [*by_seed(unit, name).values()]) > 1]
         if inside:
             spread[name] = float(np.sqrt(np.mean(np.square(inside))))
     return Sample(values, bits, _fixed(records), known=known), spread, [unit[0] for unit in members]
@@ -60,8 +60,11 @@ def _fixed(records: Sequence[Record]) -> bool:
     return all(r.seeds["pretrain"] is None for r in records)
 
 
-def _by_seed(unit: Sequence[Record], name: str) -> list[float]:
+def by_seed(
+    records: Sequence[Record], name: str, value: Callable[[Record], float] = lambda r: r.value
+) -> dict[str, float]:
+    """The mean of a value, the headline where no other is asked for, over the records of each seed `name`, in order."""
     found: dict[str, list[float]] = {}
-    for r in unit:
-        found.setdefault(text_of(r.seeds[name]), []).append(r.value)
-    return [float(np.mean(v)) for _, v in sorted(found.items())]
+    for r in records:
+        found.setdefault(text_of(r.seeds[name]), []).append(value(r))
+    return {seed: float(np.mean(v)) for seed, v in sorted(found.items())}

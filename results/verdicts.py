@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -177,18 +177,15 @@ def sample(records: Iterable[Record], measure: str) -> Sample | None:
         parts.append((mine, metric))
     if len(parts) == 1 and parts[0][1] in ("", parts[0][0][0].headline):
         return samples.sample(parts[0][0])[0]
-    by_seed = [_by_seed(mine, metric) for mine, metric in parts]
+    by_seed = [samples.by_seed(mine, "pretrain", _measured(metric)) for mine, metric in parts]
     seeds = sorted(set.intersection(*(set(values) for values in by_seed)))
     signs = (1, -1)
     return Sample(np.array([sum(k * v[seed] for k, v in zip(signs, by_seed, strict=False)) for seed in seeds]))
 
 
-def _by_seed(records: Sequence[Record], metric: str) -> dict[Any, float]:
-    """A metric of each pretraining seed, the mean over its probe and split seeds; "" is the headline."""
-    found: dict[Any, list[float]] = {}
-    for r in records:
-        found.setdefault(r.seeds["pretrain"], []).append(_numbers(r)[metric or r.headline])
-    return {seed: sum(values) / len(values) for seed, values in found.items()}
+def _measured(metric: str) -> Callable[[Record], float]:
+    """A metric of a record; "" is its headline."""
+    return lambda r: _numbers(r)[metric or r.headline]
 
 
 def verdict(low: float | None, high: float | None, by: float, falsified_below: float) -> str:

@@ -45,7 +45,7 @@ def from_run(run: run_folder.Run) -> Encoder:
         raise UserError(f"The encoder in {run.folder} cannot be read: {str(error)[:200]}.") from error
     known = item.as_kind(PICTURES).name in PICTURES  # by its frames alone
     facts, size = run.read_json("provenance.json"), item.facts["image_size"]
-    kept, bad = _kept(run, model, meta.get("kept", "")), str(meta.get("collapse", collapse(run)))
+    kept, bad = _kept(run, model, meta.get("kept", "")), str(meta["collapse"] if "collapse" in meta else collapse(run))
     refuse_changed(run, meta)
     return Encoder(
         config.method, model.eval(), meta["pooling"], model.config.class_token, model.config.depth, size,

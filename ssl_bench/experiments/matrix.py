@@ -52,14 +52,20 @@ class Row:
 
     def doing(self) -> str:
         """How far its evaluation said it is."""
-        line = last_line(self.log) if self.state == "evaluating" and self.process else ""
-        return line if line.endswith(" left") else ""
+        lines = self._said() if self.state == "evaluating" and self.process else []
+        return lines[-1] if lines and lines[-1].endswith(" left") else ""
 
     def reason(self) -> str:
         """Why its process failed: its last sentence of error, below which an orphan may have gone on writing."""
-        said = self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.log else ""
-        lines = [line.strip()[:300] for line in said.splitlines() if line.strip()]
+        lines = self._said()
         return ([line for line in lines if line.startswith("error: ")] or lines or ["no output"])[-1]
+
+    def _said(self) -> list[str]:
+        """What its process has written, line by line."""
+        said = (
+            self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.log and self.log.exists() else ""
+        )
+        return [line.strip()[:300] for line in said.splitlines() if line.strip()]
 
 
 def plan(
@@ -145,8 +151,3 @@ def _references(rows: list[Row]) -> list[Row]:
     images = replace(rows[0].config.data, name=rows[0].data)
     pixels = recorded.Cell.of(identity(reference("pixels", 0, images)), 0, images)
     return [*out, Row("pixels", f"pixels:{rows[0].source}", None, [], 0, where=rows[0].where, cell=pixels)]
-
-
-def last_line(path: Path | None) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() if path and path.exists() else []
-    return lines[-1].strip()[:300] if lines else "no output"

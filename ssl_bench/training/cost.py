@@ -11,8 +11,6 @@ from ssl_bench.config.schema import BudgetConfig, Config
 from ssl_bench.parallel import collectives
 from ssl_bench.parallel.devices import device_label, instructions, peak_memory, used_precision
 
-SUMMED = ("seconds", "peak_memory_bytes")
-
 
 def steps(budget: BudgetConfig, num_images: int, flops_per_image: float) -> int:
     """Optimizer steps that spend the budget, at least one; `ValueError` for hours, which need a rate besides."""
@@ -44,8 +42,8 @@ def added(legs: list[dict[str, Any]], last: dict[str, Any]) -> list[dict[str, An
     *before, same = legs or [{}]
     if any(last[k] != same.get(k) for k in ("device", "instructions", "precision", "devices")):
         return [*legs, last]
-    both = {k: round(same[k] + last[k], 3) if k == "seconds" else max(same[k], last[k]) for k in SUMMED}
-    return [*before, {**last, **both}]
+    seconds, memory = round(same["seconds"] + last["seconds"], 3), "peak_memory_bytes"
+    return [*before, {**last, "seconds": seconds, memory: max(same[memory], last[memory])}]
 
 
 def report(config: Config, total_steps: int, legs: list[dict[str, Any]], flops_per_image: float) -> dict[str, Any]:

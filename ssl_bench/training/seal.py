@@ -29,6 +29,7 @@ def refuse_changed(run: Run, meta: dict[str, Any]) -> None:
     """`UserError` where a file is not as the run left it; runs from before there was a seal have none to hold to."""
     if "seal" not in meta:
         return
+    left = meta["seal"] if isinstance(meta["seal"], dict) else {}
     for name, digest in seal(run, meta).items():
-        if meta["seal"].get(name) != digest:
+        if left.get(name) != digest:
             raise UserError(f"{run.folder / name} was changed after the run had ended: restore it, or train again.")

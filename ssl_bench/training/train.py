@@ -189,7 +189,7 @@ class Trainer:
         except torch.OutOfMemoryError:
             raise
         except (ArithmeticError, IndexError, RuntimeError) as error:
-            if not self.step:
+            if not self.step and not self.config.run.nan_skips:  # else the caller skips what is not finite
                 blame_zeros(self.config, error)
             raise
 

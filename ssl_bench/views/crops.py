@@ -156,8 +156,9 @@ def check_crops(config: Config, *names: str) -> None:
     """Raise where the sizes `names` of the objective do not fit the patches, or where there is no CLS token."""
     if not config.backbone.class_token:
         raise UserError(f"{config.method} needs backbone.class_token=true: its head sits on CLS.")
+    small = getattr(config.objective, "local_crops", 0) or getattr(config.objective, "local_views", 0)
     for name in names:
-        if name == "local_size" and not getattr(config.objective, "local_crops", True):
+        if name == "local_size" and not small:
             continue
         size, patch = getattr(config.objective, name), config.backbone.patch_size
         if not size or size % patch:

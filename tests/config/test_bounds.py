@@ -81,6 +81,13 @@ def test_a_zero_that_only_the_first_step_tells_is_named(method: str, number: str
         trainer.train_step()
 
 
+def test_a_step_that_may_be_skipped_is_blamed_on_nothing() -> None:
+    config = resolve(tiny("dino", "clothing48"), ["objective.student_temperature=0", "run.nan_skips=1"])
+    trainer = Trainer(config, open_data(config.data), torch.device("cpu"))
+    with pytest.raises(FloatingPointError):
+        trainer.train_step()
+
+
 def test_a_failure_that_no_zero_explains_stays_what_it_is() -> None:
     config = tiny("mae", "clothing48")
     trainer = Trainer(config, open_data(config.data), torch.device("cpu"))

@@ -60,6 +60,13 @@ def test_files_changed_after_the_end_are_refused(what: str, copied: run_folder.R
         from_run(copied)
 
 
+@pytest.mark.parametrize("left", [3, "x", [], None, {}])
+def test_a_seal_that_is_none_is_refused(left: Any, copied: run_folder.Run) -> None:
+    change(copied, "encoder.json", lambda v: v.update(seal=left))
+    with pytest.raises(UserError, match="was changed after the run had ended"):
+        from_run(copied)
+
+
 def test_what_changes_no_number_may_be_changed(copied: run_folder.Run) -> None:
     change(copied, "config.json", lambda v: v["run"].update(threads=2))
     change(copied, "provenance.json", lambda v: v.update(note="mine"))
