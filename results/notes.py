@@ -170,6 +170,14 @@ def collapsed(records: Sequence[Record]) -> list[str]:
     return [f"{sum(runs.values())} of {len(runs)} runs collapsed. The number is kept"] if any(runs.values()) else []
 
 
+def skipped(records: Sequence[Record]) -> list[str]:
+    """How many steps of a row's runs `--on-nan skip=N` let pass without an update."""
+    spent = {r.run: r.compute["pretrain"] for r in records if r.run}.values()
+    lost = sum(len(s.get("skipped_steps") or []) for s in spent)
+    steps = sum(s.get("steps") or 0 for s in spent)
+    return [f"{lost} of {steps:,} steps made no update: their loss or gradient was not finite"] if lost else []
+
+
 def departs(records: Sequence[Record]) -> list[str]:
     """What its recipe changes of the paper, as the method's file says, and what the row changes of the recipe."""
     first = records[0]
@@ -190,7 +198,7 @@ def own_settings(record: Record) -> str:
 
 # What has to be known of single rows: each function takes the records of one row and returns phrases, none where there
 # is nothing to say. Rows of which the same is said share one line below the table.
-FOOTNOTES: tuple[Callable[[Sequence[Record]], Iterable[str]], ...] = (collapsed, departs)
+FOOTNOTES: tuple[Callable[[Sequence[Record]], Iterable[str]], ...] = (collapsed, skipped, departs)
 
 
 def footnotes(groups: Sequence[grouping.Group]) -> list[str]:

@@ -343,3 +343,13 @@ def test_a_method_that_saw_labels_is_set_apart_whatever_its_name():
     assert not any({p.first, p.second} & {"sly"} for p in table.pairs), "it is compared with no method"
     assert [r.method for r in table.rows].index("sly") > [r.method for r in table.rows].index("mae")
     assert any("Pretrained with labels" in n and "`sly`" in n for n in table.notes)
+
+
+def test_steps_without_an_update_are_told_below_the_table() -> None:
+    def run(seed: int, steps: list[int], protocol: str = "knn") -> records.Record:
+        spent = fake().compute["pretrain"] | {"steps": 60, "skipped_steps": steps}
+        return fake(seed=seed, protocol=protocol, compute={"pretrain": spent, "eval": {}})
+
+    notes = tables.build([run(0, [3, 7]), run(0, [3, 7], "linear"), run(1, [9])]).notes  # a run counts once
+    assert sum("3 of 120 steps made no update: their loss or gradient was not finite." in note for note in notes) == 1
+    assert not any("no update" in note for note in tables.build([run(0, []), run(1, [])]).notes)
