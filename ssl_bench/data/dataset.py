@@ -128,15 +128,16 @@ def open_data(config: DataConfig, run: RunConfig | None = None) -> Dataset:
     folder = store.ensure(config, run.store)
     meta = _meta(folder)
     store.accept(folder, meta, run.bad_limit)
-    for line in summary.first_use(folder, meta):
-        screen.say(line, "yellow" if line.startswith("  note") else "")
-    whole = _whole(folder, meta, "train", run.workers)
     val = _held_out(folder, config.val_fraction)
+    remarks = [*meta["notes"], *_unseen(np.load(folder / "train_labels.npy"), val, meta["labelled"])]
+    for line in summary.first_use(folder, {**meta, "notes": remarks}):
+        screen.say(line, "yellow" if line.startswith("  note") else "")
     if not val.any():
         raise UserError(f"'{config.name}' has too few training images ({len(val)}) to hold out a validation part.")
+    whole = _whole(folder, meta, "train", run.workers)
     return Dataset(
         config.name, tuple(meta["classes"]), meta["fingerprint"], tuple(meta["mean"]), tuple(meta["std"]),
-        written(meta), config, whole.part(~val), whole.part(val), tuple(meta["notes"]), meta["labelled"],
+        written(meta), config, whole.part(~val), whole.part(val), tuple(remarks), meta["labelled"],
     )  # fmt: skip
 
 
@@ -151,6 +152,14 @@ def _held_out(folder: Path, share: float) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         val[members[: round(len(members) * share)]] = True
     return val
+
+
+def _unseen(labels: np.ndarray, val: np.ndarray, labelled: bool) -> list[str]:
+    """A note where the validation part, on which settings are chosen, has not every class."""
+    found, wanted = len(np.unique(labels[val])), len(np.unique(labels))
+    if not labelled or found in (0, wanted):  # with none there is no part, which is said elsewhere
+        return []
+    return [f"The validation part has {found:,} of {wanted:,} classes: settings are chosen on these alone."]
 
 
 def present(config: DataConfig) -> tuple[str, int] | None:

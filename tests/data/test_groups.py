@@ -121,3 +121,17 @@ def test_a_class_whose_groups_are_large_is_held_out_too_while_it_keeps_one() -> 
 def test_an_image_without_a_group_is_one_of_its_own() -> None:
     held = hold_out(np.zeros(100, np.int64), np.zeros(100, np.int64), 0.1)
     assert held.sum() == 10
+
+
+def test_classes_that_the_validation_part_lacks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All training images of one class are of one film, which is left to training."""
+    for part, tiled in (("train", range(10)), ("test", range(10, TILES))):
+        whole = pq.read_table(table(tmp_path / f"{part}.parquet", tiled))
+        pairs = zip(whole["label"].to_pylist(), whole["group"].to_pylist(), strict=True)
+        films = pa.array([f"{part} of b" if label == "b" else group for label, group in pairs])
+        pq.write_table(whole.set_column(2, "group", films), tmp_path / f"{part}.parquet")
+    said = "The validation part has 1 of 2 classes: settings are chosen on these alone."
+    assert said in open_data(DataConfig(f"parquet:{tmp_path}", 8, 0.2)).notes
+    assert f"note: {said}" in " ".join(capsys.readouterr().out.split())
+    bare = open_data(DataConfig(f"parquet:{tmp_path}#group=none", 8, 0.2))
+    assert not any("validation part" in note for note in bare.notes)
