@@ -245,6 +245,11 @@ def _whole(found: np.ndarray) -> np.ndarray:
             f"whole numbers from {found.min():,} to {found.max():,}, more than 16 bits: give 16-bit values, or "
             "floats in [-1, 1]"
         )
+    if found.size and found.min() >= 0 and 127 < found.max() < 256 and 64 < found.mean() < 192:
+        raise Unreadable(
+            f"whole numbers from {found.min()} to {found.max()} around {found.mean():.0f}, as unsigned 8-bit samples "
+            "are: give 16-bit values, or floats in [-1, 1]"
+        )
     return found.astype(np.int16)
 
 

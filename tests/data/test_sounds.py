@@ -155,6 +155,7 @@ def test_the_channels_of_a_table_may_be_first_or_last(channels, whole):
     ({"array": np.zeros((9, 8000))}, r"shape \(9, 8000\): give \[samples\], or"),
     ({"array": np.zeros((80000, 9))}, r"shape \(80000, 9\)"), ({"array": np.zeros((4, 40))}, r"shape \(4, 40\)"),
     ({"array": [0.1, float("nan")]}, "not finite"),
+    ({"array": np.uint8(tone() // 256 + 128)}, "from 64 to 192 around 128, as unsigned 8-bit samples are"),
     ({"array": np.zeros((2, 2, 8000))}, r"shape \(2, 2, 8000\)"), ({"array": 5}, r"shape \(\)"),
     ({"array": [[], []]}, r"shape \(2, 0\)"), ({"array": [0.5], "sampling_rate": 3e9}, "no samples with their rate"),
     ({"array": [0.5], "sampling_rate": float("inf")}, "no samples with their rate"),
