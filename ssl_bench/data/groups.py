@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_bench.data.labels import as_text
 from ssl_bench.errors import UserError
 
 COLUMN = "group"  # read as such in a table that has it
@@ -23,10 +24,8 @@ def number(name: str | None) -> int:
 
 def named(value: Any, pattern: str, place: str) -> str | None:
     """The group that a value tells: its text, or what of it `pattern` matches from the start; None: nothing."""
-    if value is None:
-        return None
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    if not pattern:
+    text = as_text(value)
+    if text is None or not pattern:
         return text
     try:
         found = re.match(pattern, text)

@@ -87,11 +87,12 @@ class Images(Kind):
 
     @classmethod
     def written(cls, facts: dict[str, Any]) -> Images:
-        return cls(*sides(facts["image_size"]), facts.get("channels", 3))
+        return cls(*sides(facts["image_size"]), facts.get("channels", 3), tuple(facts.get("background", rules.WHITE)))
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"image_size": self.size, "channels": self.bands}
+        behind = {} if self.background == rules.WHITE else {"background": list(self.background)}
+        return {"image_size": self.size, "channels": self.bands, **behind}
 
     @property
     def size(self) -> Size:

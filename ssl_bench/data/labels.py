@@ -19,6 +19,14 @@ LABEL = ("label", "labels", "cls", "fine_label", "class", "target")  # a column 
 MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "nat", "missing", "unlabeled", "unlabelled"}
 
 
+def as_text(value: Any) -> str | None:
+    """A table's cell; None: nothing. 1, 1.0 and "1.0" are one value: pandas writes whole numbers so beside a gap."""
+    if value is None or value != value:
+        return None
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
+
+
 def tidy(name: str) -> str:
     """A class name in Unicode's composed form (NFC), without blanks around it: one name however it was typed."""
     if any("\ud800" <= c <= "\udfff" for c in name):  # bytes that Python could not read as text

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from ssl_bench.data.items import Kind, of_kind
 from ssl_bench.data.source import CHUNK, Chunk, Content, Source, files
 from ssl_bench.data.splits import MASKS, NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError, nearest
+
+NUMBERS = ("int", "uint", "half", "float", "double")  # types whose names begin so
 
 
 def source(location: Path, by_hand: Choice = NO_CHOICE) -> Source:
@@ -53,7 +55,8 @@ def _content(location: Path, paths: list[str], by_hand: Choice) -> Content:
     }
     roles, unused = held_out(parts.values(), sorted(blank))
     notes += unused + _types(
-        {p: str(opened[p].schema_arrow.field(named[p][1]).type) for p in paths if parts[p] in roles}
+        {p: str(opened[p].schema_arrow.field(named[p][1]).type) for p in paths if parts[p] in roles},
+        {p for p in paths if _class_names(opened[p].schema_arrow.metadata or {}, named[p][1])},
     )
     group, told = _group({path: opened[path].schema_arrow.names for path in paths if parts[path] in roles}, by_hand)
     masks = _masks({path: opened[path].schema_arrow.names for path in paths if parts[path] in roles}, by_hand)
@@ -85,7 +88,16 @@ def _fold(path: str, fold: str) -> list[bool]:
     if column not in file.schema_arrow.names or not value:
         hint = nearest(column, file.schema_arrow.names)
         raise UserError(f"#fold={fold}: write #fold=COLUMN:VALUE with a column of {path}. {hint}")
-    return [str(found) == value for found in file.read(columns=[column])[column].to_pylist()]
+    told = [labels.as_text(found) for found in file.read(columns=[column])[column].to_pylist()]
+    return [found == labels.as_text(value) for found in _full(told, f"#fold={fold}", column)]
+
+
+def _full(found: Iterable[str | None], wanted: str, column: str) -> list[str]:
+    """The same values; `UserError` where a row has none, for then it is not known which fold it is of."""
+    out = list(found)
+    if any(value is None for value in out):
+        raise UserError(f"{wanted}: some rows have no value in column '{column}': write the fold of every row.")
+    return [value for value in out if value is not None]
 
 
 def values(paths: Sequence[str], column: str, wanted: str) -> set[str]:
@@ -95,7 +107,8 @@ def values(paths: Sequence[str], column: str, wanted: str) -> set[str]:
     if column not in known:
         raise UserError(f"{wanted}: no column '{column}'. {nearest(column, known)}")
     there = [file.read(columns=[column])[column] for file in opened if column in file.schema_arrow.names]
-    return {str(value) for found in there for value in found.unique().to_pylist()}
+    told = (labels.as_text(value) for found in there for value in found.unique().to_pylist())
+    return set(_full(told, wanted, column))
 
 
 def _folded(chunk: Chunk, test: Sequence[bool]) -> list[Chunk]:
@@ -134,10 +147,20 @@ def _columns(path: str, schema: Any, kind: type[Kind]) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _types(found: Mapping[str, str]) -> list[str]:
-    """That 1 and 1.0 are one class, where some files have whole numbers as labels and others have fractions' type."""
-    real = {path: kind.startswith(("half", "float", "double")) for path, kind in found.items()}
-    whole = [path for path, kind in found.items() if kind.startswith(("int", "uint"))]
+def _types(found: Mapping[str, str], named: Set[str]) -> list[str]:
+    """That 1 and 1.0 are one class, where some files have whole numbers as labels and others have fractions' type.
+
+    `UserError` where some have text and others numbers that no class names (of the files `named`) explain.
+    """
+    text = next((path for path, kind in found.items() if "string" in kind), "")
+    bare = next((p for p, kind in found.items() if p not in named and kind.startswith(NUMBERS)), "")
+    if text and bare:
+        raise UserError(
+            f"Labels are {found[text]} in {text} and {found[bare]} in {bare}, which has no class names: "
+            "write them as one type in all files."
+        )
+    real = {path: kind.startswith(NUMBERS[2:]) for path, kind in found.items()}
+    whole = [path for path, kind in found.items() if kind.startswith(NUMBERS[:2])]
     if not whole or not any(real.values()):
         return []
     one, two = next(path for path in found if real[path]), whole[0]

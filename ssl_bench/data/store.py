@@ -27,7 +27,7 @@ from ssl_bench.data.store_build import Build
 from ssl_bench.errors import UserError
 from ssl_bench.files import write_atomic
 
-VERSION = 8  # 8: colours behind the faces of .off files; whole numbers and channels of sounds in tables
+VERSION = 9  # 9: encoded images over the background asked for; 1 and 1.0 are one group, fold and class
 KINDS = ("decoded", "encoded")
 DECODED_LIMIT = 20e9  # bytes: sets that take more when decoded are packed as they are
 BAD_LIMIT = 0.001  # share of unreadable images above which a set is refused

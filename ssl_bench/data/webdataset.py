@@ -16,7 +16,7 @@ from typing import Any
 
 from ssl_bench.data.images import MAX_BYTES, Item, Unreadable
 from ssl_bench.data.items import of_kind
-from ssl_bench.data.labels import class_name
+from ssl_bench.data.labels import as_text, class_name
 from ssl_bench.data.source import Content, Source, cut, files, natural
 from ssl_bench.data.splits import NO_CHOICE, Choice, held_out, parts_of, split_lines
 from ssl_bench.errors import UserError
@@ -219,7 +219,8 @@ def _label(path: str, kinds: list[str], labels: dict[str, Member]) -> str:
         if (found := _field(text)) is None:
             raise Unreadable(f"no label: .json has none of {', '.join(FIELDS)}")
         value = found[0]
-    return class_name(int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value)
+    number = as_text(value) or ""
+    return class_name(int(number) if number.isascii() and number.isdigit() else value)
 
 
 def _bytes(path: str, member: Member) -> bytes:

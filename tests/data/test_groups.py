@@ -15,7 +15,7 @@ from PIL import Image
 from ssl_bench.cli.main import cli
 from ssl_bench.config.schema import DataConfig
 from ssl_bench.data.dataset import Split, notes, open_data, open_test, present
-from ssl_bench.data.groups import hold_out, number
+from ssl_bench.data.groups import hold_out, named, number
 from ssl_bench.errors import UserError
 
 TILES, QUADRANTS = 12, 4
@@ -135,3 +135,22 @@ def test_classes_that_the_validation_part_lacks_are_told(tmp_path: Path, capsys:
     assert f"note: {said}" in " ".join(capsys.readouterr().out.split())
     bare = open_data(DataConfig(f"parquet:{tmp_path}#group=none", 8, 0.2))
     assert not any("validation part" in note for note in bare.notes)
+
+
+def test_a_whole_number_is_one_group_and_one_fold_however_it_was_written(tmp_path: Path) -> None:
+    """pandas writes a column of whole numbers as fractions where one value is missing; a shard has them as text."""
+    whole = pq.read_table(table(tmp_path / "whole.parquet", range(TILES)))
+    numbers = [number for _ in range(2) for number in range(TILES) for _ in range(QUADRANTS)]
+    found = []
+    for place, kinds in (("one", (pa.int64(), pa.int64())), ("two", (pa.int64(), pa.float64()))):
+        (tmp_path / place).mkdir()
+        for part, kind in enumerate(kinds):
+            rows = range(part, len(whole), 2)  # two quadrants of each tile
+            own = pa.array([numbers[i] for i in rows], kind)
+            pq.write_table(whole.take(list(rows)).set_column(2, "group", own), tmp_path / place / f"part{part}.parquet")
+        found.append(open_data(DataConfig(f"parquet:{tmp_path / place}", 8, 0.2)))
+        fold = open_test(DataConfig(f"parquet:{tmp_path / place}#group=none#fold=group:3", 8, 0.2))
+        assert len(fold) == 2 * QUADRANTS
+    assert found[0].fingerprint == found[1].fingerprint and len(found[0].val) == len(found[1].val)
+    assert number(named(7, "", "")) == number(named(7.0, "", "")) == number(named("7.0", "", ""))
+    assert named(float("nan"), "", "") is None and named(7.5, "", "") == "7.5"

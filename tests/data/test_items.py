@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ssl_bench import find
 from ssl_bench.cli.data import command
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import DataConfig, RunConfig, identity, to_dict
+from ssl_bench.config.sound import MelConfig
 from ssl_bench.data import items, registry
 from ssl_bench.data.dataset import open_data
 from ssl_bench.data.images import Images, square
@@ -170,3 +172,28 @@ def test_data_check_speaks_of_the_kind(name: str, told: str, compared: str, tmp_
     assert done.exit_code == 0, done.output
     assert told in done.output and compared in done.output
     assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 10  # something is drawn
+
+
+OTHER = {  # one other value of every setting that may decide what an item looks like
+    "channels": 1, "background": (9, 90, 200), "frames": 4, "frame_step": 2, "mel.rate": 8000, "mel.hop_ms": 5.0,
+    "mel.window_ms": 20.0, "mel.window": "povey", "mel.low": 30.0, "mel.high": 7000.0, "mel.fill": "repeat",
+    "mel.peak": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", items.KINDS)
+def test_a_description_holds_all_that_was_asked_for(kind: str) -> None:
+    """What a store does not write, its encoded images are decoded without."""
+    known = {f.name for f in fields(DataConfig)} | {f"mel.{f.name}" for f in fields(MelConfig)}
+    assert set(OTHER) == known - {"name", "image_size", "val_fraction", "mel"}, "a new setting belongs in here"
+    kept = 0
+    for name, value in OTHER.items():
+        _, _, inner = name.partition("mel.")
+        config = DataConfig("x", 64, mel=MelConfig(**{inner: value})) if inner else DataConfig("x", 64, **{name: value})
+        try:
+            asked = items.asked(config, kind)
+        except UserError:
+            continue  # no setting of this kind
+        kept += asked != items.asked(DataConfig("x", 64), kind)
+        assert items.written(json.loads(json.dumps(asked.facts))) == asked, name
+    assert kept or kind not in ("image", "clip", "sound")

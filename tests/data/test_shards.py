@@ -92,3 +92,9 @@ def test_links_in_a_tar_file_are_counted(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.LNKTYPE, "0.png"
         tar.addfile(link)
     assert any("1 links in a.tar are not followed" in note for note in notes(DataConfig(name, 8)))
+
+
+def test_whole_numbers_with_a_fraction_of_nothing_are_the_same_classes(tmp_path: Path) -> None:
+    images = [(f"{i}.png", image(i)) for i in range(20)]
+    mixed = [(f"{i}.cls", (b"0", b"1", b"0.0", b"1.0")[i % 4]) for i in range(20)]
+    assert sizes(shard(tmp_path / "a.tar", images + mixed))[2] == ("00000", "00001")

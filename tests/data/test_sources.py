@@ -224,3 +224,12 @@ def test_whole_labels_of_another_type_are_one_class_and_said(tmp_path: Path) -> 
     data = open_data(config)
     assert len(data.classes) == 3
     assert "Labels are double in test.parquet and int64 in train.parquet: 1.0 and 1 are one class." in notes(config)
+
+
+def test_labels_that_are_text_in_one_file_and_numbers_in_another_are_refused(tmp_path: Path) -> None:
+    for part, labels in (("train", ["0", "1", "2"] * 20), ("test", [0, 1, 2] * 20)):
+        rows = {"image": [png(i + (part == "test") * 100) for i in range(60)], "label": labels}
+        pq.write_table(pa.table(rows), tmp_path / f"{part}.parquet")
+    said = r"string in .*train.parquet and int64 in .*test.parquet, which has no class names"
+    with pytest.raises(UserError, match=said):
+        open_data(DataConfig(f"parquet:{tmp_path}", 8, 0.2))

@@ -180,3 +180,14 @@ def test_a_refused_set_is_left_to_another_process_that_builds_it(fresh: Path, mo
     with pytest.raises(UserError, match="refused"):
         open_data(DataConfig(name, 16))
     assert list((fresh / "cache" / "stores").iterdir())
+
+
+def test_both_stores_show_what_is_transparent_over_the_background_asked_for(fresh: Path) -> None:
+    for i in range(24):
+        place = fresh / "set" / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (16, 16), (200, i, 0, 0)).save(place / f"{i}.png")
+    config = DataConfig(f"folder:{fresh / 'set'}", 16, 0.2, background=(0, 40, 80))
+    for run in (RunConfig(store="decoded"), ENCODED):
+        data = open_data(config, run)
+        assert data.train.batch(np.arange(len(data.train))).unique(dim=0)[:, :, 0, 0].tolist() == [[0, 40, 80]]

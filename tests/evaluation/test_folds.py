@@ -75,3 +75,13 @@ def test_an_encoder_that_has_seen_the_folds_is_refused(tmp_path):
     seen = replace(encoder, run="mae-quick-s0", pretrain_data={"name": part.name, "fingerprint": "0"})
     with pytest.raises(UserError, match=r"'mae-quick-s0' was pretrained on .*fold:0', which has test rows"):
         list(evaluate_folds(seen, ["knn"], data, tmp_path / "runs"))
+
+
+def test_a_row_without_a_fold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    data = table(path, {1: 12, 2: 12})
+    told = [1.0, 2.0] * 11 + [1.0, None]
+    pq.write_table(pq.read_table(path).set_column(2, "fold", pa.array(told)), path)
+    for name in (data.name, f"parquet:{path}#fold=fold:1"):
+        with pytest.raises(UserError, match="some rows have no value in column 'fold': write the fold of every row"):
+            folds.each(data) if name == data.name else open_data(replace(data, name=name))
