@@ -16,10 +16,10 @@ from ssl_bench.errors import UserError, nearest
 
 def resolve(config: Config, assignments: Sequence[str]) -> Config:
     """A recipe's config with the user's settings, checked. A budget given by the user replaces the recipe's kind."""
-    kinds = {f"budget.{k}" for k in BUDGETS}
+    given, kinds = config, {f"budget.{k}" for k in BUDGETS}
     if kinds & {text.partition("=")[0] for text in assignments}:
         config = replace(config, budget=replace(config.budget, **dict.fromkeys(BUDGETS, 0)))
-    config = override(config, assignments)
+    config = _kept(given, override(config, assignments))
     unused: set[str] = config.objective.unused() if hasattr(config.objective, "unused") else set()
     for text in assignments:
         group, _, rest = text.partition("=")[0].partition(".")
@@ -30,7 +30,7 @@ def resolve(config: Config, assignments: Sequence[str]) -> Config:
 
 def override(config: Any, assignments: Sequence[str]) -> Any:
     """Apply `key.sub=value` texts to a frozen dataclass, typed by its annotations."""
-    seen = set()
+    given, seen = config, set()
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
@@ -39,7 +39,17 @@ def override(config: Any, assignments: Sequence[str]) -> Any:
             raise UserError(f"'{key}' is set twice: the first value would be ignored.")
         seen.add(key)
         config = _set(config, key, "", value)
-    return config
+    return _kept(given, config)
+
+
+def _kept(old: Any, new: Any) -> Any:
+    """`new` with what equals `old` as `old` writes it: 100.0 typed for a recipe's 100 is no other run."""
+    if new == old:
+        return old
+    if not is_dataclass(new) or type(new) is not type(old):
+        return new
+    same = {f.name: _kept(getattr(old, f.name), getattr(new, f.name)) for f in fields(new)}
+    return replace(new, **same)  # type: ignore[type-var]
 
 
 def _set(config: Any, key: str, prefix: str, text: str) -> Any:

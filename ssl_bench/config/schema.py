@@ -111,6 +111,12 @@ class DataConfig:
     mel: MelConfig = later(MelConfig())  # of sounds
     frame_step: int = later(0)  # a clip has every so many-th frame of a film's middle; 0: evenly from first to last
 
+    def __post_init__(self) -> None:
+        kind, colon, path = self.name.partition(":")  # a folder is one set, with a slash at its end or without
+        place, mark, rest = path.partition("#")
+        if colon and place.strip("/"):
+            object.__setattr__(self, "name", kind + colon + place.rstrip("/") + mark + rest)
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""

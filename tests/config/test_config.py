@@ -11,7 +11,7 @@ from ssl_bench import find
 from ssl_bench.config.from_file import from_dict
 from ssl_bench.config.overrides import override, resolve
 from ssl_bench.config.reasons import explain, field_reasons, recipe_reasons
-from ssl_bench.config.schema import Config, identity, to_dict
+from ssl_bench.config.schema import Config, DataConfig, identity, to_dict
 from ssl_bench.errors import UserError
 
 
@@ -126,3 +126,35 @@ def test_recipe_comments_are_found() -> None:
 def test_numbers_outside_their_range_are_refused(text, said):
     with pytest.raises(UserError, match=said):
         resolve(find.recipe("mae", "quick")(), [text])
+
+
+def numbers(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Every number of a config with its key."""
+    found = [(f"{prefix}{f.name}", getattr(config, f.name)) for f in fields(config)]
+    inner = [pair for key, value in found if is_dataclass(value) for pair in numbers(value, f"{key}.")]
+    return inner + [(key, value) for key, value in found if type(value) in (int, float)]
+
+
+@pytest.mark.parametrize("method", ["ijepa", "mae", "dino", "simclr", "audiojepa", "supervised", "pldm"])
+def test_a_recipes_own_value_typed_is_the_same_run(method: str) -> None:
+    """A recipe writes 100 where a typed 100 is 100.0; both are one row of a table."""
+    for name, made in find.recipes(find.module("methods", method)).items():
+        config, mixed = made(), 0
+        for key, value in numbers(config):
+            if key not in ("seed", "method_version"):
+                mixed += type(value) is int
+                assert identity(override(config, [f"{key}={value}"])) == identity(config), (name, key)
+        assert mixed
+        budget = next(k for k in ("epochs", "steps", "images", "flops", "hours") if getattr(config.budget, k))
+        given = getattr(config.budget, budget)
+        assert identity(resolve(config, [f"budget.{budget}={given}"])) == identity(config), name
+        assert identity(resolve(config, [f"budget.{budget}={2 * given}"])) != identity(config), name
+
+
+def test_a_folder_is_one_set_with_a_slash_at_its_end_or_without() -> None:
+    one = identity(resolve(quick(), ["data.name=folder:/a/b"]))
+    assert one == identity(resolve(quick(), ["data.name=folder:/a/b//"])) != identity(quick())
+    assert (
+        DataConfig("parquet:/a/#group=x/").name == "parquet:/a#group=x/" and DataConfig("folder:/").name == "folder:/"
+    )
+    assert DataConfig("factors:200").name == "factors:200"
