@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 256  # queries at once
+UNDERFLOW = 80  # exp(-80) is far from single precision's 0
 GROUPS = 16  # images of the bank that are looked at by their best one first
 
 
@@ -47,9 +48,12 @@ def closest(bank: Tensor, queries: Tensor, k: int, metric: str) -> tuple[Tensor,
 def votes(sims: Tensor, near: Tensor, k: list[int], t: float, num_classes: int) -> Tensor:
     """DINO's weighted votes [len(k), Q, C] of neighbours with cosines [Q, n] and labels [Q, n], best first.
 
-    They are exp((cosine - 1) / t): DINO's ranking, and no overflow in low precision.
+    They are exp((cosine - 1) / t): DINO's ranking, and no overflow in low precision. Where t is so small that this may
+    be 0 for all, each query's best cosine stands for 1, which ranks the same; a vote is never 0.
     """
-    weights, empty = ((sims - 1) / t).exp(), sims.new_zeros(len(sims), num_classes)
+    most = sims[:, :1] if 2 / t > UNDERFLOW else 1
+    weights = ((sims - most) / t).exp().clamp_min(torch.finfo(torch.float32).tiny)
+    empty = sims.new_zeros(len(sims), num_classes)
     return torch.stack([empty.scatter_add(1, near[:, :n], weights[:, :n]) for n in k])
 
 

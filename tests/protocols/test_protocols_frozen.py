@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fake_features import part
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -42,6 +43,19 @@ def test_knn_equals_scikit_learn():
     theirs.fit(bank.own.numpy(), bank.labels.numpy())
     ours = knn_votes(bank.own, bank.labels, queries.own, [20], 0.07, 4)[0].argmax(1)
     assert (ours.numpy() == theirs.predict(queries.own.numpy())).all()
+
+
+@pytest.mark.parametrize("t", [0.03, 0.005, 1e-4])
+def test_knn_of_a_small_temperature_still_votes(t):
+    """exp((cosine - 1) / t) is 0 in single precision where the nearest image is not near."""
+    bank, queries = part(300), part(50, seed=1)
+    votes = knn_votes(bank.own, bank.labels, queries.own, [1, 20], t, 4)
+    sims = F.normalize(queries.own.double(), dim=1) @ F.normalize(bank.own.double(), dim=1).T
+    top, near = sims.topk(20)
+    weights = ((top - top[:, :1]) / t).exp()
+    plain, known = (torch.zeros(50, 4).double().scatter_add(1, bank.labels[near], w) for w in (weights, weights + 1))
+    assert (votes[1].argmax(1) == plain.argmax(1)).all()
+    assert (votes[0].argmax(1) == bank.labels[near[:, 0]]).all() and ((votes[1] > 0) == (known > 0)).all()
 
 
 @pytest.mark.parametrize(("bank", "queries"), [(6, 3), (30, 1), (30, 99)])
