@@ -8,7 +8,7 @@ from results import rows as grouping
 from results import unbalanced
 from results.cells import written
 from results.parts import MAJORITY, RAW, Column, Pair, Row
-from results.records import ACCURACIES, Record
+from results.records import Record, accuracy
 from ssl_bench import find
 from ssl_bench.config.schema import to_dict
 
@@ -222,7 +222,7 @@ def seeds_alone(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 
 def repeats(records: Sequence[Record]) -> list[str]:
     """How far accuracies lie from those of the same runs trained before, on other hardware or by older code."""
-    both = [(old.value, new.value) for old, new in grouping.repeats(records) if new.headline in ACCURACIES]
+    both = [(old.value, new.value) for old, new in grouping.repeats(records) if accuracy(new.headline)]
     if not both:
         return []
     gaps = [new - old for old, new in both]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from results.parts import REFERENCES, UNTRAINED, Column
-from results.records import ACCURACIES, Record, sha
+from results.records import Record, accuracy, sha
 from ssl_bench import find
 
 
@@ -113,7 +113,7 @@ def columns(records: Sequence[Record]) -> list[Column]:
     labels = _shortest(long)
     chance: dict[str, float | None] = dict.fromkeys(first)
     for r in records:
-        if r.headline in ACCURACIES and "majority" in r.data:
+        if accuracy(r.headline) and "majority" in r.data:
             chance[column_key(r)] = float(r.data["majority"])
     return [
         Column(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from results.parts import BALANCED
-from results.records import ACCURACIES, Record
+from results.records import Record, accuracy
 
 IMBALANCED = 1.5  # from where on they are: images of the largest test class for one of the smallest
 
@@ -22,7 +22,7 @@ def unbalanced(r: Record) -> bool:
 
 def balanced(records: Sequence[Record]) -> list[Record]:
     """Of accuracies on unbalanced classes, the balanced ones, for a column of their own."""
-    wanted = [r for r in records if r.headline in ACCURACIES and unbalanced(r) and BALANCED in r.metrics]
+    wanted = [r for r in records if accuracy(r.headline) and unbalanced(r) and BALANCED in r.metrics]
     return [replace(r, headline=BALANCED, optimism={}, correct="", correct_sha256="") for r in wanted]
 
 
@@ -33,4 +33,5 @@ def majority(records: Sequence[Record]) -> float | None:
         return None
     if r.headline == BALANCED:
         return 100 / max(1, r.data["test_classes"]) if r.data["majority"] else 0.0
-    return float(r.data["majority"]) if r.headline in ACCURACIES or r.protocol == "lowshot" else None
+    every = not r.protocol_config.get("ways")  # of some classes another is the largest
+    return float(r.data["majority"]) if accuracy(r.headline) or (r.protocol == "lowshot" and every) else None

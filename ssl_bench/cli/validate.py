@@ -34,4 +34,5 @@ def validate(source: str, protocols: tuple[str, ...], seed: int, device: str, th
     found = figures(run, protocols, root, seed, device)
     for name in protocols:
         entry = found[name]
-        screen.say(f"{name} of {run.name} on {entry['num_val']} validation images: {entry['value']:.2f}", "bold")
+        what = f"{entry['headline']} of {run.name} on {entry['num_val']} validation images"
+        screen.say(f"{name}: {what}: {entry['value']:.2f}", "bold")

@@ -6,8 +6,9 @@ Each fold is evaluated like a set of its own, by `evaluate`, which keeps its rec
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,6 +26,7 @@ from ssl_bench.errors import UserError
 from ssl_bench.evaluation.evaluate import evaluate_all
 from ssl_bench.parallel import collectives
 
+FEWER = re.compile(r" \((\d+)(-\d+)? per class\)")  # as `Predictor.true_names` has it
 FILLED_IN = ("id", "schema", "correct", "correct_sha256", "created")  # by `records.make`
 BALANCE: dict[str, Callable[[list[Any]], Any]] = {"majority": fmean, "test_classes": max, "imbalance": max}
 
@@ -66,6 +68,7 @@ def mean(each: Sequence[Record], name: str) -> Record:
     Its bits are those of all folds, one after another; none where folds differ in size, for the mean over folds is
     then not the share of these bits. What each fold had stands in `data.folds`.
     """
+    each = _alike(each)
     first = each[0]
     labels = [r.data["name"].rpartition(":")[2] for r in each]
     found = [r.bits() for r in each]
@@ -85,6 +88,23 @@ def mean(each: Sequence[Record], name: str) -> Record:
     peak = max(s["peak_memory_bytes"] for s in spent)
     fields["compute"] = {**first.compute, "eval": {**spent[0], **total, "peak_memory_bytes": peak}}
     return records.make(correct=np.concatenate(bits) if alike else None, **fields)
+
+
+def _alike(each: Sequence[Record]) -> list[Record]:
+    """The records with the same name for what one fold calls `shots10` and another, of fewer images, `shots10 (6 per
+    class)`: the smallest number of all folds.
+    """
+    names: dict[str, set[str]] = {}  # without and with the images per class
+    for r in each:
+        for name in r.metrics:
+            names.setdefault(FEWER.sub("", name), set()).add(name)
+    told: dict[str, str] = {}
+    for plain, seen in names.items():
+        counts = [int(match[1]) for name in seen if (match := FEWER.search(name))]
+        fewest = f" (as few as {min(counts)} per class)" if counts else ""
+        mean = plain.removesuffix("_std") + fewest + "_std" * plain.endswith("_std")
+        told |= dict.fromkeys(seen, mean if len(seen) > 1 else next(iter(seen)))
+    return [replace(r, headline=told[r.headline], metrics={told[k]: v for k, v in r.metrics.items()}) for r in each]
 
 
 def _optimism(each: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -85,3 +85,15 @@ def test_a_row_without_a_fold_is_refused(tmp_path: Path) -> None:
     for name in (data.name, f"parquet:{path}#fold=fold:1"):
         with pytest.raises(UserError, match="some rows have no value in column 'fold': write the fold of every row"):
             folds.each(data) if name == data.name else open_data(replace(data, name=name))
+
+
+def test_folds_with_fewer_images_per_class_than_asked_for_say_so_in_the_mean(tmp_path: Path) -> None:
+    """Of three folds the large one leaves few images for training: its shots10 are fewer, under another name."""
+    data = table(tmp_path / "a.parquet", {1: 8, 2: 8, 3: 24})
+    found = list(evaluate_folds("pixels", ["lowshot", "knn"], data, tmp_path / "runs"))
+    assert [r.protocol for r in found] == ["lowshot", "knn"]
+    low = found[0]
+    assert low.headline == "shots10 (as few as 8 per class)" and low.headline in low.metrics
+    values = [next(v for k, v in fold.items() if k.startswith("shots10")) for fold in low.data["folds"].values()]
+    assert low.value == pytest.approx(sum(values) / 3)
+    assert sum("shots10 " in name and "_std" in name for name in low.metrics) == 1

@@ -105,7 +105,7 @@ def test_a_protocol_is_scored_on_the_half_it_did_not_choose_on():
             return super().score(output, labels, num_classes)
 
     val = part(60, seed=1)
-    found = validate.crossed(Spy(KNNConfig()), part(200), val, 0)
+    found, _ = validate.crossed(Spy(KNNConfig()), part(200), val, 0)
     assert torch.equal(seen[0], seen[3]) and torch.equal(seen[1], seen[2])
     assert torch.cat([seen[0], seen[1]]).bincount().equal(val.labels.bincount()) and 0 <= found["top1"] <= 100
 

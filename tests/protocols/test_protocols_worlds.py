@@ -174,7 +174,7 @@ def test_no_setting_is_chosen_by_the_sealed_episodes(run: Run, monkeypatch: pyte
         features.of_part(encoder, data, split, name, run.folder.parent)
         for split, name in ((data.train, "train"), (data.val, "val"))
     )
-    found = validate.crossed(one, train, val, 0)
+    found, _ = validate.crossed(one, train, val, 0)
     assert {"success", "near"} <= found.keys() and asked and not any(asked)
     own, sealed = (rollouts.episodes(ROOMS, "far", 2, which).start[0, :2] for which in (False, True))
     assert own != pytest.approx(sealed)

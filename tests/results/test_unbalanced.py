@@ -110,3 +110,13 @@ def test_what_is_no_number_is_refused(facts: dict[str, Any]) -> None:
     del values["digest"]
     with pytest.raises(UserError, match=next(iter(facts))):
         from_dict(values)
+
+
+def test_the_largest_class_stands_beside_accuracies_of_all_classes_only() -> None:
+    few = "top1 (6 per class)"
+    knn = replace(of("mae", 50.0, 30.0, protocol="knn"), variant="fewshot", headline=few, correct="", correct_sha256="")
+    knn = replace(knn, metrics={few: 50.0, "balanced": 30.0})
+    ways = replace(of("mae", 50.0, 0.0, protocol="lowshot"), variant="ways", headline="shots10", correct="")
+    ways = replace(ways, metrics={"shots10": 50.0}, protocol_config={"ways": 5})
+    found = means(tables.build([knn, ways]), "majority")
+    assert sorted(found.values(), key=str) == [pytest.approx(100 / 3), 70.6, None]
