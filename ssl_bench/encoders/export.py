@@ -145,7 +145,8 @@ def _numbers_table(scores: Scores) -> list[str]:
         return ["This run has not been evaluated (`ssl-bench eval RUN --protocol linear`)."]
     rows = [f"| {_cell(name)} | {mine} | {seeds or '–'} |" for name, mine, seeds in scores]
     legend = (
-        "One run: [95 % interval over the test images]. All seeds: mean ± half the 95 % t-interval (number of seeds). "
+        "One run: [95 % interval over the test images]. All seeds: the row of `ssl-bench report`, "
+        "mean ± half of the 95 % interval over seeds and test images (number of seeds). "
         "Hyperparameters of the probes were chosen on held-out training images, never on the test images."
     )
     return ["| protocol | this run | all seeds of this recipe |", "|---|---|---|", *rows, "", legend]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from results import cells, tables
-from results.parts import Cell
+from results import cells, sets, tables
+from results.parts import Cell, Table
 from results.records import Record, read
 from results.rows import budget
 from ssl_bench import find
@@ -18,30 +17,30 @@ from ssl_bench.training.run_folder import Run, busy
 
 
 def scores(run: Run, root: Path) -> list[tuple[str, str, str]]:
-    """(protocol and metric, this run's number, the number over all seeds of the same recipe, or "")."""
+    """(protocol and metric, this run's number, its row's in the table that `report` prints, or "" of one seed)."""
     folder = root / "records"
-    records = read(folder) if folder.is_dir() else []
+    records = sets.one_name(read(folder)) if folder.is_dir() else []
     mine = [r for r in records if r.run == run.name]
     if not mine:
         return []
-    alike = [r for r in records if _recipe(r) == _recipe(mine[0])]
-    own, every = _cells(mine), _cells(alike)
+    row: dict[str, tuple[str, Cell]] = {}
+    for part in sets.by_title(records).values():
+        row |= _cells(tables.build(part), mine) if any(r.run == run.name for r in part) else {}
     return [
-        (name, cells.number(cell), cells.number(every[name]) if every[name].n > 1 else "") for name, cell in own.items()
+        (name, cells.number(cell), cells.number(row[key][1]) if key in row and row[key][1].n > 1 else "")
+        for key, (name, cell) in _cells(tables.build(mine), mine).items()
     ]
 
 
-def _recipe(r: Record) -> Any:
-    """Method and config but for the seed, and what it was trained on."""
-    config = {k: v for k, v in r.config.items() if k not in ("seed", "run")}
-    return r.method, r.recipe, config, r.pretrain_data.get("fingerprint")
-
-
-def _cells(records: list[Record]) -> dict[str, Cell]:
-    """Column -> cell of records that make one row."""
-    table = tables.build(records)
-    row = next(row for row in table.rows if any(row.cells))
-    return {name: cell for name, cell in zip(cells.headers(table)[1:], row.cells, strict=False) if cell is not None}
+def _cells(table: Table, mine: list[Record]) -> dict[str, tuple[str, Cell]]:
+    """Column -> its name and the cell of the row that has these records; {} where newer ones have replaced them."""
+    ids = {r.id for r in mine}
+    row = next((row for row in table.rows if any(c is not None and ids & set(c.records) for c in row.cells)), None)
+    return {
+        column.key: (name, cell)
+        for column, name, cell in zip(table.columns, cells.headers(table)[1:], row.cells if row else (), strict=False)
+        if cell is not None
+    }
 
 
 def cost(run: Run) -> list[tuple[str, str]]:
