@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
+LISTED = 100  # names that an error lists
 SPELLED = {  # what a terminal that lacks a character shows instead
     **dict(zip("–—−±⚠×·→…≤≥", ("-", "-", "-", "+-", "!", "x", "|", "->", "...", "<=", ">="), strict=True)),
     **dict(zip("▁▂▃▄▅▆▇█", "_.,-=+*#", strict=True)),
@@ -30,7 +31,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """A hint such as `Did you mean 'ijepa'?`, or the list of valid names where none is close."""
     names = sorted(names)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else f"Valid: {', '.join(names)}."
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    more = f", and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return f"Valid: {', '.join(names[:LISTED])}{more}."
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ssl_bench import find
-from ssl_bench.errors import UserError
+from ssl_bench.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -197,3 +197,9 @@ def test_what_leaves_the_paper_must_be_written_out(written: str, lab: Path) -> N
     write(lab / "my_lab", idea=f"import math\n\nDEPARTS = {written}\n")
     with pytest.raises(UserError, match=r"DEPARTS in .*idea\.py, line 3, must be written out as names and texts"):
         find.departs("my_lab.idea", "quick")
+
+
+def test_a_hint_lists_no_thousands_of_names() -> None:
+    assert nearest("x", ["one", "two"]) == "Valid: one, two."
+    many = nearest("x", [f"name{i:04d}" for i in range(1300)])
+    assert many.startswith("Valid: name0000, ") and many.endswith("name0099, and 1,200 more.")

@@ -194,7 +194,7 @@ def EVAL_DATA(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise UserError(f"--eval-data has no effect with {option}: leave one of them out.")
         from ssl_bench.data import registry
 
-        names = list(dict.fromkeys(eval_data.split(",")))
+        names = registry.several(eval_data)
         for name in names:
             registry.find(name)
         return command(eval_data=names, **given)

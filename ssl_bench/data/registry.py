@@ -72,6 +72,17 @@ def named(name: str) -> bool:
     return name.partition("#")[0] in EMBEDDED or kind in mine or bool(kind in KINDS and rest)
 
 
+def several(text: str) -> list[str]:
+    """Names of sets with commas between them; one inside a name (`#classes=sky,tree`, a path) parts nothing."""
+    out: list[str] = []
+    for piece in text.split(","):
+        if out and {":", "#"} & set(out[-1]) and not named(piece):
+            out[-1] += f",{piece}"
+        else:
+            out.append(piece)
+    return list(dict.fromkeys(out))
+
+
 def _unknown(name: str) -> UserError:
     if name and Path(name).expanduser().exists():
         kind = {".parquet": "parquet", ".tar": "webdataset"}.get(Path(name).suffix, "folder")

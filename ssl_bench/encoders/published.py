@@ -1,5 +1,7 @@
 """Encoders that were not trained here: `timm:NAME`, `hf:NAME`, `hub:REPO:NAME`, and checkpoint files as published.
 
+`timm:local-dir:PATH` is what `ssl-bench export` wrote, `timm:hf-hub:REPO` a repository.
+
 `file:PATH` knows the layouts of I-JEPA, MAE, DINO, iBOT, MoCo v3, DINOv2, data2vec 2.0 and CAPI, and those of clips:
 V-JEPA, V-JEPA 2, V-JEPA 2.1 and VideoMAE (16 frames of 224 or 256 px; `frames=8`, `size=112` ask for others). Weights
 are renamed, never guessed: what is missing or left over is an error that names it, and what belongs to no encoder
@@ -66,8 +68,8 @@ def from_timm(name: str, pretrained: bool = True) -> Encoder:
     import timm
 
     base, settings = _settings(name)
-    plain = base.split(".")[0].removeprefix("hf-hub:")
-    if "hf-hub:" not in base and plain not in timm.list_models():
+    plain, place = base.split(".")[0], base.startswith(("hf-hub:", "local-dir:"))
+    if not place and plain not in timm.list_models():
         raise UserError(f"timm has no model '{base}'. {nearest(plain, timm.list_models())}")
     size: dict[str, Any] = {"img_size": int(settings["size"])} if "size" in settings else {}
     try:

@@ -22,7 +22,7 @@ from ssl_bench import find
 from ssl_bench.cli.main import cli
 from ssl_bench.config.overrides import resolve
 from ssl_bench.config.schema import DataConfig, RunConfig
-from ssl_bench.data import catalogue
+from ssl_bench.data import catalogue, registry
 from ssl_bench.data.dataset import notes, open_data, open_test
 from ssl_bench.errors import UserError
 from ssl_bench.experiments import matrix
@@ -214,6 +214,14 @@ def test_a_comparison_evaluated_on_another_set(photos: Path, tmp_path: Path) -> 
     for more, sentence in (("cifra10", "Did you mean 'cifar10'"), ("clothing48 --slurm gpu", "no effect with --slurm")):
         done = CliRunner().invoke(cli, ["compare", "--root", str(tmp_path), "--eval-data", *more.split()])
         assert isinstance(done.exception, UserError) and sentence in str(done.exception)
+
+
+def test_a_comma_inside_the_name_of_a_set_parts_nothing() -> None:
+    masks = "folder:/a,b/c#masks=masks#classes=sky,tree"
+    assert registry.several(f"cifar10,{masks},clothing48,parquet:/x,cifar10") == [
+        "cifar10", masks, "clothing48", "parquet:/x",
+    ]  # fmt: skip
+    assert registry.several("cifar10,cifra10") == ["cifar10", "cifra10"]
 
 
 def test_whole_labels_of_another_type_are_one_class_and_said(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from ssl_bench.cli import main
 from ssl_bench.encoders.export import export
 from ssl_bench.encoders.from_run import from_run
+from ssl_bench.encoders.published import from_timm
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.evaluate import evaluate_all
 from ssl_bench.experiments.run_summary import cost
@@ -53,6 +54,8 @@ def test_timm_alone_gives_the_same_features(method: str, shape: dict[str, Any], 
     with torch.inference_mode():
         mine = encoder.encode(raw[None])[encoder.pooling][:, -1]
         theirs = model(transform(image).unsqueeze(0))
+    again = from_timm(f"local-dir:{to}")
+    assert again.mean == encoder.mean and again.image_size == encoder.image_size
     assert torch.allclose(mine, theirs, atol=1e-5)
     assert float(mine.std()) > 1e-3
 
