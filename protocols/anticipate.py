@@ -37,6 +37,8 @@ class AnticipateConfig:
     def check(self) -> None:
         if not 0 < self.seen < 1 or self.batch_size < 1:
             raise UserError(f"anticipate needs seen between 0 and 1, and a batch_size of 1 or more; seen={self.seen}.")
+        if self.linear.svm or self.linear.augment:
+            raise UserError("linear.svm and linear.augment read whole clips, not beginnings: leave them out.")
         self.linear.check()
 
 

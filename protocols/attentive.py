@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from ssl_bench.config.schema import later
+from ssl_bench.config.schema import bounded, later
+from ssl_bench.errors import UserError
 from ssl_bench.evaluation.attentive_heads import Head
 from ssl_bench.evaluation.linear_heads import StackedAdamW
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
@@ -42,12 +43,12 @@ from ssl_bench.training.method import warmup_cosine
 class AttentiveConfig:
     head: Literal["vjepa", "vjepa2", "capi", "aim", "ep"] = "vjepa"
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    weight_decays: tuple[float, ...] = (1e-3, 0.05)
+    weight_decays: tuple[float, ...] = bounded((1e-3, 0.05), least=0)
     epochs: int = 10
     batch_size: int = 128
-    warmup: float = 0.0  # share of training
-    beta2: float = 0.999
-    clip: float = 1.0  # norm of each head's gradient; 0: none
+    warmup: float = bounded(0.0, below=1)  # share of training
+    beta2: float = bounded(0.999, least=0, below=1)
+    clip: float = bounded(1.0, least=0)  # norm of each head's gradient; 0: none
     num_heads: int = 0  # of the attention; 0: one per 64 dimensions, at least one
     queries: int = 32  # of `ep`
     lr_per_256: bool = False  # learning rates are for 256 images and grow with the batch
@@ -103,6 +104,8 @@ class Probes(Predictor):
         self.statistics = first.mean((0, 1)), first.std((0, 1)) + 1e-6
         dim, torch_seed = first.shape[2], mix("attentive", seed)
         heads = config.num_heads or max(1, dim // 64)
+        if config.head != "ep" and dim % heads:
+            raise UserError(f"attentive.num_heads={heads} must divide the {dim} dimensions of a token: set another.")
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed)
             self.model = Head(config.head, dim, heads, config.queries, x.num_classes).to(first.device)

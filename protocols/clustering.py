@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_bench.errors import UserError
 from ssl_bench.evaluation import scorers
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
@@ -29,10 +28,6 @@ class ClusteringConfig:
     restarts: int = 10
     iterations: int = 300  # at most, of Lloyd's algorithm
     clusters: int = 0  # 0: as many as there are classes
-
-    def check(self) -> None:
-        if self.restarts < 1 or self.clusters < 0:
-            raise UserError("clustering needs restarts >= 1 and clusters >= 0.")
 
 
 def kmeans(x: Tensor, k: int, restarts: int, iterations: int, generator: torch.Generator) -> Tensor:

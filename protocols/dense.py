@@ -40,7 +40,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_bench.config.schema import later
+from ssl_bench.config.schema import bounded, later
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation import map_scorers, matches
 from ssl_bench.evaluation.dense_heads import DenseHead, Linear, Logistic, Neighbours
@@ -57,7 +57,7 @@ ROWS = 256  # images at a time
 @dataclass(frozen=True)
 class DenseConfig:
     head: Literal["logistic", "knn", "linear", "match"] = "logistic"
-    images: int = 2000  # training images at most; 0: all
+    images: int = bounded(2000, least=0)  # training images at most; 0: all
     raw_patch: int = 6  # pixels per side of a patch of raw input
     strengths: int = 8  # values of C between 10^-6 and 10^5
     tol: float = COMPARED  # share of the objective left to gain at which L-BFGS stops
@@ -66,7 +66,7 @@ class DenseConfig:
     steps: int = 2000
     batch_size: int = 16
     lr: float = 1e-3
-    weight_decay: float = 1e-3
+    weight_decay: float = bounded(1e-3, least=0)
     within: float = later(1.0)  # patches from the true place that a match may lie
     layers: Literal["last", "last4"] = later("last")
     concat: Literal["none", "cls", "registers"] = later("none")  # tokens of the image beside every patch token
@@ -85,8 +85,6 @@ class DenseConfig:
         refuse_idle(self, f"with head={self.head}", *idle, *(["images"] if self.head == "match" else []))
         if odd := set(self.metrics) - {"cosine", "l2"}:
             raise UserError(f"metrics={odd.pop()}: write cosine, l2 or both.")
-        if min(self.strengths, self.raw_patch, self.steps, self.batch_size, *self.ks) < 1 or self.images < 0:
-            raise UserError("dense needs strengths, raw_patch, steps, batch_size and ks of 1 or more, images >= 0.")
         self.reading.check()
 
 

@@ -18,6 +18,7 @@ Changes: 1 first version. 2 the default has no cutmix any more: chosen again, on
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
+from ssl_bench.config.schema import bounded
 from ssl_bench.encoders.encoder import Encoder
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
@@ -39,28 +41,33 @@ from ssl_bench.screen import paced
 from ssl_bench.training.method import warmup_cosine
 from ssl_bench.views.augment import AugmentConfig
 
+SPEC = r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t\w+)*"  # timm ignores or asserts what is none
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
     epochs: int = 20
-    batch_size: int = 128
+    batch_size: int = bounded(128, least=2)  # mixup needs pairs
     blr: float = 4e-3  # learning rate per 256 images
-    layer_decay: float = 0.75
-    drop_path: float = 0.1  # of the last block, growing linearly
-    weight_decay: float = 0.05
-    warmup_epochs: float = 2
-    min_lr: float = 1e-6
+    layer_decay: float = bounded(0.75, most=1)
+    drop_path: float = bounded(0.1, least=0, below=1)  # of the last block, growing linearly
+    weight_decay: float = bounded(0.05, least=0)
+    warmup_epochs: float = bounded(2, least=0)
+    min_lr: float = bounded(1e-6, least=0)
     crop_scale: tuple[float, float] = (0.35, 1.0)
     randaugment: str = ""  # "": none
-    erase: float = 0.0  # probability of random erasing
+    erase: float = bounded(0.0, most=1)  # probability of random erasing
     mixup: float = 0.0
     cutmix: float = 0.0
-    smoothing: float = 0.1
+    smoothing: float = bounded(0.1, least=0, below=1)
     pooling: Pooling = "mean"  # of the patch tokens
 
     def check(self) -> None:
-        if self.batch_size < 2 or not 0 <= self.warmup_epochs < self.epochs:
-            raise UserError("finetune needs batch_size >= 2, and fewer warmup_epochs than epochs.")
+        AugmentConfig(crop_scale=self.crop_scale).check()
+        if self.randaugment and not re.fullmatch(SPEC, self.randaugment):
+            raise UserError(f"randaugment={self.randaugment} is none of timm's, such as rand-m9-mstd0.5-inc1.")
+        if self.warmup_epochs >= self.epochs:
+            raise UserError(f"finetune needs fewer warmup_epochs ({self.warmup_epochs:g}) than epochs ({self.epochs}).")
 
     def network(self, encoder: Encoder, num_classes: int) -> Classifier | PredictorClassifier:
         """What is trained."""
@@ -71,7 +78,7 @@ class FinetuneConfig:
 class PredictorConfig(FinetuneConfig):
     """Of the predictor that the run has kept; the encoder stays as it is."""
 
-    drop_path: float = 0.0
+    drop_path: float = bounded(0.0, below=1)
     start: Literal["learned", "fresh"] = "learned"  # fresh: the same network untrained
 
     def check(self) -> None:

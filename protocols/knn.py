@@ -38,9 +38,7 @@ class KNNConfig:
     draws: int = 1  # of such banks
 
     def check(self) -> None:
-        if min(self.k, *self.also) < 1 or self.temperature <= 0 or self.shots < 0:
-            raise UserError("knn needs k >= 1, temperature > 0 and shots >= 0.")
-        if self.draws < 1 or (self.draws > 1 and not self.shots):
+        if self.draws > 1 and not self.shots:
             raise UserError(f"draws={self.draws} has no effect while shots=0: the bank is the whole training split.")
 
 

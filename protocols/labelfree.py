@@ -30,28 +30,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_bench.config.schema import bounded
+from ssl_bench.errors import UserError
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol, refuse_idle
 from ssl_bench.evaluation.scorers import Nothing
 from ssl_bench.rng import Rng, mix
 from ssl_bench.training.monitor import feature_std, mean_cosine, rankme
 from ssl_bench.views.augment import AugmentConfig
 
-WIDE = 2048
+WIDE, LEAST = 2048, 3  # twonn needs two neighbours
 
 
 @dataclass(frozen=True)
 class LabelFreeConfig:
-    images: int = 25_600  # at most (RankMe's number)
+    images: int = bounded(25_600, least=LEAST)  # at most (RankMe's number)
     eps: float = 1e-7  # of RankMe
     fit_from: int = 11  # alpha-ReQ's range of eigenvalues, counted from 1
     fit_to: int = 50
-    lidar_images: int = 100  # each a class of its own; 0: no LiDAR
-    lidar_views: int = 10
+    lidar_images: int = bounded(100, least=0)  # each a class of its own; 0: no LiDAR
+    lidar_views: int = bounded(10, least=2)  # whose covariance within an image is taken
     lidar_delta: float = 1e-4
 
     def check(self) -> None:
         if not self.lidar_images:
             refuse_idle(self, "with lidar_images=0", "lidar_views", "lidar_delta")
+        if self.lidar_images == 1:
+            raise UserError("lidar_images=1 has no covariance between images: set 2 or more, or 0 for none.")
+        if self.fit_from + 3 > self.fit_to:
+            raise UserError(f"fit_from={self.fit_from} must be at least 3 below fit_to={self.fit_to}.")
 
 
 def alpha_req(z: Tensor, start: int, stop: int) -> float:
@@ -118,6 +124,8 @@ class LabelFree(Protocol):
 
     def fit(self, train: Features, val: Features, seed: int) -> Measured:
         both, c = train + val, self.config
+        if len(both) < LEAST:
+            raise UserError(f"labelfree needs {LEAST} training images or more, and there are {len(both)}.")
         order = torch.randperm(len(both), generator=torch.Generator().manual_seed(mix("labelfree", seed)))
         wide = both.own.shape[1] > WIDE
         z = both.own[order[: min(c.images, 1000) if wide else c.images]]

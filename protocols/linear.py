@@ -40,6 +40,7 @@ from ssl_bench.evaluation.protocol import Features, Key, Predictor, Protocol, re
 from ssl_bench.evaluation.regression import Regression, judged
 from ssl_bench.evaluation.svm import SVM
 from ssl_bench.rng import mix
+from ssl_bench.views.augment import AugmentConfig
 
 Scored = tuple[str, Tensor]  # a candidate's name and its logits [N, K]
 
@@ -60,8 +61,7 @@ class LinearConfig:
     tol: float = TOL  # share of the objective left to gain at which the winner's L-BFGS stops
 
     def check(self) -> None:
-        if min(self.epochs, self.batch_size, self.strengths) < 1 or self.svm < 0:
-            raise UserError("linear needs epochs, batch_size and strengths of 1 or more, and no svm below 0.")
+        AugmentConfig(crop_scale=self.crop_scale).check()
         if not self.augment:
             refuse_idle(self, "with augment=false", "crop_scale")
         if self.svm:

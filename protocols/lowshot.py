@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protocols.finetune import FinetuneConfig, Finetuned
-from ssl_bench.config.schema import later
+from ssl_bench.config.schema import bounded, later
 from ssl_bench.data.imagenet_subsets import OFFICIAL, read, rows
 from ssl_bench.errors import UserError
 from ssl_bench.evaluation.logistic import rotate, solve
@@ -50,23 +50,23 @@ from ssl_bench.screen import paced
 @dataclass(frozen=True)
 class LowShotConfig:
     solver: Literal["logistic", "ridge", "finetune"] = "logistic"
-    penalty: float = 0.00025  # MSN's lambda, divided by n; or big_vision's ridge
-    shots: tuple[int, ...] = (1, 2, 5, 10, 25)  # images per class; a class that has fewer gives all it has
-    percents: tuple[float, ...] = (1.0, 10.0)  # of each class
+    penalty: float = bounded(0.00025, least=0)  # MSN's lambda, divided by n; or big_vision's ridge
+    shots: tuple[int, ...] = bounded((1, 2, 5, 10, 25), empty=True)  # per class; one that has fewer gives all it has
+    percents: tuple[float, ...] = bounded((1.0, 10.0), most=100, empty=True)  # of each class
     draws: int = 5
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)  # of the solver of that name
     ways: int = later(0)  # classes of a draw, tested among themselves; 0: all, on all test images
     lists: str = ""  # folder of ImageNet's official lists, read instead of drawing percents; in records: their sha256
 
     def check(self) -> None:
-        if not self.names() or self.draws < 1:
-            raise UserError("lowshot needs shots or percents, and draws >= 1.")
+        if not self.names():
+            raise UserError("lowshot needs shots or percents, and both are empty.")
         if self.lists and (self.shots or self.draws != 1 or not set(self.percents) <= set(OFFICIAL)):
             raise UserError("The official lists are one draw of 1 and 10 %: set shots= percents=1,10 draws=1.")
         if self.solver != "finetune" and self.finetune != FinetuneConfig():
             raise UserError(f"finetune.* has no effect with solver={self.solver}.")
-        if self.solver == "finetune" and self.penalty:
-            raise UserError("penalty has no effect with solver=finetune: set it to 0.")
+        if (self.solver == "finetune") == (self.penalty > 0):
+            raise UserError(f"penalty={self.penalty:g} must be above 0, but 0 with solver=finetune, which has none.")
         if self.ways and (self.percents or self.ways < 2 or self.solver == "finetune"):
             raise UserError(f"ways={self.ways} needs 2 classes or more, percents= and a solver that is not finetune.")
         self.finetune.check()

@@ -49,6 +49,8 @@ class RobustConfig:
             raise UserError("robust needs a corruption and severities from 1 to 5.")
         if not 1 <= self.draws <= (pairs := len(self.corruptions) * self.severities):
             raise UserError(f"robust shows an image under 1 to {pairs} corruptions here, not {self.draws}: set draws.")
+        if self.linear.svm:
+            raise UserError(f"linear.svm={self.linear.svm:g} reads tokens, which robust has none of: leave it out.")
         self.linear.check()
 
 

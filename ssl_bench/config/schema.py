@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from ssl_bench.config.bounds import refuse_negative, refuse_outside
+from ssl_bench.config.bounds import Bounds, refuse_negative, refuse_outside
 from ssl_bench.config.sound import MelConfig
 from ssl_bench.errors import UserError, nearest
 
@@ -34,6 +34,11 @@ HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}  # what is usual for
 def later(value: Any) -> Any:
     """A field that came after the first records: at this default it is left out of what is written and hashed."""
     return field(default=value, metadata={"later": True})
+
+
+def bounded(value: Any, **bounds: Any) -> Any:
+    """A field of a protocol's settings whose default does not say what is possible: `Bounds` of config/bounds.py."""
+    return field(default=value, metadata={"bounds": Bounds(**bounds)})
 
 
 # Of clips, sincos is V-JEPA's with even channels for time, row and column, sincos_half gives half of them to the time;

@@ -138,11 +138,16 @@ def encoded(x: Features, config: DynamicsConfig) -> Tensor:
 
 def fit(x: Features, config: FitConfig, seed: int) -> Latents:
     """A predictor on frozen features; everything random derives from the seed."""
+    window = max(config.dynamics.history, config.rollout) + 1
+    if window > x.kind.length:
+        raise UserError(
+            f"fit.rollout={config.rollout} and fit.dynamics.history={config.dynamics.history} need {window} frames, "
+            f"and a trajectory has {x.kind.length}: set less."
+        )
     found = encoded(x, config.dynamics)
     assert x.raw is not None
     actions = x.kind.actions(x.raw.batch(np.arange(len(found))))
     device, steps, width = x.encoder.device, config.steps, found.shape[-1]
-    window = max(config.dynamics.history, config.rollout) + 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("dynamics", seed))
         dynamics = Dynamics(config.dynamics, width, x.kind.block).to(device)

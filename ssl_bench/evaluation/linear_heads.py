@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ssl_bench.config.schema import bounded
 from ssl_bench.evaluation.protocol import Features, Key, combine
 from ssl_bench.rng import Rng, mix
 from ssl_bench.screen import paced
@@ -33,9 +34,9 @@ class HeadsConfig:
     lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)  # one set of heads per learning rate
     weight_decays: tuple[float, ...] = (0.0, 0.01)  # L2, added to the gradient
     optimizer: Literal["sgd", "lars"] = "sgd"
-    momentum: float = 0.9
+    momentum: float = bounded(0.9, least=0, below=1)
     schedule: Literal["cosine", "step"] = "cosine"  # half a cosine to 0, or / 10 at 30, 60 and 90 %
-    warmup: float = 0.0  # share of training
+    warmup: float = bounded(0.0, below=1)  # share of training
     norm: Literal["standardize", "batch", "none"] = "standardize"  # fixed mean and std, BatchNorm without affine, none
     init_std: float = 0.0  # of the weights; 0: zeros
 

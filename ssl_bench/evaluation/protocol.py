@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ssl_bench import find
+from ssl_bench.config.bounds import refuse_impossible
 from ssl_bench.config.overrides import override
 from ssl_bench.data.factors import Factor
 from ssl_bench.data.places import cache_folder
@@ -196,6 +197,7 @@ class Protocol:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        refuse_impossible(f"{type(self).__module__.removeprefix('protocols.')}.", config)
         if hasattr(config, "check"):  # settings that contradict each other are told before any work
             config.check()
 

@@ -285,9 +285,9 @@ def test_capis_rates_follow_the_batch():
     ("robust", "linear.crop_scale=0.5,1", "no effect with augment=false"),
     ("finetune", "pooling=max", "not a choice"),
     ("finetune", "epochs=2", "fewer warmup_epochs"),
-    ("lowshot:finetune", "penalty=1", "penalty has no effect"),
+    ("lowshot:finetune", "penalty=1", "penalty=1 must be above 0, but 0 with solver=finetune"),
     ("labelfree", "lidar_images=0 lidar_views=3", "lidar_views=3 has no effect with lidar_images=0"),
-    ("clustering", "restarts=0", "restarts >= 1"),
+    ("clustering", "restarts=0", r"clustering\.restarts=0 must be at least 1\."),
 ])  # fmt: skip
 def test_no_setting_of_a_protocol_is_silently_ignored(name, setting, sentence):
     with pytest.raises(UserError, match=sentence):

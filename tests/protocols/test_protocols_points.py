@@ -55,8 +55,8 @@ def test_settings_that_have_no_effect_beside_the_svm_are_refused():
     for settings in ({"strengths": 9}, {"logistic": False}, {"tol": 0.1}):
         with pytest.raises(UserError, match=r"has no effect with svm=0.5"):
             LinearConfig(svm=0.5, **settings).check()
-    with pytest.raises(UserError, match="no svm below 0"):
-        LinearConfig(svm=-1.0).check()
+    with pytest.raises(UserError, match=r"linear\.svm=-1\.0 must be at least 0\."):
+        Linear(LinearConfig(svm=-1.0))
 
 
 def test_n_way_m_shot_trains_and_tests_on_the_same_classes_alone():

@@ -85,6 +85,8 @@ def test_planning_by_pixels_is_that_of_the_row_of_pixels(run: Run):
     assert own.metrics == row.metrics and own.correct == row.correct
     assert own.selected["calls_per_decision"] == row.selected["calls_per_decision"]
     assert own.selected["dynamics"] == "fitted" and own.selected["seconds_far"] > 0
+    with pytest.raises(UserError, match=r"fit\.rollout=99 .* need 100 frames, and a trajectory has \d+: set less"):
+        evaluate("pixels", "surprise", DATA, run.folder.parent, overrides=["fit.rollout=99"])
 
 
 def test_a_policy_acts_without_a_search(tmp_path: Path):
