@@ -12,7 +12,8 @@ published augmentation 38.3 %. With far longer training the stronger augmentatio
 Trained once on training and validation part, the last epoch counts: nothing is chosen (the official code reports the
 best epoch on the test set). Test images: resize and centre crop, no augmentation.
 
-Changes: 1 first version. 2 the default has no cutmix any more: chosen again, on validation images.
+Changes: 1 first version. 2 the default has no cutmix any more: chosen again, on validation images. 3 of drop_path=0
+alone: what the evaluated network had in pretraining is off then (it stayed on); all others are as before.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ssl_bench.screen import paced
 from ssl_bench.training.method import warmup_cosine
 from ssl_bench.views.augment import AugmentConfig
 
+PICTURES = "image captioned sound"  # the kinds whose random views are made as of pictures
 SPEC = r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d+(\.\d+)?|-t\w+)*"  # timm ignores or asserts what is none
 
 
@@ -178,12 +180,15 @@ class Finetuned(Predictor):
 class Finetune(Protocol):
     version = 2
     input = "images"
+    only = PICTURES
     frozen = False
     config: FinetuneConfig
 
     def __init__(self, config: FinetuneConfig) -> None:
         super().__init__(config)
         self.needs_predictor = isinstance(config, PredictorConfig)
+        if not config.drop_path and not self.needs_predictor:
+            self.version = 3
 
     def fit(self, train: Features, val: Features, seed: int) -> Finetuned:
         return Finetuned(train + val, self.config, seed)

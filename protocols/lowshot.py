@@ -25,7 +25,8 @@ is the same for small sets, where 1 % does not fill a batch of that size: batche
 `lowshot:ways`: n-way m-shot, ten draws of n classes, 20 test items of each; the regression (published: fine-tuning).
 
 Changes: 1 first version. 2 fine-tuning; the numbers of the other two are as before. 3 the regression is solved to the
-end (it had stopped at a gradient of 1e-4 or after 300 passes); ridge and fine-tuning are as before.
+end (it had stopped at a gradient of 1e-4 or after 300 passes); ridge and fine-tuning are as before. 4 of fine-tuning
+alone: as version 3 of `finetune`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protocols.finetune import FinetuneConfig, Finetuned
+from protocols.finetune import PICTURES, FinetuneConfig, Finetuned
 from ssl_bench.config.schema import bounded, later
 from ssl_bench.data.imagenet_subsets import OFFICIAL, read, rows
 from ssl_bench.errors import UserError
@@ -186,6 +187,9 @@ class LowShot(Protocol):
             self.config = replace(config, lists=" ".join(OFFICIAL[p][1] for p in config.percents))
         self.headline = "shots10" if 10 in config.shots else config.names()[0]
         self.input = "images" if config.solver == "finetune" else "features"
+        if config.solver == "finetune":
+            self.only = PICTURES
+            self.version = 4 if not config.finetune.drop_path else self.version
         self.scorer = Ways(tuple(config.names()), config.ways) if config.ways else Settings(tuple(config.names()))
 
     def fit(self, train: Features, val: Features, seed: int) -> FewShot:

@@ -180,7 +180,7 @@ class Predictor:
 class Protocol:
     """Base of every protocol. The annotation of `config` is its frozen dataclass of settings."""
 
-    version: ClassVar[int] = 1  # raised whenever a number could change, with the reason under "Changes"
+    version: int = 1  # raised whenever a number could change, with the reason under "Changes"
     input: Literal["features", "tokens", "images", "world"] = "features"
     headline: str = "top1"
     higher_is_better: ClassVar[bool] = True
@@ -188,7 +188,7 @@ class Protocol:
     scores: ClassVar[Literal["labels", "targets", "masks", "flows"]] = "labels"  # of the test images, for the scorer
     votes: bool = False  # takes films in segments as they are, and gives logits, by which crops of one film can vote
     record_candidates: ClassVar[bool] = False  # also record every candidate's accuracy among the metrics
-    only: ClassVar[str] = ""  # the one kind of item it takes; "": any
+    only: str = ""  # the kind of item it takes, or several with blanks between; "": any
     factor: ClassVar[str] = ""  # what must be known of each item; "": see `scores`
     frozen: ClassVar[bool] = True  # leaves the encoder as it is, and so belongs to `all`
     needs_predictor: bool = False  # of an encoder with a predictor beside it, as few have: no part of `all`

@@ -36,8 +36,9 @@ def lacking(dataset: Dataset, protocols: Iterable[tuple[str, Protocol]]) -> str:
             return (
                 f"{name} needs trajectories of a world, and '{dataset.name}' has {dataset.item.noun}; two_room has them"
             )
-        if one.only and one.only != dataset.item.name:
-            return f"{name} needs {of_kind(one.only).noun}, and '{dataset.name}' has {dataset.item.noun}"
+        if one.only and dataset.item.name not in one.only.split():
+            needed = " or ".join(of_kind(kind).noun for kind in one.only.split())
+            return f"{name} needs {needed}, and '{dataset.name}' has {dataset.item.noun}"
         if one.scores == "targets" and not (one.only or dataset.train.factors):
             return f"{name} probes known factors, which '{dataset.name}' lacks; the set factors has them"
         if one.factor and one.factor not in {f.name for f in dataset.train.factors}:

@@ -91,10 +91,11 @@ def kept_predictor(encoder: Encoder) -> ActionPredictor:
 
 
 def add_drop_path(blocks: list[nn.Module], rate: float) -> None:
-    """Stochastic depth that grows linearly to `rate` at the last block."""
-    if rate and not all(hasattr(b, "drop_path1") for b in blocks):
+    """Stochastic depth that grows linearly to `rate` at the last block, in place of what pretraining had."""
+    able = [hasattr(block, "drop_path1") for block in blocks]
+    if rate and not all(able):
         raise UserError("The blocks of this network have no drop path: set drop_path=0.")
-    for i, block in enumerate(blocks if rate else ()):
+    for i, block in enumerate(blocks if all(able) else ()):
         block.drop_path1 = block.drop_path2 = DropPath(rate * i / max(1, len(blocks) - 1))
 
 

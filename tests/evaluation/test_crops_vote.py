@@ -155,6 +155,13 @@ def test_protocols_that_cannot_join_or_vote_are_refused(place: Path, tmp_path: P
         list(evaluate_all("pixels", [name], data(place, f"#views={views}"), tmp_path))
 
 
+@pytest.mark.parametrize("name", ["finetune", "lowshot:finetune"])
+def test_what_trains_on_random_pictures_is_refused_for_clips(place: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} needs images or .* or sounds, and .* has clips"):
+        list(evaluate_all("random:toy_patch8", ["knn", name], data(place), tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
 def test_protocols_on_pooled_features_take_segments(place: Path, tmp_path: Path):
     found = recorded(data(place, "#views=2x1"), tmp_path, "knn", "lowshot", "clustering")
     assert {r.encoder["segments"] for r in found.values()} == {2} and len(found) == 3

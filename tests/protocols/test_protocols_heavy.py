@@ -165,6 +165,21 @@ def test_layer_decay_has_depth_plus_one_scales_below_the_head():
     ] == [*(0, 1, 12, 13, 13)]
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_finetuning_has_its_own_drop_path_not_that_of_pretraining(rate: float) -> None:
+    encoder = references.untrained(vit("vit_tiny_patch8", drop_path=0.6), 16, 0)
+    assert any(getattr(m, "rate", 0) for m in encoder.model.modules()), "pretraining had one"
+    blocks = Classifier(encoder, rate, "mean", 3).blocks
+    found = [path for block in blocks for path in (block.drop_path1, block.drop_path2)]
+    assert [path.drop_prob for path in found] == pytest.approx([rate * i / 11 for i in range(12) for _ in range(2)])
+
+
+def test_fine_tuning_without_drop_path_is_another_version() -> None:
+    versions = {name: load(name).version for name in ("finetune", "finetune:predictor", "lowshot", "lowshot:finetune")}
+    assert versions == {"finetune": 2, "finetune:predictor": 2, "lowshot": 3, "lowshot:finetune": 4}
+    assert load("finetune", ["drop_path=0"]).version == 3
+
+
 def test_finetuning_learns_colours_and_follows_its_seed(parts):
     config = FinetuneConfig(epochs=4, batch_size=32, blr=5e-3, mixup=0.1, cutmix=0.0, erase=0.1, randaugment="")
     predictor = Finetune(config).fit(parts[0], parts[1], 0)
