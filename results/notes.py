@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from results import rows as grouping
 from results import unbalanced
 from results.cells import written
-from results.parts import MAJORITY, RAW, Column, Pair, Row
+from results.parts import BALANCED, MAJORITY, RAW, Column, Pair, Row
 from results.records import Record, accuracy
 from ssl_bench import find
 from ssl_bench.config.schema import to_dict
@@ -214,10 +214,16 @@ def footnotes(groups: Sequence[grouping.Group]) -> list[str]:
 def seeds_alone(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """Columns whose intervals leave the choice of test images out."""
     over = [{c.over for r in rows if (c := r.cells[i]) is not None} for i in range(len(columns))]
-    names = [column.label for column, found in zip(columns, over, strict=True) if "seeds" in found]
-    if not names:
-        return []
-    return [f"Intervals over seeds alone, since these records hold no correctness per image: {', '.join(names)}."]
+    alone = [column for column, found in zip(columns, over, strict=True) if "seeds" in found]
+    why: dict[str, list[str]] = {}
+    for column in alone:
+        balanced = column.headline == BALANCED  # the bits are there, but a mean over classes needs more
+        missing = "class per image" if balanced else "correctness per image"
+        why.setdefault(missing, []).append(column.label)
+    return [
+        f"Intervals over seeds alone, since records hold no {missing}: {', '.join(names)}."
+        for missing, names in sorted(why.items())
+    ]
 
 
 def repeats(records: Sequence[Record]) -> list[str]:

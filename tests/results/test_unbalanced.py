@@ -120,3 +120,13 @@ def test_the_largest_class_stands_beside_accuracies_of_all_classes_only() -> Non
     ways = replace(ways, metrics={"shots10": 50.0}, protocol_config={"ways": 5})
     found = means(tables.build([knn, ways]), "majority")
     assert sorted(found.values(), key=str) == [pytest.approx(100 / 3), 70.6, None]
+
+
+def test_why_balanced_accuracy_has_no_interval_over_images() -> None:
+    made = [of(m, 72.0, 41.0 + s, s) for m in ("mae", "dino") for s in range(3)]
+    said = "Intervals over seeds alone, since records hold no class per image: knn balanced."
+    assert [note for note in tables.build(made).notes if "seeds alone" in note] == [said]
+    bare = [replace(r, correct="", correct_sha256="") for r in made]
+    assert (
+        "Intervals over seeds alone, since records hold no correctness per image: knn top1." in tables.build(bare).notes
+    )
