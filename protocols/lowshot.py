@@ -24,9 +24,8 @@ is the same for small sets, where 1 % does not fill a batch of that size: batche
 
 `lowshot:ways`: n-way m-shot, ten draws of n classes, 20 test items of each; the regression (published: fine-tuning).
 
-Changes: 1 first version. 2 fine-tuning; the numbers of the other two are as before. 3 the regression is solved to the
-end (it had stopped at a gradient of 1e-4 or after 300 passes); ridge and fine-tuning are as before. 4 of fine-tuning
-alone: as version 3 of `finetune`.
+Changes: 1 first version. 2 fine-tuning; the other two as before. 3 the regression is solved to the end (it had stopped
+at a gradient of 1e-4 or after 300 passes); the others as before. 4 of fine-tuning alone: as version 3 of `finetune`.
 """
 
 from __future__ import annotations
@@ -186,18 +185,15 @@ class LowShot(Protocol):
         if self.listed:  # where they lie changes no number, which they are does
             self.config = replace(config, lists=" ".join(OFFICIAL[p][1] for p in config.percents))
         self.headline = "shots10" if 10 in config.shots else config.names()[0]
-        self.input = "images" if config.solver == "finetune" else "features"
+        self.input = "features"
         if config.solver == "finetune":
-            self.only = PICTURES
-            self.version = 4 if not config.finetune.drop_path else self.version
+            self.input, self.only, self.version = "images", PICTURES, 3 if config.finetune.drop_path else 4
         self.scorer = Ways(tuple(config.names()), config.ways) if config.ways else Settings(tuple(config.names()))
 
     def fit(self, train: Features, val: Features, seed: int) -> FewShot:
         both, c = train + val, self.config
-        if self.listed:
-            sets = [[rows(both.files, names) for names in self.listed]]
-        else:
-            sets = [draw(both.labels, both.num_classes, c, i) for i in range(c.draws)]
+        drawn = (draw(both.labels, both.num_classes, c, i) for i in range(c.draws))
+        sets = [[rows(both.files, names) for names in self.listed]] if self.listed else list(drawn)
         return Tuned(both, c, sets, seed) if c.solver == "finetune" else FewShot(both, c, sets)
 
     def classes(self, output: Tensor) -> None:
