@@ -27,8 +27,6 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: Any, drop_path: float, pooling: Pooling, num_classes: int) -> None:
         super().__init__()
-        if not encoder.varied:
-            raise UserError("finetune trains on random views, and of texts there are none: leave it out.")
         if encoder.model is None or (pooling == "cls" and not encoder.has_cls):
             raise UserError(f"'{encoder.method}' cannot be fine-tuned with pooling={pooling}.")
         self.net, self.depth, self.pooling = copy.deepcopy(encoder.model), encoder.depth, pooling
