@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_bench.errors import UserError
 from ssl_bench.evaluation import scorers
 from ssl_bench.evaluation.protocol import Features, Predictor, Protocol
 from ssl_bench.rng import mix
@@ -87,7 +88,10 @@ class Clustering(Protocol):
 
     def fit(self, train: Features, val: Features, seed: int) -> Clusters:
         both = train + val
-        return Clusters(F.normalize(both.own, dim=1), self.config.clusters or both.num_classes, self.config, seed)
+        k = self.config.clusters or both.num_classes
+        if k > len(both):
+            raise UserError(f"clusters={k} needs as many training images, and there are {len(both)}: lower it.")
+        return Clusters(F.normalize(both.own, dim=1), k, self.config, seed)
 
     def classes(self, output: Tensor) -> None:
         return None

@@ -76,7 +76,14 @@ def prune(method: str | None, keep_unfinished: bool, yes: bool, root: Path) -> N
     total = sum(_bytes(what) for _, what in found)
     if not yes and not click.confirm(f"Delete these for good and free {screen.quantity(total, 'B')}?"):
         return screen.say("Nothing was deleted.")
-    freed = sum(_delete(row["run"], what) for row, what in found)
+    now = {row["run"].folder: row for row in look(root)}  # the question may have stood for hours
+    freed = 0
+    for row, what in found:
+        again = now.get(row["run"].folder)
+        if again and _spare(again, keep_unfinished) == what:
+            freed += _delete(row["run"], what)
+        else:
+            screen.say(f"kept {row['run'].name}: it has changed since it was listed", "yellow")
     screen.say(f"freed {screen.quantity(freed, 'B')}")
 
 

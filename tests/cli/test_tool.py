@@ -198,6 +198,26 @@ def test_runs_lists_filters_and_prune_spares_what_matters(photos: Path, tmp_path
     assert "Nothing to prune" in call("prune", "--root", str(tmp_path), "--keep-unfinished").output
 
 
+def test_prune_keeps_a_run_that_ended_while_its_question_stood(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(photos, tmp_path)
+    encoder = run.folder / "encoder.safetensors"
+    weights = encoder.read_bytes()
+    encoder.unlink()
+    run_folder.set_status(run, state="failed", reason="killed")
+
+    def answered(text: str) -> bool:
+        encoder.write_bytes(weights)
+        run_folder.set_status(run, state="finished")
+        return True
+
+    monkeypatch.setattr("click.confirm", answered)
+    shown = call("prune", "--root", str(tmp_path)).output
+    assert "the whole run" in shown and f"kept {run.name}: it has changed" in " ".join(shown.split())
+    assert encoder.exists() and (run.folder / "last.ckpt").exists()
+
+
 @pytest.mark.parametrize("status", [None, b"", b"{", b"null", b'{"state": "failed"}', b'{"state": "running"}'])
 def test_prune_keeps_a_run_with_an_encoder_whatever_its_status_says(
     status: bytes | None, photos: Path, tmp_path: Path

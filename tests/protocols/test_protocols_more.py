@@ -14,6 +14,7 @@ from protocols.clustering import Clustering, ClusteringConfig, kmeans
 from protocols.labelfree import alpha_req, correlation, lidar, two_nn, uniformity
 from protocols.lowshot import LowShot, LowShotConfig, draw, msn_features, ridge, ridge_regression
 from protocols.retrieval import Retrieval, RetrievalConfig
+from ssl_bench.errors import UserError
 from ssl_bench.evaluation import scorers
 from ssl_bench.evaluation.logistic import rotate, solve
 from ssl_bench.evaluation.scorers import matched_accuracy
@@ -140,6 +141,12 @@ def test_clustering_finds_separate_classes_and_not_noise():
     assert clear["acc"] > 75
     shuffled = test.labels[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
     assert protocol.score(protocol.fit(train, val, 0).predict(test), shuffled, 4)["ari"] < 5
+
+
+def test_more_clusters_than_images_are_refused():
+    assert Clustering(ClusteringConfig(clusters=6)).fit(part(4), part(2, seed=1), 0).centres.shape[1] == 6
+    with pytest.raises(UserError, match="clusters=7 needs as many training images, and there are 6"):
+        Clustering(ClusteringConfig(clusters=7)).fit(part(4), part(2, seed=1), 0)
 
 
 def test_kmeans_lowers_its_cost_and_follows_the_seed():
