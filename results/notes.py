@@ -105,47 +105,14 @@ def left_out(left: Sequence[Record], records: Sequence[Record]) -> list[str]:
     alike: dict[str, list[str]] = {}  # which rows -> their columns
     for label, names in sorted(rows.items()):
         alike.setdefault(", ".join(sorted(names)), []).append(label)
-    told = (f"{_first(columns, what='columns')} ({names})" for names, columns in alike.items())
+    told = (f"{first_few(columns, what='columns')} ({names})" for names, columns in alike.items())
     return [f"Left out, for no trained row has them: {'; '.join(told)}."] if left else []
 
 
-def _first(names: Sequence[str], most: int = 3, what: str = "files") -> str:
+def first_few(names: Sequence[str], most: int = 3, what: str = "files") -> str:
     """The records hold all of them."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more {what}" if more > 1 else f", {names[-1]}" if more == 1 else "")
-
-
-def code(records: Sequence[Record], rows: Mapping[str, str]) -> list[str]:
-    """Which rows a module differs between that can change a number: of their training, and of one protocol's version.
-
-    `rows`: the row of a record by its id. Records from before code was hashed say nothing, and that is said.
-    """
-    seen: dict[str, dict[str, set[str]]] = {}  # what -> digest -> rows
-    known = 0
-    for r in records:
-        trained = r.code.get("training", {}).get("modules", {})
-        known += bool(r.code.get("modules") and (trained or not r.run))
-        parts = [("training", name, digest) for name, digest in trained.items()]
-        own = r.method if "." in r.method else f"methods.{r.method}"
-        parts = [(f"{kind} of v{grouping.version(r)}" if n == own else kind, n, d) for kind, n, d in parts]
-        column = f"{r.protocol} v{r.protocol_version}" + f" on {r.data['name']}"
-        parts += [(column, name, digest) for name, digest in r.code.get("modules", {}).items()]
-        for kind, name, digest in parts:
-            found = seen.setdefault(f"{name.replace('.', '/')}.py ({kind})", {})
-            found.setdefault(digest, set()).add(rows.get(r.id, r.method))
-    mixed: dict[str, list[str]] = {}  # how the rows part -> what differs so
-    for what, digests in seen.items():
-        if len(digests) > 1:
-            sides = sorted(", ".join(f"`{label}`" for label in sorted(labels)) for labels in digests.values())
-            mixed.setdefault(" against ".join(sides), []).append(what)
-    out = [f"Not the same code behind all rows: {_first(sorted(w))}: {s}." for s, w in sorted(mixed.items())]
-    if halves := sorted(
-        {f"`{rows.get(r.id, r.method)}`" for r in records if r.code.get("training", {}).get("earlier")}
-    ):
-        out.append(f"Begun by one state of the code and gone on with by another: runs of {', '.join(halves)}.")
-    if 0 < known < len(records):
-        out.append(f"{len(records) - known} of {len(records)} records are from before code was hashed.")
-    return out
 
 
 def labels_seen(rows: Sequence[Row]) -> list[str]:

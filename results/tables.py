@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from results import beside, by_image, costs, notes, samples, unbalanced
+from results import beside, by_image, costs, notes, other_code, samples, unbalanced
 from results import rows as grouping
 from results.parts import MAJORITY, RAW, REFERENCES, Cell, Column, Cost, Pair, Row, Table
 from results.records import Record, unique
@@ -47,8 +47,8 @@ def build(records: Iterable[Record], published: Sequence[dict[str, Any]] = ()) -
     rows, mixed = costs.side_by_side(sorted(rows, key=_place))
     named = {i: row.label for row in rows for c in row.cells if c is not None for i in c.records}
     said = [
-        *notes.budgets(rows), *notes.other_names(kept), *mixed, *notes.runs(rows, kept), *notes.code(kept, named),
-        *notes.footnotes(groups),
+        *notes.budgets(rows), *notes.other_names(kept), *mixed, *notes.runs(rows, kept),
+        *other_code.differing(kept, named), *notes.footnotes(groups),
         *notes.seeds_alone(rows, columns), *said, *by_image.notes(groups, columns), *notes.optimism(rows, columns),
         *notes.repeats(found),
         *notes.own_scorers(columns, kept), *notes.labels_seen(rows), *notes.without_encoder(columns, kept),

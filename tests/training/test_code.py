@@ -202,6 +202,15 @@ def test_a_table_names_the_rows_between_which_code_differs():
         "Not the same code behind all rows: ssl_bench/views/masks.py (training): "
         "`dino`, `mae`, `swav` against `ijepa`.",
     ]
+    third = [
+        one("mae", 41, 2, same | {"ssl_bench.rng": "3", "methods.mae": "mae"}),
+        one("byol", 41, 0, same, probe="c"),
+    ]
+    notes = [n for n in tables.build([*other, *third]).notes if "Not the same code" in n]
+    assert notes == [
+        "Not the same code behind all rows: protocols/knn.py, ssl_bench/rng.py, ssl_bench/views/masks.py: "
+        "`byol` against `dino` against `ijepa` against `mae` against `swav`. The runs of `mae` differ among themselves."
+    ]
 
 
 def test_a_report_says_which_numbers_are_of_other_code_than_is_here(edited):
