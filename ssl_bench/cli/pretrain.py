@@ -63,6 +63,11 @@ def pretrain(
     )
     if skipped := cost.get("skipped_steps"):
         screen.say(f"  skipped for non-finite values: steps {', '.join(map(str, skipped))}", "yellow")
+    if "knn" in status and "untrained_knn" in status:
+        knn, untrained = 100 * status["knn"], 100 * status["untrained_knn"]
+        told = f"  k-NN of a few held-out images: {knn:.1f} %, of the untrained network {untrained:.1f} %"
+        advice = "" if knn > untrained else "; if `eval` says so too, try a lower optim.lr or a longer budget"
+        screen.say(told + advice, "yellow" if advice else "")
     if status.get("collapsed"):
         screen.say(f"  COLLAPSED: {status['collapse_reason']}. Its numbers will carry a flag.", "bold red")
     screen.say(f"  next: ssl-bench eval {run.name} --protocol knn --protocol linear" + at_root(root))

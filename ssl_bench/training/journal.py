@@ -105,7 +105,7 @@ class Journal:
         left = (trainer.steps - trainer.step) * trainer.config.budget.batch_size / rate
         seen |= {"step": trainer.step, "steps": trainer.steps, "skipped": trainer.skipped}
         seen |= {"images_per_second": rate, "seconds_left": left, "collapse": collapse_reason(self.signals)}
-        seen |= {key: self.signals[key] for key in ("knn", "rankme", "std") if key in self.signals}
+        seen |= {key: self.signals[key] for key in ("knn", "untrained_knn", "rankme", "std") if key in self.signals}
         run_folder.set_status(self.run, state="running", **seen)
         self.observe({"run": self.run.name, **seen})
 

@@ -83,6 +83,10 @@ class Monitor:
         self.places = None if known is None else known[queries][:, place]  # where the agent is, of a world
         untrained = self._evaluated(method.encoder, self.queries)
         self.untrained = feature_std(untrained) if len(untrained) > 1 else 1.0
+        self.untrained_knn = self._knn(self._evaluated(method.encoder, self.bank), untrained) if data.labelled else 0.0
+
+    def _knn(self, bank: Tensor, queries: Tensor) -> float:
+        return knn_accuracy(bank, self.bank_labels, queries, self.query_labels)
 
     def _evaluated(self, encoder: ViT, images: Tensor) -> Tensor:
         """The same in eval mode."""
@@ -103,7 +107,7 @@ class Monitor:
         return torch.cat(out).cpu()
 
     def __call__(self, encoder: ViT) -> dict[str, float]:
-        """std, RankMe (raw and centred), mean cosine, online k-NN, and `collapsed` (0 or 1)."""
+        """std, RankMe (raw and centred), mean cosine, online k-NN, both of the untrained too; `collapsed` (0 or 1)."""
         bank, queries = (self._evaluated(encoder, images) for images in (self.bank, self.queries))
         if not torch.isfinite(queries).all():
             return {"finite": 0.0, "collapsed": 1.0}
@@ -115,7 +119,7 @@ class Monitor:
                 "untrained": self.untrained,
             }  # fmt: skip
         if self.labelled:
-            values["knn"] = knn_accuracy(bank, self.bank_labels, queries, self.query_labels)
+            values |= {"knn": self._knn(bank, queries), "untrained_knn": self.untrained_knn}
         if self.places is not None:  # whether a planner has a slope: it ranked models as planning did
             values["distance"] = slope(queries, self.places)
         values["collapsed"] = float(collapse_reason(values) != "")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def test_pretrain_eval_report(photos: Path, tmp_path: Path) -> None:
     done = run("pretrain", "--method", "mae", "--recipe", "quick", *tiny(photos, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "finished mae-quick-s0-" in done.stdout
+    assert re.search(r"k-NN of a few held-out images: [\d.]+ %, of the untrained network [\d.]+ %", done.stdout)
     assert "next: ssl-bench eval" in done.stdout
     evaluated = run("eval", "--protocol", "knn", "--root", str(tmp_path), "--threads", "1")
     assert evaluated.returncode == 0, evaluated.stderr

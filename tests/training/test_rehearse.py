@@ -149,13 +149,21 @@ def test_every_look_of_a_run_that_goes_on_knows_the_untrained_network(photos, tm
     config = replace(tiny("mae", f"folder:{photos}", steps=4), monitor_points=4)
     config = replace(config, run=replace(config.run, checkpoint_steps=1))
 
-    def looks(run: Run) -> list[float]:
-        return [row["monitor_untrained"] for row in run.metrics() if "monitor_untrained" in row]
+    def looks(run: Run) -> list[tuple[float, float]]:
+        names = "monitor_untrained", "monitor_untrained_knn"
+        return [(row[names[0]], row[names[1]]) for row in run.metrics() if names[0] in row]
 
-    whole = looks(pretrain(config, tmp_path / "whole"))
+    whole = looks(run := pretrain(config, tmp_path / "whole"))
     stopped(config, tmp_path / "halves", monkeypatch)
     assert looks(pretrain(config, tmp_path / "halves")) == whole
-    assert len(whole) == 4 and len(set(whole)) == 1 and 0 < whole[0] < 2
+    assert len(whole) == 4 and len(set(whole)) == 1 and 0 < whole[0][0] < 2
+    assert run.status()["untrained_knn"] == whole[0][1] and 0 <= whole[0][1] <= 1
+
+
+def test_what_was_not_trained_has_the_untrained_networks_knn(photos: Path, tmp_path: Path) -> None:
+    config = replace(tiny("mae", f"folder:{photos}", steps=1), monitor_points=1)
+    run = pretrain(replace(config, optim=replace(config.optim, lr=1e-30)), tmp_path)
+    assert run.status()["knn"] == run.status()["untrained_knn"] > 0
 
 
 @pytest.mark.parametrize(("images", "called"), [(2, False), (11, False), (12, True), (48, True)])
