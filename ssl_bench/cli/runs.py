@@ -76,14 +76,7 @@ def prune(method: str | None, keep_unfinished: bool, yes: bool, root: Path) -> N
     total = sum(_bytes(what) for _, what in found)
     if not yes and not click.confirm(f"Delete these for good and free {screen.quantity(total, 'B')}?"):
         return screen.say("Nothing was deleted.")
-    now = {row["run"].folder: row for row in look(root)}  # the question may have stood for hours
-    freed = 0
-    for row, what in found:
-        again = now.get(row["run"].folder)
-        if again and _spare(again, keep_unfinished) == what:
-            freed += _delete(row["run"], what)
-        else:
-            screen.say(f"kept {row['run'].name}: it has changed since it was listed", "yellow")
+    freed = sum(_delete(row, what, keep_unfinished) for row, what in found)
     screen.say(f"freed {screen.quantity(freed, 'B')}")
 
 
@@ -128,20 +121,24 @@ def _bytes(paths: list[Path]) -> int:
     return sum(size(path) if path.is_dir() else path.stat().st_size for path in paths)
 
 
-def _delete(run: Any, paths: list[Path]) -> int:
-    """Bytes freed; nothing where a process has begun to train the run since it was listed."""
+def _delete(row: dict[str, Any], paths: list[Path], keep_unfinished: bool) -> int:
+    """Bytes freed; nothing where a process trains the run, or has finished it, since it was listed."""
     import shutil
 
     from ssl_bench import screen
     from ssl_bench.errors import UserError
     from ssl_bench.training import run_folder
 
+    run = row["run"]
     try:
         held = run_folder.lock(run)
     except UserError as error:
         screen.say(f"kept {run.name}: {error}", "yellow")
         return 0
     with held:
+        if _spare(row, keep_unfinished) != paths:  # it looks at the folder anew
+            screen.say(f"kept {run.name}: it has changed since it was listed", "yellow")
+            return 0
         freed = _bytes(paths)
         for path in paths:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
